@@ -1,0 +1,217 @@
+"""K-means: contract, edge cases, and the inertia of the reference implementation."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.shared import SHARED, needs_shared
+from u2seg.clusters import kmeans as module
+from u2seg.clusters.assign import assign
+from u2seg.clusters.base import CLUSTERERS
+from u2seg.clusters.kmeans import KMeans, resolve_backend
+from u2seg.config.schema import ClusterSettings
+from u2seg.errors import UserError
+
+BACKENDS = ("faiss", "sklearn")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    pytest.importorskip(name)
+    return name
+
+
+def _blobs(per_blob: int = 20, blobs: int = 4, depth: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    centers = 20 * np.eye(blobs, depth)
+    noise = 0.1 * rng.standard_normal((blobs * per_blob, depth))
+    return (np.repeat(centers, per_blob, axis=0) + noise).astype(np.float32)
+
+
+def test_well_separated_groups_are_found(backend: str) -> None:
+    points = _blobs(blobs=3)
+    model = KMeans(3, normalize=False, backend=backend)
+    assert model.fit(points) is model
+    groups = model.labels_.reshape(3, 20)
+    assert (groups == groups[:, :1]).all()
+    assert len(set(groups[:, 0])) == 3
+    for row in range(3):
+        mean = points[row * 20 : row * 20 + 20].mean(axis=0)
+        np.testing.assert_allclose(model.cluster_centers_[groups[row, 0]], mean, atol=1e-5)
+
+
+def test_labels_centres_and_inertia_agree(backend: str) -> None:
+    points = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    before = points.copy()
+    model = KMeans(7, normalize=False, backend=backend).fit(points)
+    labels, distances = assign(points, model.cluster_centers_)
+    np.testing.assert_array_equal(model.labels_, labels)
+    np.testing.assert_array_equal(model.predict(points), labels)
+    assert model.inertia_ == pytest.approx(float(np.sum(distances**2)))
+    assert model.cluster_centers_.dtype == np.float32
+    np.testing.assert_array_equal(points, before)
+
+
+def test_same_seed_same_bytes_other_seed_other_start(backend: str) -> None:
+    points = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    runs = [KMeans(9, seed=s, iterations=2, backend=backend).fit(points) for s in (5, 5, 6)]
+    centers = [run.cluster_centers_.tobytes() for run in runs]
+    assert centers[0] == centers[1]
+    assert centers[0] != centers[2]
+
+
+def test_restarts_keep_the_best(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(1).standard_normal((200, 4)).astype(np.float32)
+    seen = []
+    original = module._fill_empty
+
+    def spy(x: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        result = original(x, c)
+        seen.append(result[2])
+        return result
+
+    monkeypatch.setattr(module, "_fill_empty", spy)
+    model = KMeans(12, restarts=5, normalize=False, backend=backend).fit(points)
+    assert len(seen) == 5
+    assert len(set(seen)) > 1
+    assert model.inertia_ == min(seen)
+
+
+def test_normalize_makes_length_irrelevant_in_fit_and_predict(backend: str) -> None:
+    # Two directions, lengths from 1 to 50.
+    points = np.array([[1, 0], [50, 1], [0, 1], [1, 50]], dtype=np.float32)
+    model = KMeans(2, normalize=True, backend=backend).fit(points)
+    assert model.labels_[0] == model.labels_[1] != model.labels_[2] == model.labels_[3]
+    assert model.predict(points[[0]] * 1000).tolist() == [model.labels_[0]]
+
+
+def test_more_clusters_than_masks_is_an_error_with_both_numbers(backend: str) -> None:
+    with pytest.raises(UserError, match=r"NUM_CLUSTERS is 5, but there are only 3 masks.*lower"):
+        KMeans(5, backend=backend).fit(np.eye(3, dtype=np.float32))
+
+
+def test_as_many_clusters_as_masks(backend: str) -> None:
+    model = KMeans(3, backend=backend).fit(np.eye(3, dtype=np.float32))
+    assert sorted(model.labels_.tolist()) == [0, 1, 2]
+    assert model.inertia_ == pytest.approx(0.0, abs=1e-12)
+
+
+def test_fewer_distinct_points_than_clusters_warns_and_stays_finite(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    points = np.repeat(np.eye(2, dtype=np.float32), 6, axis=0)
+    with caplog.at_level(logging.WARNING):
+        model = KMeans(4, backend=backend).fit(points)
+    assert np.isfinite(model.cluster_centers_).all()
+    assert model.inertia_ == pytest.approx(0.0, abs=1e-6)
+    assert "only 2 of 4 clusters have members" in caplog.text
+
+
+def test_empty_clusters_are_seeded_at_the_farthest_points(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Nothing is nearest to the centre at 1e6; the point farthest from its own centre is 9.
+    points = np.array([[0], [1], [9]], dtype=np.float32)
+    centers = np.array([[0.5], [1e6]], dtype=np.float32)
+    with caplog.at_level(logging.WARNING):
+        filled, labels, inertia = module._fill_empty(points, centers)
+    assert filled.tolist() == [[0.5], [9.0]]
+    assert labels.tolist() == [0, 0, 1]
+    assert inertia == 0.5
+    assert "1 of 2 clusters were empty" in caplog.text
+
+
+def test_faiss_makes_no_more_iterations_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = pytest.importorskip("faiss")
+    original, asked = faiss.Kmeans, []
+
+    def spy(*args: Any, **options: Any) -> Any:
+        asked.append(options["niter"])
+        return original(*args, **options)
+
+    monkeypatch.setattr(faiss, "Kmeans", spy)
+    points = np.random.default_rng(0).standard_normal((2000, 8)).astype(np.float32)
+    KMeans(20, iterations=7, backend="faiss").fit(points)
+    assert asked == [5, 2]
+    # Converged data stops at the second look, long before 100.
+    asked.clear()
+    KMeans(3, iterations=100, normalize=False, backend="faiss").fit(_blobs(blobs=3))
+    assert asked == [5, 5]
+
+
+def test_the_start_looks_at_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "START_POINTS", 3)
+    points = np.arange(100, dtype=np.float32)[:, None]
+    start = module._plus_plus(points, 5, seed=0)
+    assert len(np.unique(start)) == 5
+    assert np.isin(start, points).all()
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.ones(4, np.float32), r"\(n, D\)"),
+        (np.array([[np.nan, 1.0], [0, 1]], np.float32), "NaN or infinity"),
+    ],
+)
+def test_bad_descriptors_are_refused(points: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KMeans(1, backend="sklearn").fit(points)
+
+
+def test_predict_before_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs fit"):
+        KMeans(1, backend="sklearn").predict(np.ones((1, 1), np.float32))
+
+
+def test_settings_reach_the_model() -> None:
+    settings = ClusterSettings(
+        num_clusters=7, iterations=3, restarts=2, seed=9, normalize=False, backend="sklearn"
+    )
+    model = KMeans.from_settings(settings)
+    got = (model.num_clusters, model.iterations, model.restarts, model.seed, model.normalize)
+    assert got == (7, 3, 2, 9, False)
+    assert model.backend == "sklearn"
+
+
+def test_auto_is_faiss_where_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"faiss", "sklearn"}
+    monkeypatch.setattr(
+        module.importlib.util, "find_spec", lambda name: object() if name in installed else None
+    )
+    assert resolve_backend("auto") == "faiss"
+    installed.discard("faiss")
+    assert resolve_backend("auto") == "sklearn"
+    with pytest.raises(UserError, match="BACKEND is 'faiss', but it is not installed"):
+        resolve_backend("faiss")
+
+
+def test_unknown_backends_list_the_known() -> None:
+    assert CLUSTERERS.names() == ["faiss", "sklearn"]
+    with pytest.raises(UserError, match=r"known are faiss, sklearn.*Did you mean 'faiss'"):
+        resolve_backend("fais")
+
+
+@pytest.mark.shared
+@needs_shared("golden", "kmeans")
+@pytest.mark.parametrize("normalize", [False, True])
+def test_inertia_within_one_percent_of_the_reference(backend: str, normalize: bool) -> None:
+    folder = SHARED / "golden" / "kmeans"
+    points = np.load(folder / "kmeans.npz")["X"]
+    reference = np.load(folder / ("kmeans_l2.npz" if normalize else "kmeans.npz"))
+    model = KMeans(20, restarts=10, normalize=normalize, backend=backend).fit(points)
+    assert model.inertia_ <= 1.01 * float(reference["inertia"])
+
+
+@pytest.mark.shared
+@needs_shared("golden", "kmeans")
+def test_assignment_to_the_reference_centres() -> None:
+    reference = np.load(SHARED / "golden" / "kmeans" / "kmeans.npz")
+    labels, distances = assign(reference["X"], reference["centers"])
+    np.testing.assert_array_equal(labels, reference["labels"])
+    assert float(np.sum(distances**2)) == pytest.approx(float(reference["inertia"]), rel=1e-5)

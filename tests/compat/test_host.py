@@ -1,0 +1,198 @@
+"""The host after preparation: mended names, the stand-in, the message where it is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from u2seg import compat
+from u2seg.compat import host, libraries, stand_in
+from u2seg.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter, where nothing is prepared yet."""
+    return subprocess.run(
+        [sys.executable, *arguments, "-c", code],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_missing_host_says_what_to_run() -> None:
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "from u2seg.compat import prepare_host, host_version, host_origin\n"
+        "print(repr(host_version()), repr(host_origin()))\n"
+        "prepare_host()"
+    )
+    result = run(code)
+    assert result.stdout.split() == ["''", "''"]
+    assert result.returncode == 1
+    assert "u2seg.errors.UserError: Detectron2 is not installed" in result.stderr
+    assert "python dev/install_detectron2.py" in result.stderr
+
+
+def test_importing_compat_loads_neither_torch_nor_host() -> None:
+    code = (
+        "import sys, u2seg.compat\n"
+        "print(sorted({'torch', 'detectron2', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    assert run(code).stdout.strip() == "[]"
+
+
+@pytest.mark.d2
+def test_old_names_are_back_and_mean_what_they_meant() -> None:
+    compat.prepare_host()
+    compat.prepare_host()
+    assert Image.LINEAR == Image.Resampling.BILINEAR
+    aliases = vars(np)
+    assert (aliases["int"], aliases["float"], aliases["object"]) == (int, float, object)
+    # NumPy 2's own np.bool is left alone; NumPy 1.26 has none.
+    numpy_2 = int(np.__version__.split(".")[0]) >= 2
+    assert aliases["bool"] is (np.bool_ if numpy_2 else bool)
+
+
+@pytest.mark.d2
+def test_every_part_of_the_host_that_is_used_imports_in_a_fresh_process() -> None:
+    """With warnings as errors, but for deprecations inside other libraries."""
+    code = (
+        "from u2seg.compat import prepare_host; prepare_host()\n"
+        "import detectron2.engine, detectron2.data, detectron2.modeling, detectron2.evaluation\n"
+        "import detectron2.checkpoint, detectron2.model_zoo, detectron2.projects.point_rend\n"
+        "from detectron2.utils.collect_env import collect_env_info\n"
+        "assert 'detectron2' in collect_env_info()\n"
+        "from detectron2 import model_zoo\n"
+        "cfg = model_zoo.get_config('COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml')\n"
+        "print(cfg.MODEL.META_ARCHITECTURE)\n"
+        # torch.meshgrid without indexing= must not warn here.
+        "import torch\n"
+        "from detectron2.modeling.anchor_generator import DefaultAnchorGenerator\n"
+        "make = DefaultAnchorGenerator(sizes=[[8]], aspect_ratios=[[1.0]], strides=[8])\n"
+        "print(len(make([torch.zeros(1, 1, 2, 3)])[0]))\n"
+    )
+    quiet = ["DeprecationWarning", "FutureWarning", "PendingDeprecationWarning"]
+    flags = ["-W", "error", *(f for kind in quiet for f in ("-W", f"ignore::{kind}"))]
+    result = run(code, *flags)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["PanopticFPN", "6"]
+
+
+@pytest.mark.d2
+def test_uncompiled_ops_explain_themselves() -> None:
+    if compat.has_compiled_ops():
+        pytest.skip("this Detectron2 is compiled")
+    import torch
+    from detectron2.layers import nms_rotated
+    from detectron2.structures import RotatedBoxes, pairwise_iou_rotated
+
+    boxes = RotatedBoxes(torch.tensor([[5.0, 5.0, 4.0, 2.0, 30.0]]))
+    with pytest.raises(NotImplementedError, match=r"box_iou_rotated is compiled C\+\+"):
+        pairwise_iou_rotated(boxes, boxes)
+    with pytest.raises((NotImplementedError, AttributeError, RuntimeError)):
+        nms_rotated(boxes.tensor, torch.ones(1), 0.5)
+
+
+@pytest.fixture
+def compiled_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let ``detectron2._C`` be found as a file that the test writes."""
+    compat.prepare_host()
+    import detectron2
+
+    path = tmp_path / "compiled.py"
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, _path: object = None, _target: object = None) -> object:
+            found = name == host.COMPILED
+            return importlib.util.spec_from_file_location(name, path) if found else None
+
+    monkeypatch.setattr(detectron2, "_C", detectron2._C)
+    monkeypatch.delitem(sys.modules, host.COMPILED)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    yield path
+    monkeypatch.undo()
+    assert detectron2._C is sys.modules[host.COMPILED]
+
+
+@pytest.mark.d2
+def test_a_compiled_module_that_does_not_load_is_replaced_with_a_warning(
+    compiled_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a change of torch: the file is there, its symbols are not."""
+    compiled_file.write_text("raise ImportError('undefined symbol: _ZN2at')\n")
+    host._ensure_compiled_module()
+    assert not compat.has_compiled_ops()
+    assert "undefined symbol: _ZN2at" in caplog.text
+    assert "Rebuild Detectron2" in caplog.text
+
+
+@pytest.mark.d2
+def test_a_compiled_module_that_loads_is_kept(compiled_file: Path) -> None:
+    compiled_file.write_text("def get_compiler_version(): return 'GCC'\n")
+    host._ensure_compiled_module()
+    assert compat.has_compiled_ops()
+    assert sys.modules[host.COMPILED].get_compiler_version() == "GCC"
+
+
+def test_stand_in_answers_the_environment_report() -> None:
+    module = stand_in.StandIn("some._C")
+    assert module.has_cuda() is False
+    assert "not compiled" in module.get_compiler_version()
+    assert "not compiled" in module.get_cuda_version()
+    assert not hasattr(module, "__wrapped__")
+    assert stand_in.is_stand_in(module)
+    assert not stand_in.is_stand_in(None)
+
+
+def test_pkg_resources_stand_in_only_where_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = libraries.importlib.util.find_spec
+    monkeypatch.delitem(sys.modules, "pkg_resources", raising=False)
+    monkeypatch.setattr(
+        libraries.importlib.util,
+        "find_spec",
+        lambda name: None if name == "pkg_resources" else real(name),
+    )
+    libraries.mend_pkg_resources()
+    import pkg_resources
+
+    path = Path(pkg_resources.resource_filename("u2seg", "py.typed"))
+    assert path.is_file()
+    del sys.modules["pkg_resources"]  # by hand: monkeypatch would put the stand-in back
+
+
+@pytest.mark.d2
+def test_prepare_host_reports_a_host_that_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_name: str) -> None:
+        raise ImportError("No module named 'fvcore'")
+
+    monkeypatch.setattr(host, "_prepared", False)
+    monkeypatch.setattr(host.importlib, "import_module", fail)
+    with pytest.raises(UserError, match=r"cannot be imported .*fvcore.*pip install -e"):
+        compat.prepare_host()
+
+
+def test_origin_from_the_installation_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Record:
+        text = '{"url": "https://x", "vcs_info": {"vcs": "git", "commit_id": "0123456789abcdef"}}'
+
+        def read_text(self, _name: str) -> str:
+            return self.text
+
+    monkeypatch.setattr(host, "host_version", lambda: "0.6")
+    monkeypatch.setattr(host.importlib.metadata, "distribution", lambda _name: Record())
+    assert host.host_origin() == "git commit 0123456789ab"
+    Record.text = ""
+    assert host.host_origin() == "installed by other means"
+    monkeypatch.setattr(host, "host_version", lambda: "0.5+pure")
+    assert host.host_origin().startswith("source distribution")

@@ -1,0 +1,104 @@
+"""Every YAML loads, validates, and carries the recipe it names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.label_folder import CONFIGS
+from u2seg.compat import prepare_host
+from u2seg.config.load import load_settings
+from u2seg.engine.setup import build_cfg
+from u2seg.io.yamlfile import load_yaml
+
+pytestmark = pytest.mark.d2
+prepare_host()
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+RUNNABLE = [path for path in FILES if not path.name.startswith("Base-")]
+CPU = ("MODEL.DEVICE", "cpu")
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+def test_there_are_configs() -> None:
+    published = {
+        f"COCO-PanopticSegmentation/u2seg_{kind}_{k}.yaml"
+        for kind in ("R50", "eval")
+        for k in (300, 800)
+    }
+    assert published | {"quickstart/quickstart.yaml", "quickstart/scenes.yaml"} <= {
+        name(p) for p in RUNNABLE
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_loads_for_both_halves(path: Path) -> None:
+    cfg = build_cfg(path, CPU)
+    assert cfg.MODEL.META_ARCHITECTURE == "PanopticCascadeRCNN"
+    assert load_settings(path).clusters.num_clusters == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    assert cfg.INPUT.FORMAT == "RGB"
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"
+    assert not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_portable_and_named_only_once(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    values = "\n".join(line.split("#")[0] for line in text.splitlines())
+    assert not re.search(r"[:\s\"'](/|~|[A-Za-z]:\\)", values), "absolute path"
+    assert "NUM_CLASSES" not in load_yaml(path).get("MODEL", {}).get("ROI_HEADS", {})
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=name)
+def test_header_says_how_and_what(path: Path) -> None:
+    header = [line for line in path.read_text().split("_BASE_")[0].splitlines() if line]
+    assert all(line.startswith("#") for line in header)
+    for word in ("Hardware:", "Time:", "Expected:"):
+        assert any(word in line for line in header), word
+    assert re.search(r"Command:|Training:", "\n".join(header))
+
+
+@pytest.mark.parametrize("k", [300, 800])
+@pytest.mark.parametrize("kind", ["R50", "eval"])
+def test_published_recipe(k: int, kind: str) -> None:
+    cfg = build_cfg(CONFIGS / "COCO-PanopticSegmentation" / f"u2seg_{kind}_{k}.yaml", CPU)
+    model, solver = cfg.MODEL, cfg.SOLVER
+    assert (k, 28) == (model.ROI_HEADS.NUM_CLASSES, model.SEM_SEG_HEAD.NUM_CLASSES)
+    assert (model.RESNETS.DEPTH, model.BACKBONE.FREEZE_AT) == (50, 0)
+    assert (model.RPN.POST_NMS_TOPK_TRAIN, model.RPN.NMS_THRESH) == (4000, 0.65)
+    assert model.ROI_HEADS.NAME == "CascadeROIHeads"
+    assert model.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
+    assert model.SEM_SEG_HEAD.LOSS_WEIGHT == 0.5
+    assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.IMS_PER_BATCH) == (0.01, 5e-5, 16)
+    assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (90000, (), 1000)
+    assert solver.CLIP_GRADIENTS == {
+        "ENABLED": True, "CLIP_TYPE": "norm", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0,
+    }  # fmt: skip
+    sizes = (240, 320, 480, 640, 672, 704, 736, 768, 800, 1024)
+    assert (sizes, 1333) == (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
+    assert cfg.TEST.PRECISE_BN == {"ENABLED": True, "NUM_ITER": 200}
+    labels = cfg.U2SEG
+    assert (labels.FEATURES.NAME, labels.CLUSTERS.DESCRIPTOR) == ("dino_vitb8", "crop_cls")
+    assert (labels.MASKS.TAU, labels.MASKS.NUM_MASKS, labels.SEMANTICS.NUM_CLASSES) == (0.15, 3, 27)
+    stego = labels.SEMANTICS  # of ViT-B, as the features are
+    assert (stego.WEIGHT_NEG, stego.WEIGHT_INTER, stego.WEIGHT_INTRA) == (0.1538, 1.0, 0.1)
+    assert (stego.SHIFT_NEG, stego.SHIFT_INTER, stego.SHIFT_INTRA) == (1.0, 0.2, 0.12)
+
+
+def test_published_recipe_keeps_what_the_gpu_needs() -> None:
+    tree = load_yaml(CONFIGS / "COCO-PanopticSegmentation" / "u2seg_R50_800.yaml")
+    assert tree["MODEL"]["RESNETS"]["NORM"] == tree["MODEL"]["FPN"]["NORM"] == "SyncBN"
+    assert tree["SOLVER"]["AMP"]["ENABLED"] is True
+
+
+def test_quickstart_needs_neither_gpu_nor_weights() -> None:
+    for file in ("quickstart.yaml", "scenes.yaml"):
+        cfg = build_cfg(CONFIGS / "quickstart" / file, CPU)
+        assert (cfg.MODEL.WEIGHTS, cfg.U2SEG.FEATURES.NAME) == ("", "filter_bank")
+        assert "SyncBN" not in cfg.MODEL.dump()
+        assert not cfg.SOLVER.AMP.ENABLED
+        assert cfg.DATALOADER.NUM_WORKERS == 0

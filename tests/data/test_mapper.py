@@ -1,0 +1,114 @@
+"""Samples: colours, labels and boxes after known augmentations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from tests.label_folder import make_labels, scene
+from u2seg.compat import prepare_host
+from u2seg.data.mapper import PanopticMapper, read_photograph
+from u2seg.data.pseudo import read_pseudo_panoptic
+from u2seg.errors import StageError
+
+pytestmark = pytest.mark.d2
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+prepare_host()
+
+
+def test_sample_without_augmentation(tmp_path: Path) -> None:
+    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    sample = PanopticMapper([], is_train=True)(record)
+    image, _ = scene(1)
+    assert np.array_equal(sample["image"].numpy(), image.transpose(2, 0, 1))
+    assert sample["sem_seg"].dtype.is_floating_point is False
+    values = [int(sample["sem_seg"][y, x]) for y, x in ((0, 0), (63, 0), (30, 30))]
+    assert values == [1, 2, 0]
+    instances = sample["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[25.0, 24.0, 41.0, 40.0]]
+    assert instances.gt_classes.tolist() == [1]
+    assert int(instances.gt_masks.tensor.sum()) == 256
+    assert "annotations" in record
+
+
+def test_flip_moves_image_and_labels_alike(tmp_path: Path) -> None:
+    from detectron2.data import transforms
+
+    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    sample = PanopticMapper([transforms.RandomFlip(prob=1.0)], is_train=True)(record)
+    image, _ = scene(1)
+    assert np.array_equal(sample["image"].numpy(), image[:, ::-1].transpose(2, 0, 1))
+    assert sample["instances"].gt_boxes.tensor.tolist() == [[23.0, 24.0, 39.0, 40.0]]
+    assert int(sample["sem_seg"][30, 38]) == 0
+    assert int(sample["sem_seg"][30, 39]) != 0
+
+
+def test_resize_scales_the_box(tmp_path: Path) -> None:
+    from detectron2.data import transforms
+
+    record = read_pseudo_panoptic(make_labels(tmp_path))[0]
+    sample = PanopticMapper([transforms.ResizeShortestEdge(128, 256)], is_train=True)(record)
+    assert tuple(sample["image"].shape) == (3, 128, 128)
+    assert tuple(sample["sem_seg"].shape) == (128, 128)
+    assert sample["instances"].gt_boxes.tensor.tolist() == [[48.0, 48.0, 80.0, 80.0]]
+
+
+@pytest.mark.parametrize(
+    ("stuff", "message"),
+    [
+        (np.full((64, 64), 77, dtype=np.uint8), "holds the value 77, but there are 2 stuff"),
+        (np.ones((60, 64), dtype=np.uint8), "is 60x64 pixels .* its photograph 64x64"),
+        (None, "cannot identify image file"),
+    ],
+)
+def test_a_damaged_stuff_target_is_named(
+    tmp_path: Path, stuff: npt.NDArray[np.uint8] | None, message: str
+) -> None:
+    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    path = Path(record["sem_seg_file_name"])
+    if stuff is None:
+        path.write_bytes(b"no PNG")
+    else:
+        Image.fromarray(stuff).save(path)
+    with pytest.raises(StageError, match=rf"1.png.*{message}.*generate_pseudo.py"):
+        PanopticMapper([], is_train=True, num_stuff=2)(record)
+
+
+def test_image_without_things_has_empty_masks(tmp_path: Path) -> None:
+    record = read_pseudo_panoptic(make_labels(tmp_path))[3]
+    sample = PanopticMapper([], is_train=True)(record)
+    assert len(sample["instances"]) == 0
+    assert tuple(sample["instances"].gt_masks.tensor.shape) == (0, 64, 64)
+    assert int(sample["sem_seg"].min()) == 1
+
+
+def test_inference_sample_is_the_image_alone(tmp_path: Path) -> None:
+    record = read_pseudo_panoptic(make_labels(tmp_path))[0]
+    sample = PanopticMapper([], is_train=False, image_format="BGR")(record)
+    image, _ = scene(0)
+    assert np.array_equal(sample["image"].numpy(), image[:, :, ::-1].transpose(2, 0, 1))
+    assert "instances" not in sample
+    assert "sem_seg" not in sample
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    wide = Image.fromarray(np.zeros((2, 6, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[274] = 6  # rotate by 90 degrees
+    wide.save(tmp_path / "turned.jpg", exif=exif)
+    record = {"file_name": str(tmp_path / "turned.jpg"), "height": 6, "width": 2}
+    assert read_photograph(record).shape == (6, 2, 3)
+
+
+def test_changed_or_broken_photographs_are_named(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "small.png")
+    record = {"file_name": str(tmp_path / "small.png"), "height": 8, "width": 8}
+    with pytest.raises(StageError, match=r"small.png is 4x4 .* says 8x8"):
+        read_photograph(record)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(StageError, match=r"broken\.png: not an image"):
+        read_photograph({**record, "file_name": str(tmp_path / "broken.png")})

@@ -1,0 +1,295 @@
+"""The installer: its checks, its wheel, its routes. Nothing is downloaded or installed here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "dev" / "install_detectron2.py"
+spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
+assert spec is not None and spec.loader is not None
+installer = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(installer)
+
+TREE = {
+    "detectron2/__init__.py": "__version__ = '0.5'\n",
+    "detectron2/model_zoo/__init__.py": "",
+    "detectron2/model_zoo/configs/Base.yaml": "A: 1\n",
+    "detectron2/projects/__init__.py": "",
+    "detectron2/layers/csrc/vision.cpp": "int x;\n",
+    "projects/PointRend/point_rend/__init__.py": "point = 1\n",
+    "projects/DeepLab/deeplab/__init__.py": "",
+    "projects/Panoptic-DeepLab/panoptic_deeplab/model.py": "",
+    "projects/PointRend/README.md": "",
+    "tools/train_net.py": "",
+    "LICENSE": "Apache",
+    "setup.py": "raise SystemExit('must never run')\n",
+}
+
+
+def make_archive(path: Path, members: dict[str, str], top: str = "detectron2_cdo-0.5/") -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in members.items():
+            info = tarfile.TarInfo(f"{top}{name}")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return path
+
+
+def test_digest_mismatch_names_file_and_both_digests(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(b"damaged")
+    found = hashlib.sha256(b"damaged").hexdigest()
+    with pytest.raises(installer.InstallError) as caught:
+        installer.check_sha256(path, "0" * 64)
+    for part in (str(path), found, "0" * 64, "nothing was installed"):
+        assert part in str(caught.value)
+    installer.check_sha256(path, found)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(installer.InstallError, match=r"absent\.tar\.gz does not exist"):
+        installer.check_sha256(tmp_path / "absent.tar.gz", "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "a/../../evil.py", "/evil.py", "..\\evil.py"])
+def test_paths_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    archive = make_archive(tmp_path / "a.tar.gz", {name: "boom"}, top="")
+    with pytest.raises(installer.InstallError, match="unsafe path"):
+        installer.safe_extract(archive, tmp_path / "out")
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        info = tarfile.TarInfo("top/link")
+        info.type, info.linkname = kind, "/etc/passwd"
+        tar.addfile(info)
+    with pytest.raises(installer.InstallError, match="link or device"):
+        installer.safe_extract(archive, tmp_path / "out")
+
+
+def test_an_archive_that_unpacks_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installer, "MAX_BYTES", 10)
+    archive = make_archive(tmp_path / "a.tar.gz", {"a": "123456", "b": "123456"})
+    with pytest.raises(installer.InstallError, match="unpacks to more"):
+        installer.safe_extract(archive, tmp_path / "out")
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    whole = make_archive(tmp_path / "a.tar.gz", TREE).read_bytes()
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(installer.InstallError, match=r"cannot unpack .*cut\.tar\.gz"):
+        installer.safe_extract(cut, tmp_path / "out")
+
+
+def build(tmp_path: Path) -> Path:
+    archive = make_archive(tmp_path / "a.tar.gz", TREE)
+    return installer.build_wheel(installer.safe_extract(archive, tmp_path / "out"), tmp_path)
+
+
+def test_wheel_holds_the_package_its_projects_and_configs(tmp_path: Path) -> None:
+    with zipfile.ZipFile(build(tmp_path)) as wheel:
+        names = set(wheel.namelist())
+    info = "detectron2-0.5+pure.dist-info"
+    assert names == {
+        "detectron2/__init__.py",
+        "detectron2/model_zoo/__init__.py",
+        "detectron2/model_zoo/configs/Base.yaml",
+        "detectron2/projects/__init__.py",
+        "detectron2/projects/point_rend/__init__.py",
+        "detectron2/projects/deeplab/__init__.py",
+        "detectron2/projects/panoptic_deeplab/model.py",
+        *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "LICENSE", "RECORD")),
+    }
+
+
+def test_wheel_is_the_same_bytes_twice(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    first, second = build(tmp_path / "1"), build(tmp_path / "2")
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as wheel:
+        assert {entry.date_time for entry in wheel.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_configs_beside_the_package_are_taken_in(tmp_path: Path) -> None:
+    tree = {k: v for k, v in TREE.items() if "model_zoo/configs" not in k}
+    archive = make_archive(tmp_path / "a.tar.gz", {**tree, "configs/C/x.yaml": "B: 2\n"})
+    files = installer.wheel_files(installer.safe_extract(archive, tmp_path / "out"))
+    assert files["detectron2/model_zoo/configs/C/x.yaml"] == b"B: 2\n"
+
+
+def test_a_source_without_the_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(installer.InstallError, match="holds no package detectron2"):
+        installer.wheel_files(tmp_path)
+
+
+def pip(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_pip_installs_and_lists_the_wheel(tmp_path: Path) -> None:
+    """Into a folder of its own; pip checks name, metadata and RECORD on the way."""
+    target = tmp_path / "site"
+    wheel = build(tmp_path)
+    pip("install", "--no-deps", "--no-index", "--target", str(target), str(wheel))
+    assert "detectron2 0.5+pure" in " ".join(pip("list", "--path", str(target)).split())
+    code = "import detectron2.projects.point_rend as p; print(p.point)"
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(target)!r}); {code}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.strip() == "1"
+    record = (target / "detectron2-0.5+pure.dist-info" / "RECORD").read_text()
+    digest_row = next(r for r in record.splitlines() if r.startswith("detectron2/__init__.py,"))
+    assert digest_row.endswith(f",{len(TREE['detectron2/__init__.py'])}")
+
+
+PAGE = """<a href="../../files/detectron2_cdo-0.4.tar.gz#sha256=1">old</a>
+<a href="../../files/detectron2_cdo-0.5.tar.gz#sha256=2" data-x>new</a>"""
+
+
+def test_index_page_link() -> None:
+    base = "https://index.org/simple/detectron2-cdo/"
+    found = installer.find_link(PAGE, base, installer.SDIST_NAME)
+    assert found == "https://index.org/files/detectron2_cdo-0.5.tar.gz"
+    with pytest.raises(ValueError, match="lists no detectron2_cdo-9"):
+        installer.find_link(PAGE, base, "detectron2_cdo-9.tar.gz")
+
+
+def test_the_main_index_stays_when_an_extra_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://extra.org/simple/ file:///opt/pypi")
+    monkeypatch.setattr(installer.subprocess, "run", lambda *_a, **_k: Nothing())
+    assert installer.index_urls() == [installer.DEFAULT_INDEX, "https://extra.org/simple"]
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.org/simple")
+    assert installer.index_urls()[0] == "https://mirror.org/simple"
+
+
+class Nothing:
+    """What `pip config get` returns for a key that is not set."""
+
+    returncode, stdout = 1, ""
+
+
+def test_only_web_addresses_are_read() -> None:
+    with pytest.raises(ValueError, match="refuses the address"):
+        installer._read_url("file:///etc/passwd")
+
+
+def test_the_probe_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "git"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    start = time.monotonic()
+    assert not installer.host_answers("https://host.invalid/x", 0.5)
+    assert time.monotonic() - start < 25  # git alone would take 30
+
+
+def test_the_probe_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert not installer.host_answers("https://host.invalid/x", 0.5)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Detectron2 is absent, and appears once a route has run; return the routes run."""
+    ran: list[str] = []
+    monkeypatch.setattr(
+        installer, "import_host", lambda: ("0.5", "") if ran else ("", "No module named 'torch'")
+    )
+    return ran
+
+
+def test_git_comes_before_the_index(nothing_installed, monkeypatch) -> None:
+    monkeypatch.setattr(
+        installer, "install_from_git", lambda _seconds: nothing_installed.append("git")
+    )
+    assert installer.main([]) == 0
+    assert nothing_installed == ["git"]
+
+
+def test_the_index_follows_a_host_that_does_not_answer(
+    nothing_installed, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(installer, "host_answers", lambda _url, _seconds: False)
+    monkeypatch.setattr(
+        installer, "install_from_sdist", lambda _file: nothing_installed.append("index")
+    )
+    assert installer.main(["--probe-seconds", "2"]) == 0
+    assert nothing_installed == ["index"]
+    assert "does not answer within 2 s" in capsys.readouterr().out
+
+
+def test_no_route_is_exit_code_1_with_all_reasons(nothing_installed, monkeypatch, capsys) -> None:
+    def fail(_argument: object) -> None:
+        raise installer.InstallError("no luck")
+
+    monkeypatch.setattr(installer, "install_from_git", fail)
+    monkeypatch.setattr(installer, "install_from_sdist", fail)
+    assert installer.main([]) == 1
+    errors = capsys.readouterr().err
+    assert "upstream git: no luck" in errors
+    assert "source distribution: no luck" in errors
+
+
+def test_an_installation_that_does_not_import_is_a_failure(
+    nothing_installed, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(installer, "install_from_sdist", lambda _file: None)
+    assert installer.main(["--route", "index"]) == 1
+    assert "installed, but `import detectron2` fails: No module" in capsys.readouterr().err
+
+
+def test_import_host_tells_version_or_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "detectron2"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = '9'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert installer.import_host() == ("9", "")
+    (package / "__init__.py").write_text("import no_such_torch\n")
+    assert installer.import_host() == (
+        "", "ModuleNotFoundError: No module named 'no_such_torch'"
+    )  # fmt: skip
+
+
+def test_nothing_to_do_if_it_is_there(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(installer, "import_host", lambda: ("0.6", ""))
+    monkeypatch.setattr(installer, "routes", None)
+    assert installer.main([]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_wrong_local_file_is_refused(tmp_path: Path, nothing_installed, capsys) -> None:
+    wrong = make_archive(tmp_path / "wrong.tar.gz", TREE)
+    assert installer.main(["--sdist", str(wrong)]) == 1
+    assert "expected 53c9e79e" in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_exit_codes() -> None:
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "examples:" in result.stdout
+    assert "exit codes:" in result.stdout

@@ -1,0 +1,163 @@
+"""What the documentation says must be so: commands, keys, links, and a strict build."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from u2seg.config.load import HOST_SECTIONS
+from u2seg.config.schema import SECTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    [*ROOT.glob("docs/**/*.md"), ROOT / "INSTALL.md", ROOT / "CONTRIBUTING.md",
+     ROOT / "datasets" / "README.md", ROOT / "CHANGELOG.md"]
+)  # fmt: skip
+COMMAND = re.compile(r"python ((?:tools|demo|datasets|dev)/\w+\.py)([^`|]*)")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """Return (script, arguments) of every command in the code blocks of a page."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            match = COMMAND.match(line.strip())
+            if match:
+                found.append((match[1], shlex.split(match[2], comments=True)))
+    return found
+
+
+ALL_COMMANDS = [(page, *command) for page in PAGES for command in commands(page)]
+
+
+def test_there_are_commands_to_check():
+    assert len(ALL_COMMANDS) > 15
+    scripts = {script for _, script, _ in ALL_COMMANDS}
+    assert {"tools/generate_pseudo.py", "tools/train_net.py", "demo/u2seg_demo.py"} <= scripts
+
+
+@pytest.mark.parametrize("script", sorted({script for _, script, _ in ALL_COMMANDS}))
+def test_commands_are_real(script):
+    assert (ROOT / script).is_file(), f"{script} does not exist"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), "--help"],
+        capture_output=True, text=True, timeout=120, cwd=ROOT, env={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    known = set(re.findall(r"--[a-z][\w-]*", done.stdout))
+    for page, name, words in ALL_COMMANDS:
+        if name == script:
+            used = {w for w in words if w.startswith("--")}
+            assert used <= known, f"{name_of(page)}: {sorted(used - known)}"
+
+
+def test_config_files_named_in_commands_exist():
+    for page, script, words in ALL_COMMANDS:
+        if "--config-file" in words:
+            config = words[words.index("--config-file") + 1]
+            assert (ROOT / config).is_file(), f"{name_of(page)}: {script} {config}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_named_in_pages_exist(page):
+    known = {f"{s.upper()}.{f.name.upper()}" for s, kind in SECTIONS.items() for f in fields(kind)}
+    deliberately_wrong = {"MASKS.TAO"}
+    for key in re.findall(r"U2SEG\.([A-Z]+\.[A-Z0-9_]+)", page.read_text("utf-8")):
+        assert key in known | deliberately_wrong, f"{name_of(page)}: U2SEG.{key}"
+
+
+def test_arguments_in_capitals_are_settings():
+    for page, script, words in ALL_COMMANDS:
+        for word in words:
+            if re.fullmatch(r"[A-Z][A-Z0-9_]+(\.[A-Z0-9_]+)+", word):
+                section = word.split(".")[0]
+                assert section in ("U2SEG", *HOST_SECTIONS), f"{name_of(page)}: {script} {word}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{name_of(page)}: {target}"
+
+
+def test_make_targets_named_in_pages_exist():
+    makefile = ROOT / "Makefile"
+    if not makefile.exists():
+        pytest.skip("no Makefile yet")
+    targets = set(re.findall(r"^([a-z][\w-]*):", makefile.read_text("utf-8"), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE))
+        assert named <= targets, f"{name_of(page)}: {sorted(named - targets)}"
+
+
+def test_every_setting_has_a_row_with_its_meaning():
+    sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+    try:
+        import generated
+    finally:
+        sys.path.pop(0)
+    text = generated.on_page_markdown(generated.SETTINGS_MARK)
+    for section, kind in SECTIONS.items():
+        assert f"### U2SEG.{section.upper()}\n" in text
+        for field in fields(kind):
+            assert f"| `{field.name.upper()}` |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| `TAU` |"))
+    assert "| float | `0.15` | Affinity threshold" in row
+
+
+def test_a_setting_without_meaning_is_refused():
+    sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+    try:
+        import generated
+    finally:
+        sys.path.pop(0)
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Half:
+        """Two settings, one described.
+
+        Args:
+            one: The first.
+        """
+
+        one: int = 1
+        two: int = 2
+
+    with pytest.raises(ValueError, match=r"Half\.two is not described"):
+        generated.descriptions(Half)
+
+
+@pytest.mark.slow
+def test_site_builds_strictly_and_asks_no_other_host(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    reference = (tmp_path / "reference" / "structures" / "index.html").read_text("utf-8")
+    assert "u2seg.structures.labels.LabelSpace" in reference
+    settings = (tmp_path / "configuration" / "index.html").read_text("utf-8")
+    assert "Affinity threshold" in settings
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|img|iframe)[^>]+src=\"(https?:[^\"]+)", page.read_text("utf-8")
+        )
+        loaded += re.findall(
+            r"<link rel=\"stylesheet\"[^>]+href=\"(https?:[^\"]+)", page.read_text("utf-8")
+        )
+        assert not loaded, f"{page.name} loads {loaded}"

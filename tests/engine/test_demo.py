@@ -1,0 +1,65 @@
+"""Inputs of the demo: what is found and what it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from u2seg.engine.demo import name_inputs, picture
+from u2seg.engine.prediction import Prediction
+from u2seg.errors import UserError
+from u2seg.structures.labels import LabelSpace
+from u2seg.structures.panoptic import PanopticLabel, Segment
+
+ENDINGS = (".jpg", ".png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.jpg", "a.jpg", "a.png", "sub/a.JPG", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    return tmp_path
+
+
+def names(inputs: list[str]) -> list[str]:
+    return [name for name, _ in name_inputs(inputs, ENDINGS)]
+
+
+def test_folders_are_searched_and_stems_stay_apart(folder: Path) -> None:
+    assert names([str(folder)]) == ["a.jpg", "a_png.png", "b.jpg", "sub/a.JPG"]
+
+
+def test_globs_and_files(folder: Path) -> None:
+    assert names([str(folder / "*.jpg")]) == ["a.jpg", "b.jpg"]
+    assert names([str(folder / "**" / "*.JPG")]) == ["a.JPG"]
+    assert names([str(folder / "notes.txt")]) == ["notes.txt"]
+    assert names([str(folder / "b.jpg"), str(folder / "b.jpg")]) == ["b.jpg"]
+
+
+@pytest.mark.parametrize("text", ["none.jpg", "*.bmp"])
+def test_nothing_found(folder: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"does not exist|no images in"):
+        name_inputs([str(folder / text)], ENDINGS)
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no images in .*looked for \.jpg, \.png"):
+        name_inputs([str(tmp_path)], ENDINGS)
+
+
+def test_picture_shows_the_photograph_the_overlay_and_a_legend() -> None:
+    image = np.full((80, 60, 3), 10, dtype=np.uint8)
+    ids = np.ones((80, 60), dtype=np.int32)
+    label = PanopticLabel(ids, (Segment(1, 1, True, 4800, (0.0, 0.0, 60.0, 80.0), 0.9),))
+    space = LabelSpace(1, 0)
+    prediction = Prediction(label, (), (), np.zeros((80, 60), dtype=np.uint8), space)
+    shown = picture(image, prediction)
+    assert shown.dtype == np.uint8
+    assert shown.shape[1] >= 120
+    assert shown.shape[0] > 80
+    color = tuple(space.colors()[0].tolist())
+    assert (shown == color).all(axis=2).any(), "the legend holds the colour"
+    assert (shown[: shown.shape[0] // 2, :50] == 10).all(axis=2).any(), "the photograph"

@@ -1,0 +1,288 @@
+"""Train two iterations on four small images, evaluate, resume, predict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.label_folder import BASE_CONFIG, SPACE, data_words, make_labels, scene
+from u2seg.compat import prepare_host
+from u2seg.engine.args import train_parser
+from u2seg.engine.run import launch_run, train_or_evaluate
+from u2seg.engine.segmenter import Segmenter
+from u2seg.errors import StageError, UserError
+from u2seg.evaluation import format_metrics
+from u2seg.io.png import read_label_png, read_panoptic_png
+from u2seg.structures.masks import decode_mask
+
+pytestmark = pytest.mark.d2
+prepare_host()
+
+
+def run(words: list[str], *flags: str) -> dict[str, Any]:
+    arguments = ["--config-file", str(BASE_CONFIG), *flags, *words]
+    return train_or_evaluate(train_parser().parse_intermixed_args(arguments))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("run")
+    words = data_words(make_labels(root), root / "out")
+    return words, root / "out", run(words)
+
+
+def test_training_leaves_checkpoints_losses_and_metrics(
+    trained: tuple[list[str], Path, dict[str, Any]],
+) -> None:
+    _, output, metrics = trained
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    assert (output / "model_0000000.pth").is_file()
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    losses = lines[-1]
+    assert losses["iteration"] == 1
+    names = {"loss_sem_seg", "loss_rpn_cls", "loss_mask", "loss_cls_stage0", "loss_cls_stage2"}
+    assert names <= losses.keys()
+    assert all(np.isfinite(losses[name]) for name in names)
+    assert json.loads((output / "evaluation" / "metrics.json").read_text()) == metrics
+    assert metrics
+
+
+def test_without_truth_the_ids_of_the_pseudo_labels_are_compared(
+    trained: tuple[list[str], Path, dict[str, Any]],
+) -> None:
+    protocol = trained[2]["protocol"]
+    assert (protocol["reference"], protocol["matching"]) == ("pseudo-labels", "identity")
+    mapping = json.loads((trained[1] / "evaluation" / "mapping.json").read_text())
+    assert mapping["things"] == {"1": 1, "2": 2, "3": 3}
+    assert mapping["stuff"] == {"4": 4, "5": 5}
+    assert "compared with the pseudo-labels (agreement, not accuracy)" in format_metrics(trained[2])
+
+
+def test_with_truth_the_chosen_matching_is_used_and_the_truth_named(
+    trained: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    words, output, _ = trained
+    root = output.parent
+    truth = [
+        "EVAL_ROOT",
+        root,
+        "EVAL_IMAGES",
+        "photos",
+        "EVAL_JSON",
+        "labels/panoptic/panoptic.json",
+    ]
+    truth += ["EVAL_PNGS", "labels/panoptic/panoptic"]
+    data = [f"U2SEG.DATA.{w}" if str(w).startswith("EVAL_") else str(w) for w in truth]
+    words = [*words, "OUTPUT_DIR", str(tmp_path), *data]
+    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
+    metrics = run([*words, *weights, "U2SEG.EVAL.MATCHING", "majority"], "--eval-only")
+    assert metrics["protocol"]["matching"] == "majority"
+    expected = str(root / "labels" / "panoptic" / "panoptic.json")
+    assert metrics["protocol"]["reference"] == expected
+    assert f"compared with {expected}; majority" in format_metrics(metrics)
+
+
+def test_evaluation_folder_is_consistent(
+    trained: tuple[list[str], Path, dict[str, Any]],
+) -> None:
+    folder = trained[1] / "evaluation"
+    panoptic = json.loads((folder / "panoptic.json").read_text())
+    assert [i["file_name"] for i in panoptic["images"]] == ["a/0.png", "b/1.png", "2.png", "3.png"]
+    assert [c["id"] for c in panoptic["categories"]] == [1, 2, 3, 4, 5]
+    for annotation in panoptic["annotations"]:
+        ids = read_panoptic_png(folder / "panoptic" / annotation["file_name"])
+        areas = {s["id"]: s["area"] for s in annotation["segments_info"]}
+        found, counts = np.unique(ids[ids > 0], return_counts=True)
+        assert areas == dict(zip(found.tolist(), counts.tolist(), strict=True))
+        assert read_label_png(folder / "stuff" / annotation["file_name"]).max() <= 2
+    for record in json.loads((folder / "instances.json").read_text()):
+        assert 1 <= record["category_id"] <= SPACE.num_things
+        assert 0 <= record["score"] <= 1
+        assert decode_mask(record["segmentation"]).shape == (64, 64)
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    trained: tuple[list[str], Path, dict[str, Any]],
+) -> None:
+    with pytest.raises(UserError, match="add --resume"):
+        run(trained[0])
+
+
+def test_eval_only_does_not_train(trained: tuple[list[str], Path, dict[str, Any]]) -> None:
+    words, output, metrics = trained
+    before = {p.name: digest(p) for p in output.glob("*.pth")}
+    losses = (output / "metrics.json").read_text()
+    assert run(words, "--eval-only", "--resume") == metrics
+    assert {p.name: digest(p) for p in output.glob("*.pth")} == before
+    assert (output / "metrics.json").read_text() == losses
+
+
+def test_eval_only_without_weights_says_what_to_do(tmp_path: Path) -> None:
+    words = data_words(make_labels(tmp_path), tmp_path / "out")
+    with pytest.raises(UserError, match=r"MODEL.WEIGHTS FILE, or add --resume"):
+        run(words, "--eval-only")
+
+
+def test_eval_with_another_number_of_clusters_is_refused(
+    trained: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    weights = trained[1] / "model_final.pth"
+    words = [*trained[0], "U2SEG.DATA.LABELS", "", "OUTPUT_DIR", str(tmp_path)]
+    with pytest.raises(UserError, match=r"set U2SEG.CLUSTERS.NUM_CLUSTERS 3"):
+        run(
+            [*words, "U2SEG.CLUSTERS.NUM_CLUSTERS", "4", "MODEL.WEIGHTS", str(weights)],
+            "--eval-only",
+        )
+
+
+def test_resume_goes_on_where_it_stopped(
+    trained: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    words, output, _ = trained
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    for name in ("model_0000001.pth", "model_final.pth"):
+        if (output / name).is_file():
+            (resumed / name).write_bytes((output / name).read_bytes())
+    (resumed / "last_checkpoint").write_text("model_final.pth")
+    run([*words, "OUTPUT_DIR", str(resumed), "SOLVER.MAX_ITER", "3"], "--resume")
+    lines = [json.loads(line) for line in (resumed / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [2]
+    before = digest(resumed / "model_final.pth")
+    run([*words, "OUTPUT_DIR", str(resumed), "SOLVER.MAX_ITER", "3"], "--resume")
+    assert digest(resumed / "model_final.pth") == before
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    import torch
+
+    from u2seg.io.checkpoints import load_checkpoint
+
+    labels = make_labels(tmp_path)
+    states = []
+    for name in ("one", "two"):
+        run([*data_words(labels, tmp_path / name), "SOLVER.MAX_ITER", "1"])
+        states.append(load_checkpoint(tmp_path / name / "model_final.pth")["model"])
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_training_without_labels(tmp_path: Path) -> None:
+    words = [*data_words(tmp_path, tmp_path / "out"), "U2SEG.DATA.LABELS", ""]
+    with pytest.raises(UserError, match=r"U2SEG\.DATA\.LABELS is empty"):
+        run(words)
+
+
+def test_unwritable_output(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = data_words(make_labels(tmp_path), tmp_path / "file" / "out")
+    with pytest.raises(UserError, match=r"OUTPUT_DIR .* cannot be written"):
+        run(words)
+
+
+def test_loss_that_is_not_finite_says_what_to_do(tmp_path: Path) -> None:
+    from u2seg.errors import StageError
+
+    words = data_words(make_labels(tmp_path), tmp_path / "out")
+    with pytest.raises(StageError, match=r"lower SOLVER.BASE_LR"):
+        run([*words, "SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0",
+             "SOLVER.CLIP_GRADIENTS.ENABLED", "false", "SOLVER.MAX_ITER", "6"])  # fmt: skip
+
+
+def test_segmenter(trained: tuple[list[str], Path, dict[str, Any]]) -> None:
+    words, output, _ = trained
+    weights = output / "model_final.pth"
+    segmenter = Segmenter.from_config(BASE_CONFIG, weights, words, confidence=0.0)
+    image, _ = scene(0)
+    prediction = segmenter.predict(np.ascontiguousarray(image[:, :50]))
+    assert prediction.panoptic.ids.shape == prediction.stuff.shape == (64, 50)
+    assert len(prediction.instances) == len(prediction.categories)
+    assert prediction.draw(np.ascontiguousarray(image[:, :50])).shape == (64, 50, 3)
+    none = Segmenter.from_config(BASE_CONFIG, weights, words, confidence=1.0).predict(image)
+    assert none.instances == ()
+    from_file = segmenter.predict(output.parent / "photos" / "2.png")
+    assert np.array_equal(from_file.panoptic.ids, segmenter.predict(scene(2)[0]).panoptic.ids)
+
+
+def test_segmenter_refuses_what_it_cannot_use(
+    trained: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    words, output, _ = trained
+    with pytest.raises(UserError, match="names no weights"):
+        Segmenter.from_config(BASE_CONFIG, "", words)
+    with pytest.raises(UserError, match=r"none\.pth does not exist"):
+        Segmenter.from_config(BASE_CONFIG, tmp_path / "none.pth", words)
+    with pytest.raises(UserError, match=r"expected 0\.\.1"):
+        Segmenter.from_config(BASE_CONFIG, output / "model_final.pth", words, confidence=2)
+    segmenter = Segmenter.from_config(BASE_CONFIG, output / "model_final.pth", words)
+    with pytest.raises(UserError, match="uint8 RGB"):
+        segmenter.predict(np.zeros((4, 4), dtype=np.uint8))
+    with pytest.raises(UserError, match="no such file"):
+        segmenter.predict(tmp_path / "none.png")
+
+
+def test_evaluating_on_nothing_is_refused(
+    trained: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    words = [*trained[0], "U2SEG.DATA.LABELS", "", "OUTPUT_DIR", str(tmp_path)]
+    weights = ["MODEL.WEIGHTS", str(trained[1] / "model_final.pth")]
+    with pytest.raises(UserError, match=r"nothing to evaluate on: set U2SEG.DATA.EVAL_ROOT"):
+        run([*words, *weights], "--eval-only")
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_damaged_label_ends_the_training_with_its_name_and_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: str
+) -> None:
+    labels = make_labels(tmp_path)
+    for path in (labels / "panoptic" / "stuff").rglob("*.png"):
+        path.write_bytes(b"no PNG")
+    words = [*data_words(labels, tmp_path / "out"), "DATALOADER.NUM_WORKERS", workers]
+    with pytest.raises(StageError, match=r"^cannot read the PNG .*generate_pseudo.py --overwrite"):
+        run(words)
+    # A logging error of a stream pytest has closed shows the error too: that is not the host's log.
+    printed = "".join(capfd.readouterr()).split("--- Logging error ---")[0]
+    assert "u2seg.errors.StageError" not in printed
+
+
+def test_an_image_of_a_wrong_type_is_refused(
+    trained: tuple[list[str], Path, dict[str, Any]],
+) -> None:
+    words, output, _ = trained
+    segmenter = Segmenter.from_config(BASE_CONFIG, output / "model_final.pth", words)
+    with pytest.raises(UserError, match=r"or a path, got Image: of a PIL image pass numpy.asarray"):
+        segmenter.predict(Image.fromarray(scene(0)[0]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-gpus", "-1"], "--num-gpus is -1, expected >= 0"),
+        (["--num-machines", "0"], "--num-machines is 0, expected >= 1"),
+        (["--machine-rank", "2"], r"--machine-rank is 2, expected 0..0"),
+    ],
+)
+def test_impossible_numbers_of_processes_are_refused(flags: list[str], message: str) -> None:
+    arguments = ["--config-file", str(BASE_CONFIG), *flags]
+    with pytest.raises(UserError, match=message):
+        launch_run(train_parser().parse_intermixed_args(arguments))
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (4000, 2), (1, 1)])
+def test_photographs_of_any_proportions_are_predicted(
+    trained: tuple[list[str], Path, dict[str, Any]], shape: tuple[int, int]
+) -> None:
+    words, output, _ = trained
+    segmenter = Segmenter.from_config(BASE_CONFIG, output / "model_final.pth", words)
+    prediction = segmenter.predict(np.full((*shape, 3), 90, dtype=np.uint8))
+    assert prediction.panoptic.ids.shape == prediction.stuff.shape == shape

@@ -1,0 +1,101 @@
+"""Cluster -> class maps: each rule by hand, and STEGO's own matches."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tests.shared import SHARED, needs_shared
+from u2seg.evaluation.matching import hungarian_map, instance_votes, majority_map
+from u2seg.structures.masks import encode_mask
+
+
+def test_hungarian_gives_a_class_away_for_the_greater_sum() -> None:
+    assert hungarian_map(np.array([[5, 4], [9, 0]])).tolist() == [1, 0]
+
+
+def test_majority_is_many_to_one() -> None:
+    assert majority_map(np.array([[5, 4], [9, 0]])).tolist() == [0, 0]
+    assert majority_map(np.array([[3, 3], [0, 2]])).tolist() == [0, 1]  # the lower of equals
+
+
+def test_clusters_without_votes_have_no_class() -> None:
+    votes = np.array([[0, 0], [0, 7]])
+    assert hungarian_map(votes).tolist() == [-1, 1]
+    assert majority_map(votes).tolist() == [-1, 1]
+
+
+def test_more_clusters_than_classes_and_the_reverse() -> None:
+    assert hungarian_map(np.array([[1], [3], [2]])).tolist() == [-1, 0, -1]
+    assert majority_map(np.array([[1], [3], [2]])).tolist() == [0, 0, 0]
+    assert hungarian_map(np.array([[1, 3, 2]])).tolist() == [1]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+def test_empty_votes(shape: tuple[int, int]) -> None:
+    votes = np.zeros(shape, dtype=np.int64)
+    assert hungarian_map(votes).tolist() == [-1] * shape[0]
+    assert majority_map(votes).tolist() == [-1] * shape[0]
+
+
+@pytest.mark.parametrize("solve", [hungarian_map, majority_map])
+def test_bad_votes_are_refused(solve) -> None:
+    with pytest.raises(ValueError, match=r"\(K, C\), got shape \(3,\)"):
+        solve(np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match="smallest is -1"):
+        solve(np.array([[1, -1]]))
+
+
+@given(
+    arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9))
+)
+def test_hungarian_is_the_best_one_to_one_map(votes: np.ndarray) -> None:
+    mapping = hungarian_map(votes)
+    used = mapping[mapping >= 0]
+    assert len(set(used)) == len(used)
+    wide = votes if votes.shape[0] <= votes.shape[1] else votes.T
+    rows = range(len(wide))
+    best = max(
+        sum(wide[r, c] for r, c in zip(rows, order))
+        for order in itertools.permutations(range(wide.shape[1]), len(wide))
+    )
+    assert sum(votes[k, c] for k, c in enumerate(mapping) if c >= 0) == best
+
+
+def square(top: int, left: int, height: int, width: int) -> dict:
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[top : top + height, left : left + width] = True
+    return encode_mask(mask)
+
+
+def test_instance_votes_by_hand() -> None:
+    predicted = [(0, square(0, 0, 4, 4)), (2, square(0, 0, 4, 2)), (2, square(6, 6, 4, 4))]
+    truth = [(1, square(0, 0, 4, 4)), (0, square(0, 0, 4, 3))]
+    # IoU with truth 0: 1, 8/16, 0; with truth 1: 12/16, 8/12, 0
+    at = {iou: instance_votes(predicted, truth, (3, 2), iou).tolist() for iou in (0.5, 0.6, 0.8)}
+    assert at[0.5] == [[1, 1], [0, 0], [1, 1]]  # 0.5 itself is enough
+    assert at[0.6] == [[1, 1], [0, 0], [1, 0]]
+    assert at[0.8] == [[0, 1], [0, 0], [0, 0]]
+    assert instance_votes([], truth, (3, 2), 0.5).sum() == 0
+    assert instance_votes(predicted, [], (3, 2), 0.5).sum() == 0
+
+
+@pytest.mark.shared
+@needs_shared("golden", "semseg")
+def test_hungarian_equals_the_reference() -> None:
+    checked = 0
+    for path in sorted((SHARED / "golden" / "semseg").glob("e*.npz")):
+        with np.load(path) as golden:
+            votes = golden["full_stats_all_clusters"]
+            rows, cols = golden["full_assign_cluster"], golden["full_assign_class"]
+        mapping = hungarian_map(votes.astype(np.int64))
+        for row, col in zip(rows, cols, strict=True):
+            if votes[row, col]:  # pairs without votes are arbitrary; here they stay unmatched
+                assert mapping[row] == col
+                checked += 1
+    assert checked > 100

@@ -1,0 +1,173 @@
+"""Weights that came from anywhere: loaded, or refused without being executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from u2seg.errors import UserError
+from u2seg.io.checkpoints import load_checkpoint, numpy_scalar_globals
+
+
+class _Touch:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+class _Eval(_Touch):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (f"open({str(self.path)!r}, 'w')",)
+
+
+def _pickle(path: Path, content: object) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+def _torch(path: Path, content: object) -> None:
+    torch.save(content, path)
+
+
+def test_tensors_and_numpy_scalars_load_as_in_published_files(tmp_path: Path) -> None:
+    # Published U2Seg and CutLER files hold NumPy scalars beside the tensors.
+    path = tmp_path / "model.pth"
+    content = {
+        "model": OrderedDict(w=torch.arange(3.0)),
+        "best": np.float64(1.5),
+        "iteration": np.int64(7),
+        "array": np.arange(2, dtype=np.float32),
+        "name": "x",
+    }
+    torch.save(content, path)
+    loaded = load_checkpoint(path)
+    torch.testing.assert_close(loaded["model"]["w"], torch.arange(3.0))
+    assert (float(loaded["best"]), int(loaded["iteration"]), loaded["name"]) == (1.5, 7, "x")
+    np.testing.assert_array_equal(loaded["array"], [0, 1])
+
+
+def test_the_allow_list_holds_what_torch_2_4_does_not_know_by_itself() -> None:
+    (encode,) = [
+        f for f in numpy_scalar_globals() if (f.__module__, f.__name__) == ("_codecs", "encode")
+    ]
+    assert encode("\xff", "latin1") == b"\xff"
+    with pytest.raises(pickle.UnpicklingError, match="refuses the codec 'rot13'"):
+        encode("x", "rot13")
+
+
+def test_an_empty_file_has_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"safely: \S+"):
+        load_checkpoint(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_zoo_pickles_load(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "R-50.pkl"
+    weights = OrderedDict(w=np.arange(6, dtype=np.float32).reshape(2, 3), n=np.int64(4))
+    content = {"model": weights, "__author__": "x", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    loaded = load_checkpoint(path)
+    np.testing.assert_array_equal(loaded["model"]["w"], [[0, 1, 2], [3, 4, 5]])
+    assert (int(loaded["model"]["n"]), loaded["matching_heuristics"]) == (4, True)
+
+
+def test_numpy_1_pickles_load(tmp_path: Path) -> None:
+    # Older files name numpy.core instead of numpy._core.
+    content = pickle.dumps({"w": np.arange(2.0), "s": np.float32(2)}, protocol=2)
+    (tmp_path / "x.pkl").write_bytes(content.replace(b"numpy._core", b"numpy.core"))
+    loaded = load_checkpoint(tmp_path / "x.pkl")
+    np.testing.assert_array_equal(loaded["w"], [0, 1])
+    assert float(loaded["s"]) == 2
+
+
+def test_safetensors_load(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors")
+    torch.testing.assert_close(load_checkpoint(tmp_path / "x.safetensors")["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize("evil", [_Touch, _Eval])
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("x.pkl", _pickle), ("x.pth", _torch), ("x.pth", _pickle), ("x.bin", _torch)],
+)
+def test_malicious_files_are_refused_and_not_executed(
+    tmp_path: Path, name: str, write: Callable[[Path, object], None], evil: type[_Touch]
+) -> None:
+    canary = tmp_path / "canary"
+    write(tmp_path / name, {"model": {"w": evil(canary)}})
+    with pytest.raises(UserError, match=f"cannot load .*{name} safely"):
+        load_checkpoint(tmp_path / name)
+    assert not canary.exists()
+
+
+def test_the_canary_can_sing(tmp_path: Path) -> None:
+    # The control of the test above: plain pickle does execute it.
+    pickle.loads(pickle.dumps(_Touch(tmp_path / "canary")))
+    assert (tmp_path / "canary").exists()
+
+
+def test_codecs_other_than_latin1_are_refused(tmp_path: Path) -> None:
+    class Encode:
+        def __reduce__(self) -> tuple[Any, ...]:
+            import codecs
+
+            return codecs.encode, ("x", "rot13")
+
+    _pickle(tmp_path / "x.pkl", {"a": Encode()})
+    with pytest.raises(UserError, match="refuses the codec 'rot13'"):
+        load_checkpoint(tmp_path / "x.pkl")
+
+
+def test_the_digest_is_checked_before_anything_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"w": torch.ones(1)}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "w" in load_checkpoint(path, digest)
+    assert "w" in load_checkpoint(path, digest.upper())
+    with pytest.raises(UserError, match=rf"has sha256 {digest}, expected {'0' * 64}"):
+        load_checkpoint(path, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.pth", b"", "cannot load .* safely"),
+        ("x.pth", b"PK\x03\x04 not a zip", "cannot load .* safely"),
+        ("x.pkl", b"\x80\x04", "cannot load .* safely"),
+        ("x.safetensors", b"\xff" * 16, "cannot load .* safely"),
+        ("x.pkl", pickle.dumps([1]), "must hold a mapping of tensors, found list"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(tmp_path / name)
+
+
+def test_missing_files_say_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no\.pth does not exist; give a local file"):
+        load_checkpoint(tmp_path / "no.pth")
+
+
+def test_a_refusal_does_not_advise_unsafe_loading(tmp_path: Path) -> None:
+    torch.save({"model": Path("x")}, tmp_path / "model.pth")
+    with pytest.raises(
+        UserError, match=r"safely: it asks for pathlib\.\S*, which is no tensor"
+    ) as e:
+        load_checkpoint(tmp_path / "model.pth")
+    assert "weights_only" not in str(e.value)

@@ -1,0 +1,266 @@
+"""COCO JSON: good files pass unchanged, bad ones are named record by record."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.shared import SHARED, needs_shared
+from u2seg.errors import UserError
+from u2seg.io.coco import (
+    image_sizes,
+    read_instances,
+    read_panoptic,
+    read_results,
+    segmentation_rle,
+    write_instances,
+    write_results,
+)
+from u2seg.structures.masks import InstanceMask, decode_mask, encode_mask
+
+MASK = np.array([[0, 1, 1], [0, 1, 0]], dtype=bool)
+INSTANCES: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "a/x.jpg", "height": 2, "width": 3}],
+    "annotations": [
+        {
+            "id": 7, "image_id": 1, "category_id": 2, "segmentation": encode_mask(MASK),
+            "bbox": [1, 0, 2.0, 2], "area": 3, "iscrowd": 0,
+        }
+    ],
+    "categories": [{"id": 2, "name": "cat"}],
+}  # fmt: skip
+PANOPTIC: dict[str, Any] = {
+    "images": INSTANCES["images"],
+    "annotations": [
+        {
+            "image_id": 1, "file_name": "a/x.png",
+            "segments_info": [{"id": 5, "category_id": 2, "area": 3, "bbox": [1, 0, 2, 2]}],
+        }
+    ],
+    "categories": [{"id": 2, "name": "cat", "isthing": 1}],
+}  # fmt: skip
+RESULTS: list[dict[str, Any]] = [InstanceMask.from_array(MASK, 0.5).to_result(1)]
+SIZES = {1: (2, 3)}
+_DROP = object()
+
+
+def _write(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def _changed(content: Any, *keys: Any, to: Any) -> Any:
+    """A copy of ``content`` with one place replaced or removed."""
+    result = copy.deepcopy(content)
+    place = result
+    for key in keys[:-1]:
+        place = place[key]
+    if to is _DROP:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = to
+    return result
+
+
+def _annotation(key: str, to: Any) -> Any:
+    return _changed(INSTANCES, "annotations", 0, key, to=to)
+
+
+def _result(key: str, to: Any) -> Any:
+    return _changed(RESULTS, 0, key, to=to)
+
+
+def _segment(key: str, to: Any) -> Any:
+    return _changed(PANOPTIC, "annotations", 0, "segments_info", 0, key, to=to)
+
+
+def _results(path: Path) -> list[dict[str, Any]]:
+    return read_results(path, SIZES, categories=[1])
+
+
+def test_good_files_come_back_unchanged(tmp_path: Path) -> None:
+    assert read_instances(_write(tmp_path / "i.json", INSTANCES)) == INSTANCES
+    assert read_panoptic(_write(tmp_path / "p.json", PANOPTIC)) == PANOPTIC
+    assert _results(_write(tmp_path / "r.json", RESULTS)) == RESULTS
+
+
+def test_written_files_read_back(tmp_path: Path) -> None:
+    write_results(tmp_path / "r.json", iter(RESULTS))
+    assert _results(tmp_path / "r.json") == RESULTS
+    parts = (INSTANCES[key] for key in ("images", "annotations", "categories"))
+    write_instances(tmp_path / "i.json", *parts, info={"version": "1"})
+    assert read_instances(tmp_path / "i.json") == {**INSTANCES, "info": {"version": "1"}}
+
+
+def test_polygons_and_uncompressed_codes_are_valid(tmp_path: Path) -> None:
+    for segmentation in ([[0, 0, 3, 0, 3, 2]], {"size": [2, 3], "counts": [2, 3, 1]}):
+        read_instances(_write(tmp_path / "i.json", _annotation("segmentation", segmentation)))
+
+
+def test_results_need_no_box_and_area(tmp_path: Path) -> None:
+    bare = [{k: v for k, v in RESULTS[0].items() if k not in ("bbox", "area")}]
+    assert _results(_write(tmp_path / "r.json", bare)) == bare
+
+
+def test_known_categories_can_be_given(tmp_path: Path) -> None:
+    path = _write(tmp_path / "i.json", INSTANCES)
+    read_instances(path, categories=range(1, 3))
+    with pytest.raises(UserError, match="'category_id' is 2, which is no known category"):
+        read_instances(path, categories=[1])
+    assert read_results(_write(tmp_path / "r.json", _result("category_id", 99)), SIZES)
+
+
+TWICE = _changed(INSTANCES, "annotations", to=INSTANCES["annotations"] * 2)
+SHORT = {"size": [2, 3], "counts": "2"}
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "message"),
+    [
+        (read_instances, [], "must hold a JSON object, found list"),
+        (read_instances, {"images": []}, "lacks the key 'annotations'"),
+        (read_instances, _changed(INSTANCES, "images", to={}), "'images' must be a list"),
+        (read_instances, _changed(INSTANCES, "annotations", 0, to=3), r"annotations\[0\] must be"),
+        (read_instances, _annotation("id", _DROP), r"annotations\[0\] lacks the key 'id'"),
+        (read_instances, _annotation("id", "7"), r"annotations\[0\] \(id 7\): 'id' is '7', exp"),
+        (read_instances, _annotation("id", True), "'id' is True, expected int"),
+        (read_instances, TWICE, r"annotations\[1\] \(id 7\): the id 7 is used twice"),
+        (read_instances, _annotation("image_id", 2), "'image_id' is 2, which is no known image"),
+        (read_instances, _annotation("category_id", 1), "is 1, which is no known category"),
+        (read_instances, _annotation("bbox", _DROP), "'bbox' is None, expected"),
+        (read_instances, _annotation("bbox", [1, 2, 3]), r"'bbox' is \[1, 2, 3\]"),
+        (read_instances, _annotation("bbox", [0, 0, -1, 2]), "sides >= 0"),
+        (read_instances, _annotation("bbox", [0, 0, "1", 2]), "'bbox' is"),
+        (read_instances, _annotation("area", -1), "'area' is -1, expected a finite number >= 0"),
+        (read_instances, _annotation("area", None), "'area' is None"),
+        (read_instances, _annotation("segmentation", _DROP), "lacks the key 'segmentation'"),
+        (read_instances, _annotation("segmentation", []), "None is no polygon"),
+        (read_instances, _annotation("segmentation", [[1, 2, 3, 4]]), "no polygon of at least 3"),
+        (read_instances, _annotation("segmentation", [[0, 0, 1, 1, 2, 1e9]]), "within 65536"),
+        (read_instances, _annotation("segmentation", 5), "5 is neither polygons nor an RLE"),
+        (read_instances, _annotation("segmentation", {"size": [2, 3]}), "neither polygons"),
+        (
+            read_instances,
+            _annotation("segmentation", {"size": [3, 2], "counts": "222"}),
+            r"RLE size is \[3, 2\], its image is \[2, 3\]",
+        ),
+        (read_instances, _annotation("segmentation", SHORT), "cover 2 pixels, its size"),
+        (
+            read_instances,
+            _annotation("segmentation", {"size": [2, 3], "counts": [2, 2]}),
+            "do not add up to the 6 pixels",
+        ),
+        (
+            read_instances,
+            _annotation("segmentation", {"size": [2, 3], "counts": [8, -2]}),
+            "do not add up",
+        ),
+        (
+            read_instances,
+            _annotation("segmentation", {"size": [2, 3], "counts": 6}),
+            "RLE counts are 6, expected text",
+        ),
+        (
+            read_instances,
+            _changed(INSTANCES, "images", 0, "height", to=0),
+            r"images\[0\] \(id 1\): 'height' is 0, expected 1",
+        ),
+        (
+            read_instances,
+            _changed(INSTANCES, "images", 0, "width", to=10**9),
+            "'width' is 1000000000",
+        ),
+        (
+            read_instances,
+            _changed(INSTANCES, "images", 0, "file_name", to=5),
+            "'file_name' is 5, expected str",
+        ),
+        (
+            read_instances,
+            _changed(INSTANCES, "categories", 0, "name", to=_DROP),
+            r"categories\[0\] \(id 2\) lacks the key 'name'",
+        ),
+        (_results, {}, "must hold a list of results, found dict"),
+        (_results, [5], r"results\[0\] must be an object"),
+        (_results, _result("image_id", _DROP), r"results\[0\] lacks the key 'image_id'"),
+        (_results, _result("image_id", 9), "'image_id' is 9, which is no known image"),
+        (_results, _result("category_id", 2), "'category_id' is 2, which is no known category"),
+        (_results, _result("score", "high"), "'score' is 'high', expected a finite number$"),
+        (_results, _result("segmentation", SHORT), r"results\[0\]: 'segmentation': RLE runs"),
+        (_results, _result("bbox", []), r"'bbox' is \[\]"),
+        (read_panoptic, {}, "lacks the key 'images'"),
+        (
+            read_panoptic,
+            _changed(PANOPTIC, "annotations", to=PANOPTIC["annotations"] * 2),
+            "image 1 has a second annotation",
+        ),
+        (
+            read_panoptic,
+            _changed(PANOPTIC, "categories", 0, "isthing", to=_DROP),
+            "lacks the key 'isthing'",
+        ),
+        (
+            read_panoptic,
+            _changed(PANOPTIC, "annotations", 0, "segments_info", to={}),
+            r"'segments_info' is \{\}, expected list",
+        ),
+        (read_panoptic, _segment("id", 0), r"segments_info\[0\] \(id 0\): the id is outside"),
+        (read_panoptic, _segment("id", 2**24), "the id is outside"),
+        (read_panoptic, _segment("category_id", 3), "'category_id' is 3, which is no known"),
+        (read_panoptic, _segment("area", _DROP), "'area' is None"),
+        (
+            read_panoptic,
+            _changed(
+                PANOPTIC, "annotations", 0, "segments_info",
+                to=PANOPTIC["annotations"][0]["segments_info"] * 2,
+            ),
+            "used twice in its image",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input_names_file_and_record(
+    tmp_path: Path, read: Callable[[Path], Any], content: Any, message: str
+) -> None:
+    path = _write(tmp_path / "bad.json", content)
+    with pytest.raises(UserError, match=message) as error:
+        read(path)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        encode_mask(MASK),
+        {"size": [2, 3], "counts": [2, 3, 1]},
+        # Pixel (row 0, column 2) and column 1 as two polygons; a corner is a pixel corner.
+        [[1, 0, 2, 0, 2, 2, 1, 2], [2, 0, 3, 0, 3, 1, 2, 1]],
+    ],
+)
+def test_any_segmentation_becomes_one_code(segmentation: Any) -> None:
+    rle = segmentation_rle(segmentation, (2, 3))
+    np.testing.assert_array_equal(decode_mask(rle), MASK)
+    assert json.loads(json.dumps(rle)) == rle
+
+
+def test_a_code_of_another_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="its image is"):
+        segmentation_rle(encode_mask(MASK), (3, 2))
+
+
+@pytest.mark.shared
+@needs_shared("golden", "coco_eval")
+def test_real_size_files_pass() -> None:
+    folder = SHARED / "golden" / "coco_eval"
+    truth = read_instances(folder / "gt.json")
+    sizes = image_sizes(truth["images"])
+    known = [row["id"] for row in truth["categories"]]
+    results = json.loads((folder / "results.json").read_text())
+    assert len(truth["annotations"]) > 100
+    assert len(results) > 100
+    assert read_results(folder / "results.json", sizes, known) == results

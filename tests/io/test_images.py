@@ -1,0 +1,251 @@
+"""Photographs nobody vouched for."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from tests.shared import SHARED, needs_shared
+from u2seg.io.images import BadImageError, read_image, resize_image
+
+HARD = SHARED / "data" / "hard_inputs" / "files"
+RED, BLUE = (200, 30, 30), (30, 50, 190)
+
+
+def _save(image: Image.Image, path: Path, **options: object) -> np.ndarray:
+    image.save(path, **options)
+    return read_image(path)
+
+
+def _two_colours() -> Image.Image:
+    """Red left half, blue right half, 4 x 2."""
+    image = Image.new("RGB", (4, 2), RED)
+    image.paste(BLUE, (2, 0, 4, 2))
+    return image
+
+
+def test_rgb_is_height_width_rgb(tmp_path: Path) -> None:
+    pixels = _save(_two_colours(), tmp_path / "x.png")
+    assert pixels.shape == (2, 4, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags["C_CONTIGUOUS"]
+    assert tuple(pixels[0, 0]) == RED
+    assert tuple(pixels[1, 3]) == BLUE
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    upright = _two_colours()
+    # How a camera stores a picture that has to be shown upright (EXIF 2.3, tag 0x0112).
+    moves = {
+        1: (), 2: (Image.Transpose.FLIP_LEFT_RIGHT,), 3: (Image.Transpose.ROTATE_180,),
+        4: (Image.Transpose.FLIP_TOP_BOTTOM,), 5: (Image.Transpose.TRANSPOSE,),
+        6: (Image.Transpose.ROTATE_90,), 7: (Image.Transpose.TRANSVERSE,),
+        8: (Image.Transpose.ROTATE_270,),
+    }  # fmt: skip
+    stored = upright
+    for move in moves[orientation]:
+        stored = stored.transpose(move)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = _save(stored, tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(pixels, np.asarray(upright))
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    grey = np.array([[0, 257, 20000, 65535]], dtype=np.uint16)
+    pixels = _save(Image.fromarray(grey), tmp_path / "x.png")
+    # 20000 / 257 = 77.8
+    assert pixels[0].tolist() == [[0] * 3, [1] * 3, [78] * 3, [255] * 3]
+
+
+def test_a_dark_sixteen_bit_image_stays_dark(tmp_path: Path) -> None:
+    # Every sample below 256 of 65535: nearly black, not taken for 8 bits.
+    grey = np.array([[0, 100, 200, 255]], dtype=np.uint16)
+    pixels = _save(Image.fromarray(grey), tmp_path / "x.png")
+    assert pixels[0, :, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
+    rgba = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]], dtype=np.uint8)
+    pixels = _save(Image.fromarray(rgba), tmp_path / "x.png")
+    # 51 / 255 = 0.2: 0.2 * 0 + 0.8 * 255 = 204
+    assert pixels[0].tolist() == [[200, 0, 0], [255, 255, 255], [204, 204, 204]]
+
+
+def test_palette_transparency_follows_the_same_rule(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 0, 0])
+    image.putpixel((1, 0), 1)
+    pixels = _save(image, tmp_path / "x.png", transparency=0)
+    assert pixels[0].tolist() == [[255, 255, 255], [200, 0, 0]]
+
+
+def test_grey_and_grey_alpha_and_bilevel(tmp_path: Path) -> None:
+    assert _save(Image.new("L", (1, 1), 90), tmp_path / "l.png").tolist() == [[[90] * 3]]
+    assert _save(Image.new("LA", (1, 1), (90, 0)), tmp_path / "la.png").tolist() == [[[255] * 3]]
+    assert _save(Image.new("1", (1, 1), 1), tmp_path / "b.png").tolist() == [[[255] * 3]]
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    pixels = _save(_two_colours().resize((64, 32), 0).convert("CMYK"), tmp_path / "x.jpg")
+    assert np.abs(pixels[16, 10].astype(int) - RED).max() < 12
+
+
+def test_first_frame_only(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (3, 2), c) for c in (RED, BLUE)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    pixels = read_image(tmp_path / "x.gif")
+    assert pixels.shape == (2, 3, 3)
+    assert tuple(pixels[0, 0]) == RED
+
+
+def _bomb(path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(2501) * 20_000, 9)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", rows), chunk(b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def _truncated(path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path, format="JPEG")
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "no such file"),
+        (lambda p: p.mkdir(), "not a regular file"),
+        (lambda p: p.write_bytes(b""), "empty"),
+        (lambda p: p.write_text("no picture"), "not an image"),
+        (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n"), "not an image|corrupt"),
+        (_truncated, "truncated"),
+        (_bomb, r"too large.*MAX_PIXELS"),
+    ],
+)
+def test_what_cannot_be_used_is_a_reason(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    path = tmp_path / "x.jpg"
+    make(path)
+    with pytest.raises(BadImageError, match=message):
+        read_image(path)
+
+
+def test_the_limit_counts_declared_pixels(tmp_path: Path) -> None:
+    _two_colours().save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png", max_pixels=8).shape == (2, 4, 3)
+    with pytest.raises(BadImageError, match="4x2 = 8 pixels, the limit is 7"):
+        read_image(tmp_path / "x.png", max_pixels=7)
+
+
+def test_a_raised_limit_is_not_undercut_by_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _two_colours().save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3)  # Pillow refuses above twice this
+    assert read_image(tmp_path / "x.png", max_pixels=8).shape == (2, 4, 3)
+
+
+def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
+    _bomb(tmp_path / "x.png")
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadImageError, match="too large"):
+            read_image(tmp_path / "x.png")
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_truncated_files_are_refused_though_pillow_was_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _truncated(tmp_path / "x.jpg")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(BadImageError, match="truncated"):
+        read_image(tmp_path / "x.jpg")
+
+
+def test_resize_is_height_first() -> None:
+    image = np.zeros((2, 4, 3), dtype=np.uint8)
+    image[:, 2:] = 255
+    got = resize_image(image, (4, 2), Image.Resampling.NEAREST)
+    assert got.shape == (4, 2, 3)
+    assert got[:, :, 0].tolist() == [[0, 255]] * 4
+
+
+GOOD = {
+    "cmyk.jpg": (240, 320),
+    "gray16.png": (240, 320),
+    "palette_transparent.png": (240, 320),
+    "rgba.png": (240, 320),
+    "one_pixel.png": (1, 1),
+    "thin_7x4000.png": (4000, 7),
+    "exif_orientation6.jpg": (240, 320),
+    "exif_orientation6_upright.png": (240, 320),
+    "animated.gif": (120, 160),
+    "progressive.jpg": (240, 320),
+    "Ünïcode näme – 山の写真 (1) ☃ copy.jpg": (240, 320),
+    "corrupt_huffman.jpg": (240, 320),
+}
+BAD = {
+    "truncated.jpg": "truncated",
+    "zero_byte.jpg": "empty",
+    "text_renamed.jpg": "not an image",
+    "bomb_30000x30000.png": "too large",
+}
+
+
+@pytest.mark.shared
+@needs_shared("data", "hard_inputs")
+@pytest.mark.parametrize(("name", "size"), GOOD.items())
+def test_hard_inputs_are_decoded(name: str, size: tuple[int, int]) -> None:
+    pixels = read_image(HARD / name)
+    assert pixels.shape == (*size, 3)
+    if name.startswith(("cmyk", "exif", "progressive", "Ü")):
+        assert np.abs(pixels[48, 52].astype(int) - RED).max() < 40
+        assert np.abs(pixels[180, 250].astype(int) - BLUE).max() < 40
+    if name == "gray16.png":
+        assert pixels[0, 0, 0] < 5
+        assert pixels[0, -1, 0] > 250
+        assert abs(int(pixels[120, 160, 0]) - 78) <= 1
+    if name == "palette_transparent.png":
+        assert pixels[48, 52].tolist() == [255, 255, 255]
+    if name == "rgba.png":
+        assert pixels[:, 0].min() > 250
+
+
+@pytest.mark.shared
+@needs_shared("data", "hard_inputs")
+@pytest.mark.parametrize(("name", "reason"), BAD.items())
+def test_hard_inputs_that_cannot_be_decoded(name: str, reason: str) -> None:
+    with pytest.raises(BadImageError, match=reason):
+        read_image(HARD / name)
+
+
+@pytest.mark.shared
+@needs_shared("data", "hard_inputs")
+def test_no_hard_input_is_forgotten() -> None:
+    assert {p.name for p in HARD.iterdir()} == {*GOOD, *BAD}
+
+
+@pytest.mark.shared
+@needs_shared("data", "hard_inputs")
+def test_a_turned_photograph_equals_its_upright_copy() -> None:
+    turned = read_image(HARD / "exif_orientation6.jpg").astype(int)
+    upright = read_image(HARD / "exif_orientation6_upright.png").astype(int)
+    assert np.abs(turned - upright).max() <= 2

@@ -1,0 +1,83 @@
+"""Label PNGs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from u2seg.errors import UserError
+from u2seg.io import png
+from u2seg.io.png import (
+    read_label_png,
+    read_panoptic_png,
+    write_label_png,
+    write_panoptic_png,
+)
+
+
+def test_label_maps_round_trip_with_every_value(tmp_path: Path) -> None:
+    labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    write_label_png(tmp_path / "a" / "x.png", labels)
+    np.testing.assert_array_equal(read_label_png(tmp_path / "a" / "x.png"), labels)
+    with Image.open(tmp_path / "a" / "x.png") as image:
+        assert image.mode == "L"
+
+
+def test_panoptic_ids_round_trip(tmp_path: Path) -> None:
+    ids = np.array([[0, 1, 256], [65536, 2**24 - 1, 77]], dtype=np.int32)
+    write_panoptic_png(tmp_path / "x.png", ids)
+    np.testing.assert_array_equal(read_panoptic_png(tmp_path / "x.png"), ids)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.mode == "RGB"
+        assert image.getpixel((2, 0)) == (0, 1, 0)
+
+
+def test_same_labels_same_bytes(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 9, (20, 30)).astype(np.uint8)
+    write_label_png(tmp_path / "x.png", labels)
+    write_label_png(tmp_path / "y.png", labels)
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+
+
+def test_a_palette_index_is_the_label(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "x.png")
+    assert read_label_png(tmp_path / "x.png").tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("read", "mode", "message"),
+    [
+        (read_label_png, "RGB", "8-bit greyscale PNG, its mode is RGB"),
+        (read_label_png, "I;16", "its mode is I;16"),
+        (read_panoptic_png, "L", "RGB PNG of panoptic ids, its mode is L"),
+    ],
+)
+def test_other_modes_are_refused(tmp_path: Path, read: object, mode: str, message: str) -> None:
+    Image.new(mode, (2, 2)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "x.png")  # type: ignore[operator]
+
+
+def test_missing_damaged_and_huge_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no\.png does not exist"):
+        read_label_png(tmp_path / "no.png")
+    write_label_png(tmp_path / "x.png", np.zeros((64, 64), dtype=np.uint8))
+    content = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "short.png").write_bytes(content[:50])
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("short.png", "text.png"):
+        with pytest.raises(UserError, match=f"cannot read the PNG .*{name}"):
+            read_label_png(tmp_path / name)
+    with pytest.raises(UserError, match="declares 64x64 pixels: too many"):
+        read_label_png(tmp_path / "x.png", max_pixels=4095)
+    assert read_label_png(tmp_path / "x.png", max_pixels=4096).shape == (64, 64)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow's own, of a larger allowance
+    monkeypatch.setattr(png, "allow_pixels", lambda _: None)
+    with pytest.raises(UserError, match=r"cannot read the PNG .*x\.png"):
+        read_label_png(tmp_path / "x.png")

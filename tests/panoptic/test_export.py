@@ -1,0 +1,240 @@
+"""Files of exported labels: formats, determinism, and the check that reads them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from u2seg.config.schema import PanopticSettings
+from u2seg.errors import StageError, UserError
+from u2seg.io.atomic import json_bytes
+from u2seg.io.png import (
+    read_label_png,
+    read_panoptic_png,
+    write_label_png,
+    write_panoptic_png,
+)
+from u2seg.panoptic.export import export_image, merge_parts, stuff_target
+from u2seg.panoptic.merger import merge_panoptic
+from u2seg.panoptic.validate import check_panoptic
+from u2seg.structures.labels import LabelSpace
+from u2seg.structures.masks import InstanceMask, decode_mask
+from u2seg.structures.panoptic import PanopticLabel
+
+SPACE = LabelSpace(num_things=3, num_stuff=2)
+IMAGES = [
+    {"id": 1, "file_name": "a/p.jpg", "height": 4, "width": 6, "sha256": "00"},
+    {"id": 2, "file_name": "b/p.jpg", "height": 4, "width": 6, "sha256": "01"},
+    {"id": 5, "file_name": "Ünï 山.png", "height": 4, "width": 6, "sha256": "02"},
+]
+
+
+def _label(things: int) -> PanopticLabel:
+    stuff = np.zeros((4, 6), dtype=np.uint8)
+    stuff[:, 3:], stuff[3, 5] = 1, 255
+    masks = []
+    for index in range(things):
+        mask = np.zeros((4, 6), dtype=bool)
+        mask[: 2 - index, : 3 + index] = True
+        masks.append(InstanceMask.from_array(mask, 0.5))
+    return merge_panoptic(masks, list(range(things)), stuff, SPACE, PanopticSettings())
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    return [export_image(folder, row, _label(n), SPACE) for n, row in enumerate(IMAGES)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    merge_parts([_records(tmp_path)], tmp_path, IMAGES, SPACE)
+    return tmp_path
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_stuff_target_by_hand() -> None:
+    # One thing on the top left 2 x 3; stuff 0 left, stuff 1 right, one void pixel.
+    expected = [[0, 0, 0, 2, 2, 2], [0, 0, 0, 2, 2, 2], [1, 1, 1, 2, 2, 2], [1, 1, 1, 2, 2, 255]]
+    assert stuff_target(_label(1), SPACE).tolist() == expected
+
+
+def test_everything_of_the_layout_is_there(folder: Path) -> None:
+    found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    names = ["a/p.png", "b/p.png", "Ünï 山.png"]
+    expected = ["instances.json", "labelspace.json", "panoptic.json"]
+    expected += [f"{kind}/{name}" for kind in ("panoptic", "stuff") for name in names]
+    assert found == sorted(expected)
+
+
+def test_pngs_hold_the_label(folder: Path) -> None:
+    for count, image in enumerate(IMAGES):
+        name = image["file_name"][:-4] + ".png"
+        np.testing.assert_array_equal(
+            read_panoptic_png(folder / "panoptic" / name), _label(count).ids
+        )
+        np.testing.assert_array_equal(
+            read_label_png(folder / "stuff" / name), stuff_target(_label(count), SPACE)
+        )
+
+
+def test_instances_open_in_pycocotools(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    coco = COCO(str(folder / "instances.json"))
+    assert sorted(coco.getImgIds()) == [1, 2, 5]
+    assert sorted(coco.getCatIds()) == [1, 2, 3]
+    # Ids run over the data set in the order of the images: none, one, two.
+    assert [a["image_id"] for a in coco.loadAnns([1, 2, 3])] == [2, 5, 5]
+    for annotation in coco.loadAnns(coco.getAnnIds()):
+        mask = coco.annToMask(annotation)
+        assert annotation["area"] == mask.sum()
+        np.testing.assert_array_equal(mask, decode_mask(annotation["segmentation"]))
+
+
+def test_panoptic_json_by_hand(folder: Path) -> None:
+    content = _json(folder / "panoptic.json")
+    assert content["categories"] == SPACE.categories()
+    assert content["images"][0] == {"id": 1, "file_name": "a/p.jpg", "height": 4, "width": 6}
+    row = content["annotations"][1]
+    assert (row["image_id"], row["file_name"]) == (2, "b/p.png")
+    thing, left, right = row["segments_info"]
+    assert (thing["id"], thing["category_id"], thing["isthing"], thing["area"]) == (1, 1, 1, 6)
+    assert thing["bbox"] == [0.0, 0.0, 3.0, 2.0]
+    assert (left["category_id"], left["isthing"], left["area"]) == (4, 0, 6)
+    assert (right["category_id"], right["area"]) == (5, 11)
+
+
+def test_labelspace_reads_back(folder: Path) -> None:
+    assert LabelSpace.from_json(_json(folder / "labelspace.json")) == SPACE
+
+
+def test_files_do_not_depend_on_the_split(folder: Path, tmp_path_factory: Any) -> None:
+    other = tmp_path_factory.mktemp("other")
+    records = _records(other)
+    parts = iter([records[:1], [], records[1:]])
+    counts = merge_parts(parts, other, IMAGES, SPACE)
+    assert counts == {"images": 3, "instances": 3, "segments": 9}
+    for path in folder.rglob("*.*"):
+        assert path.read_bytes() == (other / path.relative_to(folder)).read_bytes()
+
+
+def test_streamed_json_is_canonical(folder: Path) -> None:
+    for name in ("panoptic.json", "instances.json"):
+        assert (folder / name).read_bytes() == json_bytes(_json(folder / name))
+
+
+@pytest.mark.parametrize(
+    ("pick", "message"),
+    [
+        ([0, 1], "end after 2 of 3 images"),
+        ([0, 2, 1], "image 5 where images.json has 2"),
+        ([0, 1, 2, 2], "image 5 where images.json has no more images"),
+        ([0, 0, 1, 2], "image 1 where images.json has 2"),
+    ],
+)
+def test_wrong_parts_are_refused_and_nothing_is_written(
+    tmp_path: Path, pick: list[int], message: str
+) -> None:
+    records = _records(tmp_path)
+    with pytest.raises(StageError, match=message):
+        merge_parts([[records[i] for i in pick]], tmp_path, IMAGES, SPACE)
+    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_images_that_would_share_a_png_are_refused(tmp_path: Path) -> None:
+    images = [{**IMAGES[0], "id": i, "file_name": name} for i, name in ((1, "p.jpg"), (2, "p.png"))]
+    with pytest.raises(UserError, match=r"p\.jpg and p\.png would share"):
+        merge_parts([], tmp_path, images, SPACE)
+
+
+def test_names_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leaves its root"):
+        export_image(tmp_path / "x", {**IMAGES[0], "file_name": "../../p.jpg"}, _label(1), SPACE)
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a/p\.jpg is \(4, 6\), images\.json says \(6, 4\)"):
+        export_image(tmp_path, {**IMAGES[0], "height": 6, "width": 4}, _label(1), SPACE)
+
+
+def test_a_sound_folder_passes_the_check(folder: Path) -> None:
+    assert check_panoptic(folder) == {"images": 3, "instances": 3, "segments": 9}
+
+
+def _edit(name: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = _json(folder / name)
+        change(content)
+        (folder / name).write_bytes(json_bytes(content))
+
+    return damage
+
+
+def _segment(**values: Any) -> Callable[[Path], None]:
+    return _edit("panoptic.json", lambda c: c["annotations"][1]["segments_info"][0].update(values))
+
+
+def _extra_id(folder: Path) -> None:
+    ids = read_panoptic_png(folder / "panoptic" / "b" / "p.png")
+    ids[0, 0] = 77
+    write_panoptic_png(folder / "panoptic" / "b" / "p.png", ids)
+
+
+def _other_size(folder: Path) -> None:
+    write_panoptic_png(folder / "panoptic" / "b" / "p.png", np.ones((2, 2), dtype=np.int32))
+
+
+def _other_stuff(folder: Path) -> None:
+    write_label_png(folder / "stuff" / "b" / "p.png", np.zeros((4, 6), dtype=np.uint8))
+
+
+def _no_png(folder: Path) -> None:
+    (folder / "panoptic" / "b" / "p.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_segment(area=5), r"b/p\.png: segment 1 has area 5, its pixels are 6"),
+        (_segment(bbox=[0, 0, 3, 3]), r"segment 1 has bbox \[0, 0, 3, 3\]"),
+        (_segment(category_id=4), "segment 1 of category 4 has isthing 1"),
+        (_segment(category_id=6), "'category_id' is 6"),
+        (_segment(id=9), r"PNG ids \[1, 9\] are only in"),
+        (_extra_id, r"PNG ids \[77\] are only in"),
+        (_other_size, r"PNG is \(2, 2\), the image \(4, 6\)"),
+        (_other_stuff, "the stuff PNG does not follow"),
+        (_no_png, r"p\.png does not exist"),
+        (
+            _edit("panoptic.json", lambda c: c["annotations"].pop()),
+            "1 images have no annotation, the first is 5",
+        ),
+        (
+            _edit("instances.json", lambda c: c["annotations"].pop()),
+            "2 thing segments, but 1 in instances.json",
+        ),
+        (
+            _edit("instances.json", lambda c: c["annotations"][0].update(category_id=2)),
+            "instance 1 is not segment 1",
+        ),
+        (
+            _edit("instances.json", lambda c: c["categories"].pop()),
+            "the categories of instances.json",
+        ),
+        (
+            _edit("labelspace.json", lambda c: c.update(num_stuff=1, stuff_names=["s"])),
+            "the categories of panoptic.json",
+        ),
+    ],
+)
+def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        check_panoptic(folder)

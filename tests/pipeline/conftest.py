@@ -1,0 +1,52 @@
+"""A folder of small composed scenes and settings that label it in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from u2seg.config.load import load_settings
+from u2seg.config.schema import Settings
+from u2seg.scenes.compose import compose_scene
+
+CHANGES = {
+    "FEATURES.IMAGE_SIZE": "64",
+    "MASKS.TAU": "0.3",
+    "MASKS.REFINER": "none",
+    "MASKS.MAX_AREA": "0.5",
+    "CLUSTERS.NUM_CLUSTERS": "3",
+    "SEMANTICS.NUM_CLASSES": "3",
+    "SEMANTICS.STEPS": "6",
+    "SEMANTICS.BATCH_SIZE": "2",
+    "SEMANTICS.CRF": "false",
+    "RUN.SHARD_SIZE": "2",
+}
+FAST = [word for key, value in CHANGES.items() for word in (f"U2SEG.{key}", value)]
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(5):
+        scene = compose_scene(np.random.default_rng(i), 96)
+        path = folder / ("deep/er" if i % 2 else ".") / f"scene {i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return load_settings(None, FAST)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but the one that holds seconds."""
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "timings.json"
+    }

@@ -1,0 +1,137 @@
+"""Files that break image pipelines: each is labelled rightly or listed with its reason."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.pipeline.conftest import FAST
+from tests.shared import SHARED, needs_shared
+from u2seg.config.load import load_settings
+from u2seg.io.images import BadImageError, check_jpeg, read_image
+from u2seg.io.jsonfile import read_json
+from u2seg.panoptic.validate import check_panoptic
+from u2seg.pipeline import generate_labels
+
+FILES = SHARED / "data" / "hard_inputs" / "files"
+SKIPPED = {
+    "truncated.jpg": "truncated",
+    "zero_byte.jpg": "empty",
+    "text_renamed.jpg": "not an image",
+    "bomb_30000x30000.png": "too large",
+    "corrupt_huffman.jpg": "damaged JPEG",
+}
+UNICODE = "Ünïcode näme – 山の写真 (1) ☃ copy.jpg"
+SIZES = {"one_pixel.png": (1, 1), "thin_7x4000.png": (4000, 7), "animated.gif": (120, 160)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("hard")
+    settings = load_settings(None, FAST)
+    return generate_labels(settings, FILES, output, progress=False)
+
+
+@pytest.mark.shared
+@needs_shared("data", "hard_inputs")
+def test_bad_files_are_listed_with_their_reason(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
+    assert {line["file_name"] for line in lines} == set(SKIPPED)
+    for line in lines:
+        assert re.search(SKIPPED[line["file_name"]], line["reason"]), line
+
+
+@pytest.mark.shared
+@needs_shared("data", "hard_inputs")
+def test_the_others_are_labelled_at_their_upright_size(run: Path) -> None:
+    records = {r["file_name"]: r for r in read_json(run / "images.json")["images"]}
+    assert UNICODE in records
+    for path in FILES.iterdir():
+        if path.name not in SKIPPED:
+            expected = SIZES.get(path.name, (240, 320))
+            assert (records[path.name]["height"], records[path.name]["width"]) == expected
+    assert check_panoptic(run / "panoptic")["images"] == len(records) == 11
+
+
+@pytest.mark.shared
+@needs_shared("data", "hard_inputs")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cmyk.jpg",
+        "exif_orientation6.jpg",
+        "exif_orientation6_upright.png",
+        "progressive.jpg",
+        UNICODE,
+    ],
+)
+def test_colours_and_orientation_are_right(name: str) -> None:
+    image = read_image(FILES / name).astype(int)
+    assert np.abs(image[48, 52] - (200, 30, 30)).max() < 40  # the disc is red
+    assert np.abs(image[180, 250] - (30, 50, 190)).max() < 40  # the box is blue
+    if name == "exif_orientation6.jpg":
+        upright = read_image(FILES / "exif_orientation6_upright.png").astype(int)
+        assert np.abs(image - upright).mean() < 2
+
+
+@pytest.mark.shared
+@needs_shared("data", "hard_inputs")
+def test_sixteen_bits_are_scaled() -> None:
+    image = read_image(FILES / "gray16.png")
+    assert image[5, 0].max() < 5 and image[5, -1].min() > 250
+    assert abs(int(image[120, 160, 0]) - 78) <= 1
+
+
+def test_damaged_jpeg_data_is_noticed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(smooth).save(path, quality=90)
+    check_jpeg(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 60] = b"\xff\x00" * 30
+    path.write_bytes(bytes(content))
+    with pytest.raises(BadImageError, match="damaged JPEG"):
+        check_jpeg(path)
+
+
+BOMB = """
+import resource, sys
+from pathlib import Path
+from tests.pipeline.conftest import FAST
+from u2seg.config.load import load_settings
+from u2seg.pipeline import generate_labels
+generate_labels(load_settings(None, FAST), Path(sys.argv[1]), Path(sys.argv[2]),
+                stages=["masks"], progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_bomb_costs_no_more_memory_than_a_normal_run(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for path in photos.glob("*.png"):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+    def peak(name: str) -> int:
+        command = [sys.executable, "-c", BOMB, str(folder), str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(done.stdout.split()[-1])
+
+    normal = peak("normal")
+    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")  # 400 Mpx in 50 kB
+    Image.new("1", (9_000, 9_000)).save(folder / "small bomb.png")  # below Pillow's own limit
+    assert peak("bombed") < 1.5 * normal
+    lines = (tmp_path / "bombed/skipped.jsonl").read_text().splitlines()
+    reasons = [json.loads(line) for line in lines]
+    assert {r["file_name"] for r in reasons} == {"bomb.png", "small bomb.png"}
+    assert all("too large" in r["reason"] for r in reasons)

@@ -1,0 +1,72 @@
+"""Ids of clusters, categories and stuff targets."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from u2seg.errors import UserError
+from u2seg.structures.labels import LabelSpace
+
+SPACE = LabelSpace(num_things=800, num_stuff=27)
+
+
+def test_published_numbering() -> None:
+    # 800 clusters and STEGO's 27 classes: things 1..800, stuff 801..827, target 1..27.
+    assert [SPACE.thing_category(c) for c in (0, 799)] == [1, 800]
+    assert [SPACE.stuff_category(c) for c in (0, 26)] == [801, 827]
+    assert [SPACE.stuff_target(c) for c in (0, 26)] == [1, 27]
+    assert SPACE.semantic_classes == 28
+    assert [SPACE.is_thing(c) for c in (1, 800, 801, 827)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: LabelSpace(0, 5), "thing clusters must be >= 1, got 0"),
+        (lambda: LabelSpace(1, 255), r"0\.\.254.*got 255"),
+        (lambda: LabelSpace(1, -1), "got -1"),
+        (lambda: LabelSpace(2, 0, ("a",)), "2 thing clusters but 1 thing names"),
+        (lambda: LabelSpace(1, 2, (), ("a",)), "2 stuff clusters but 1 stuff names"),
+        (lambda: SPACE.thing_category(800), r"thing cluster 800 is outside 0\.\.799"),
+        (lambda: SPACE.thing_category(-1), "-1 is outside"),
+        (lambda: SPACE.stuff_category(27), r"stuff cluster 27 is outside 0\.\.26"),
+        (lambda: SPACE.stuff_target(-1), "-1 is outside"),
+        (lambda: SPACE.is_thing(0), r"category id 0 is outside 1\.\.827"),
+        (lambda: SPACE.is_thing(828), "828 is outside"),
+        (lambda: SPACE.name(0), "0 is outside"),
+        (lambda: LabelSpace.from_json({"num_things": 1}), "num_stuff"),
+        (lambda: LabelSpace.from_json({"num_things": "many"}), "lacks or garbles"),
+    ],
+)
+def test_ids_out_of_range_are_user_errors(call: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call()  # type: ignore[operator]
+
+
+def test_names() -> None:
+    space = LabelSpace(2, 1, ("cat", "dog"), ("sky",))
+    assert [space.name(c) for c in (1, 2, 3)] == ["cat", "dog", "sky"]
+    assert LabelSpace(2, 1).name(3) == "stuff_0"
+
+
+def test_categories_are_in_order_with_distinct_colours() -> None:
+    rows = SPACE.categories()
+    assert [row["id"] for row in rows] == list(range(1, 828))
+    assert [row["isthing"] for row in rows] == [1] * 800 + [0] * 27
+    small = LabelSpace(20, 10).colors()
+    assert small.dtype == np.uint8
+    assert len({tuple(row) for row in small.tolist()}) == 30
+
+
+def test_json_round_trip() -> None:
+    space = LabelSpace(2, 1, ("cat", "dög"), ("sky",))
+    assert LabelSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+def test_no_stuff_at_all() -> None:
+    space = LabelSpace(2, 0)
+    assert space.semantic_classes == 1
+    assert len(space.categories()) == 2

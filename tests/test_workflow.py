@@ -1,0 +1,112 @@
+"""The whole run on a few tiny scenes: label, train, evaluate, predict, report, and again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import FAST
+from u2seg.errors import UserError
+from u2seg.io.jsonfile import read_json
+from u2seg.scenes.export import SceneSettings, write_scenes
+from u2seg.workflow import run_everything
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart" / "scenes.yaml"
+SHORT = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.IMS_PER_BATCH", "2"]
+
+
+def arguments(root: Path, *opts: str) -> argparse.Namespace:
+    data = root / "data"
+    return argparse.Namespace(
+        config_file=str(CONFIG),
+        images=data / "images" / "train",
+        output_dir=root / "run",
+        truth=data,
+        baseline=True,
+        debug=False,
+        opts=[*FAST, *SHORT, *opts],
+    )
+
+
+@pytest.mark.d2
+@pytest.mark.slow
+def test_everything_once_again_and_not_mixed(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "data", SceneSettings(train=4, val=2, size=64))
+    told = run_everything(arguments(tmp_path))
+    run = tmp_path / "run"
+    assert "untrained model: PQ" in told and "trained / untrained" in told
+    trained = read_json(run / "train/evaluation/metrics.json")
+    assert trained["protocol"]["images"] == 2
+    assert read_json(run / "untrained/metrics.json")["protocol"]["images"] == 2
+    assert len(list((run / "predictions/pictures").glob("*.png"))) == 4
+    page = (run / "report.html").read_text()
+    assert "Loss curves" in page and "<script" not in page
+    seconds = read_json(run / "train/timings.json")
+
+    model = (run / "train/model_final.pth").read_bytes()
+    assert run_everything(arguments(tmp_path)).splitlines()[1] == told.splitlines()[1]
+    assert (run / "train/model_final.pth").read_bytes() == model
+    assert read_json(run / "train/timings.json") == seconds
+
+    with pytest.raises(UserError, match=r"trained with other opts.*never\s+mixed"):
+        run_everything(arguments(tmp_path, "SOLVER.BASE_LR", "0.5"))
+
+
+def test_missing_folders_are_named_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"image folder .* does not exist"):
+        run_everything(arguments(tmp_path))
+    (tmp_path / "data/images/train").mkdir(parents=True)
+    wrong = arguments(tmp_path)
+    wrong.truth = tmp_path / "nowhere"
+    with pytest.raises(UserError, match="--truth"):
+        run_everything(wrong)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.d2
+def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
+    """U2SEG.MASKS.PROPOSER cutler by the labelling tool, with a small random Mask R-CNN."""
+    import torch
+    import yaml
+    from detectron2 import model_zoo
+    from detectron2.modeling import build_model
+
+    from u2seg.engine.setup import build_stock_cfg
+    from u2seg.workflow import label_folder
+
+    write_scenes(tmp_path / "data", SceneSettings(train=3, val=1, size=64))
+    base = model_zoo.get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+    model = {
+        "RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
+        "FPN": {"OUT_CHANNELS": 16},
+        "ROI_HEADS": {"NUM_CLASSES": 1},
+        "ROI_BOX_HEAD": {"FC_DIM": 16},
+        "ROI_MASK_HEAD": {"CONV_DIM": 8, "NUM_CONV": 1},
+    }
+    config, weights = tmp_path / "stock.yaml", tmp_path / "stock.pth"
+    config.write_text(yaml.safe_dump({"_BASE_": base, "MODEL": model}))
+    torch.manual_seed(0)
+    stock = build_model(build_stock_cfg(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]))
+    torch.save({"model": stock.state_dict()}, weights)
+    told = label_folder(
+        argparse.Namespace(
+            config_file=str(CONFIG),
+            images=tmp_path / "data/images/train",
+            output_dir=tmp_path / "labels",
+            stages="masks",
+            overwrite=False,
+            dry_run=0,
+            opts=[
+                *FAST, "U2SEG.MASKS.PROPOSER", "cutler", "U2SEG.MASKS.DETECTOR_SCORE", "0.1",
+                "U2SEG.MASKS.DETECTOR_CONFIG", str(config), "U2SEG.FEATURES.DEVICE", "cpu",
+                "U2SEG.MASKS.DETECTOR_WEIGHTS", str(weights),
+            ],
+        )
+    )  # fmt: skip
+    assert told == f"labels are in {tmp_path / 'labels'}"
+    parts = sorted((tmp_path / "labels/masks").glob("part-*.json"))
+    entries = [entry for part in parts for entry in read_json(part)]
+    assert entries and min(entry["score"] for entry in entries) >= 0.1
+    assert set(read_json(tmp_path / "labels/masks/plan.json")["detector"]) == {"config", "weights"}

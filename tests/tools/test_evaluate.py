@@ -1,0 +1,66 @@
+"""tools/evaluate.py: prints the tables, writes the file, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from u2seg.structures.labels import LabelSpace
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate.py"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[object]:
+    space = LabelSpace(num_things=3, num_stuff=2)
+    folder = write_predictions(tmp_path / "p", relabelled({1: 3, 2: 1, 3: 5, 4: 4}), space)
+    truth = write_truth(tmp_path)
+    return [
+        *("--predictions", folder),
+        *("--truth-json", truth.panoptic_json),
+        *("--truth-pngs", truth.panoptic_pngs),
+    ]
+
+
+def test_tables_and_files(arguments: list[object], tmp_path: Path) -> None:
+    done = run(*arguments, "--per-class", "U2SEG.EVAL.MATCHING", "majority")
+    assert done.returncode == 0, done.stderr
+    assert "majority matching, fitted on the scored split" in done.stdout
+    assert ["all", "100.00", "100.00", "100.00", "4"] in [
+        line.split() for line in done.stdout.splitlines()
+    ]
+    assert "dog" in done.stdout
+    metrics = json.loads((tmp_path / "p/metrics.json").read_text())
+    assert metrics["protocol"]["matching"] == "majority"
+    again = run(*arguments, "--mapping", tmp_path / "p/mapping.json")
+    assert again.returncode == 0 and "mapping.json" in again.stdout
+
+
+def test_errors_end_with_2_and_one_line(arguments: list[object], tmp_path: Path) -> None:
+    (tmp_path / "p/instances.json").unlink()
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+    assert "instances.json does not exist" in done.stderr
+    assert "Traceback" in run(*arguments, "--debug").stderr
+
+
+def test_a_misspelt_key_is_named(arguments: list[object]) -> None:
+    done = run(*arguments, "U2SEG.EVAL.MACHING", "majority")
+    assert done.returncode == 2
+    assert "Did you mean U2SEG.EVAL.MATCHING?" in done.stderr
+
+
+def test_help_is_quick() -> None:
+    done = run("--help")
+    assert done.returncode == 0 and "--truth-json" in done.stdout

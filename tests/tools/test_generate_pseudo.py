@@ -1,0 +1,166 @@
+"""The labelling tool as a person meets it: help, exit codes, messages without tracebacks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.pipeline.conftest import FAST, tree
+from u2seg.scenes.compose import compose_scene
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "generate_pseudo.py"
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        image = compose_scene(np.random.default_rng(i), 64).image
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text("MODEL:\n  MASK_ON: True\nU2SEG:\n  RUN: {SHARD_SIZE: 2}\n")
+    return path
+
+
+def arguments(config: Path, photos: Path, output: Path, *extra: str) -> list[str]:
+    return [
+        "--config-file", str(config), "--images", str(photos), "--output-dir", str(output), *extra,
+    ]  # fmt: skip
+
+
+WRONG = {
+    "misspelt key": (["U2SEG.MASKS.TAO", "0.2"], "Did you mean U2SEG.MASKS.TAU"),
+    "misspelt section": (["U2SEG.MASK.TAU", "0.2"], "Did you mean U2SEG.MASKS"),
+    "wrong type": (["U2SEG.MASKS.TAU", "much"], "expected float"),
+    "out of range": (["U2SEG.MASKS.TAU", "7"], "-1..1"),
+    "odd number of words": (["U2SEG.MASKS.TAU"], "pairs KEY VALUE"),
+    "unknown extractor": (["U2SEG.FEATURES.NAME", "dino_vits9"], "Did you mean 'dino_vits8'"),
+    "unknown refiner": (["U2SEG.MASKS.REFINER", "crf"], "known are dense_crf, none"),
+    "missing weights": (
+        ["U2SEG.FEATURES.NAME", "dino_vits8", "U2SEG.FEATURES.WEIGHTS", "/no/w.pth"],
+        "weight file /no/w.pth does not exist",
+    ),
+    "unknown stage": (["--stages", "mask"], "known are masks, clusters"),
+    "negative dry run": (["--dry-run", "-3"], "expected a number of images"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_usage_errors_exit_with_2_and_a_message(
+    case: str, config: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra, message = WRONG[case]
+    code = load(TOOL).main(arguments(config, photos, tmp_path / "out", *extra))
+    told = capsys.readouterr().err
+    assert code == 2
+    assert message in told
+    assert "Traceback" not in told
+
+
+def test_debug_shows_the_traceback(
+    config: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = ["--debug", "U2SEG.MASKS.TAU", "7"]
+    assert load(TOOL).main(arguments(config, photos, tmp_path / "out", *extra)) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_missing_config_empty_folder_and_unwritable_output(
+    config: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = load(TOOL).main
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(arguments(tmp_path / "no.yaml", photos, tmp_path / "out")) == 2
+    assert main(arguments(config, empty, tmp_path / "out")) == 2
+    assert main(arguments(config, photos, Path("/proc/out"))) == 2
+    told = capsys.readouterr().err
+    assert "no.yaml does not exist" in told and "no image found" in told
+    assert "cannot write" in told and "Traceback" not in told
+
+
+def test_help_has_examples_and_loads_no_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(TOOL), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "examples:" in done.stdout and "--dry-run" in done.stdout
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in loaded and "torch" not in loaded
+
+
+def test_dry_run_prints_an_estimate(
+    config: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = ["--dry-run", "2", *FAST]
+    assert load(TOOL).main(arguments(config, photos, tmp_path / "out", *extra)) == 0
+    assert "hours for 4" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "images.json").exists()  # only out/dry-run
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_gives_the_same_bytes(
+    config: Path, photos: Path, tmp_path: Path
+) -> None:
+    def command(output: Path) -> list[str]:
+        return [sys.executable, str(TOOL), *arguments(config, photos, output, *FAST)]
+
+    subprocess.run(command(tmp_path / "calm"), check=True, capture_output=True)
+    output = tmp_path / "killed"
+    for milestone in ("images.json", "masks/plan.json", "semantics/plan.json"):
+        process = subprocess.Popen(
+            command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while not (output / milestone).exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command(output), check=True, capture_output=True)
+    assert tree(output) == tree(tmp_path / "calm")
+
+
+def test_an_unset_output_folder_is_refused(
+    config: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config-file", str(config), "--images", str(photos), "--output-dir", ""]
+    with pytest.raises(SystemExit) as error:
+        load(TOOL).main(words)
+    assert error.value.code == 2
+    assert "the folder name is empty" in capsys.readouterr().err
+
+
+def test_the_whole_run_wants_its_truth_before_it_labels(
+    config: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*arguments(config, photos, tmp_path / "out"), "--truth", str(tmp_path / "absent")]
+    assert load(ROOT / "tools" / "run_pipeline.py").main(words) == 2
+    assert "absent does not exist (--truth)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

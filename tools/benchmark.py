@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Measure speed and memory beside peers, in one run; exit code 1 if a target is missed.
+
+python tools/benchmark.py masks [--json FILE] [--repeats 5] [--rows cut,crf]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("suite", choices=["masks"], help="what to measure")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows here")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed calls a side")
+    parser.add_argument(
+        "--rows", default="", metavar="A,B", help="only these (an unknown name lists them)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print the table, write the JSON; return the exit code."""
+    args = parse_args(argv)
+    from u2seg.benchmark import rows as table
+    from u2seg.benchmark.masks import run
+    from u2seg.cli import run_tool, setup_logging
+    from u2seg.io.atomic import write_json
+
+    def body() -> int:
+        names = [name.strip() for name in args.rows.split(",") if name.strip()]
+        machine, rows = run(names, args.repeats)
+        print(table.format_table(machine, rows))
+        if args.json:
+            write_json(args.json, table.to_json(machine, rows), indent=1)
+        return table.exit_code(rows)
+
+    setup_logging(args.debug)
+    return run_tool(body, args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Score a folder of predictions against COCO panoptic truth: AP, AR, mIoU, PQ.
+
+python tools/evaluate.py --predictions DIR --truth-json JSON --truth-pngs DIR [KEY VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--predictions", required=True, metavar="DIR", help="result folder")
+    parser.add_argument("--truth-json", required=True, metavar="J", help="COCO panoptic JSON")
+    parser.add_argument("--truth-pngs", required=True, metavar="DIR", help="its PNG folder")
+    parser.add_argument("--config-file", metavar="YAML", help="settings (U2SEG.EVAL is read)")
+    parser.add_argument(
+        "--mapping", metavar="FILE", help="mapping.json of an earlier run instead of a new fit"
+    )
+    parser.add_argument("--per-class", action="store_true", help="print a row per class")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate, print the tables, write metrics.json; return the exit code."""
+    args = parse_args(argv)
+    from pathlib import Path
+
+    from u2seg.cli import run_tool, setup_logging
+    from u2seg.config.load import load_settings
+    from u2seg.evaluation import GroundTruth, evaluate_folder, format_metrics
+
+    def body() -> int:
+        settings = load_settings(args.config_file, args.opts).eval
+        truth = GroundTruth(Path(args.truth_json), Path(args.truth_pngs))
+        mapping = Path(args.mapping) if args.mapping else None
+        metrics = evaluate_folder(Path(args.predictions), truth, settings, mapping)
+        print(format_metrics(metrics, per_class=args.per_class))
+        return 0
+
+    setup_logging(args.debug)
+    return run_tool(body, args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

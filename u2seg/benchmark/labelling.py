@@ -1,0 +1,151 @@
+"""Rows of a whole image on the CPU: time beside the bare ViT, and a worker's peak memory."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from u2seg.benchmark.inputs import (
+    REFERENCE_CUTS,
+    Sizes,
+    bare_vit,
+    save_photograph,
+    synthetic_features,
+    vit_flops,
+    vit_settings,
+)
+from u2seg.benchmark.rows import Row, Target, judged
+from u2seg.benchmark.setting import Setting
+from u2seg.benchmark.timing import alternate
+from u2seg.errors import StageError
+from u2seg.features import FeatureExtractor, build_extractor
+from u2seg.io.images import read_image
+from u2seg.masks.propose import propose_masks
+from u2seg.structures.features import PatchFeatures
+
+Images = Sequence[npt.NDArray[np.uint8]]
+TIME_FACTOR = Target("<=", 1.35)
+MEMORY_LIMIT = Target("<=", 1.5, "ours")
+VIT_PARAMETERS = {"s": 22e6, "b": 86e6}
+LIMIT_S = 900
+
+
+def label_images(
+    extractor: FeatureExtractor, images: Images, cut_in: PatchFeatures, side: int
+) -> list[dict[str, Any]]:
+    """Return COCO results of some images: extract features, cut, refine, encode.
+
+    The features of a ViT with random weights hold no objects, and an image without masks would
+    skip the CRF. So features are extracted, and the cuts are made in ``cut_in``.
+
+    Args:
+        extractor: Of the features whose time is spent.
+        images: (H, W, 3) uint8.
+        cut_in: The features that are cut.
+        side: Pixels a side at which masks are refined.
+    """
+    results = []
+    for index, (image, _) in enumerate(zip(images, extractor.extract(images, "key"), strict=True)):
+        masks = propose_masks(image, cut_in, (side, side), REFERENCE_CUTS)
+        results += [mask.to_result(index) for mask in masks]
+    return results
+
+
+def bare_forward(sizes: Sizes, batch: int, device: str = "cpu") -> Callable[[], Any]:
+    """Return a call that runs the ViT on a batch of ready inputs and does nothing else."""
+    import torch
+
+    model = bare_vit(sizes.vit).to(device)
+    pixels = torch.zeros(batch, 3, sizes.side, sizes.side, device=device)
+
+    def forward() -> Any:
+        with torch.inference_mode():
+            return model.forward_features(pixels)
+
+    return forward
+
+
+def labelling(setting: Setting) -> Row:
+    """Return the row of one image, from its JPEG file to encoded masks."""
+    sizes = setting.sizes
+    cut_in = synthetic_features(sizes)
+    with tempfile.TemporaryDirectory() as name:
+        photo = save_photograph(Path(name) / "photo.jpg", sizes.side)
+        extractor = build_extractor(vit_settings(sizes, Path(name)))
+        pair = alternate(
+            "labelling",
+            lambda: label_images(extractor, [read_image(photo)], cut_in, sizes.side),
+            bare_forward(sizes, 1),
+            setting.repeats,
+        )
+    return judged(
+        "labelling",
+        pair.ours,
+        pair.peer,
+        ratio=pair.ours / pair.peer,
+        unit="s",
+        target=TIME_FACTOR,
+        floor=vit_flops(sizes) / setting.rates.flops,
+        note=f"{sizes.vit}, random weights, {len(pair.our_result)} masks from synthetic features "
+        "(a random ViT sees no objects); floor: the ViT's matrix products",
+    )
+
+
+def memory(setting: Setting) -> Row:
+    """Return the row of peak resident memory, beside a process that only runs the ViT."""
+    sizes = setting.sizes
+    peaks: dict[str, list[float]] = {"label": [], "vit": []}
+    with tqdm(total=2 * setting.repeats, desc="memory", leave=False) as bar:
+        for _ in range(setting.repeats):
+            for mode, seen in peaks.items():
+                seen.append(worker_peak(mode, setting))
+                bar.update()
+    ours, peer = (statistics.median(seen) for seen in peaks.values())
+    dim = 768 if "vitb" in sizes.vit else 384
+    weights = 4 * VIT_PARAMETERS["b" if "vitb" in sizes.vit else "s"]
+    patches = sizes.grid**2
+    # The perceptron's hidden layer is the largest activation: 4 d per token.
+    counted = weights + sizes.batch * (patches + 1) * 4 * dim * 4 + patches**2 / 8
+    return judged(
+        "memory",
+        ours,
+        peer,
+        ratio=ours / peer,
+        unit="GB",
+        target=MEMORY_LIMIT,
+        floor=counted / 1e9,
+        note=f"peak resident memory of a fresh process (largest {max(peaks['label']):.2f} GB), "
+        f"libraries included, {sizes.batch} images a forward pass; the peer process runs the "
+        "ViT alone; floor: weights, largest activation and bits, without libraries",
+    )
+
+
+def worker_peak(mode: str, setting: Setting) -> float:
+    """Return the peak resident memory in GB of a child process, see ``worker``.
+
+    Raises:
+        StageError: if the child fails.
+    """
+    sizes = setting.sizes
+    task = {
+        "mode": mode,
+        "threads": setting.threads,
+        "sizes": {"grid": sizes.grid, "vit": sizes.vit, "batch": sizes.batch},
+    }
+    command = [sys.executable, "-m", "u2seg.benchmark.worker", json.dumps(task)]
+    done = subprocess.run(  # noqa: S603 - our own module
+        command, capture_output=True, text=True, check=False, timeout=LIMIT_S
+    )
+    if done.returncode != 0:
+        raise StageError(f"the memory worker {mode!r} failed: {done.stderr[-2000:]}")
+    return float(json.loads(done.stdout.splitlines()[-1])["peak_gb"])

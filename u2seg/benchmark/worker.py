@@ -1,0 +1,59 @@
+"""A process of its own whose peak memory is measured; ``labelling.worker_peak`` starts it.
+
+``python -m u2seg.benchmark.worker TASK`` with TASK as JSON: ``mode`` (``label``: features,
+cuts, CRF and encoding of one batch; ``vit``: one forward pass), ``threads``, ``sizes``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def peak_gb() -> float:
+    """Return this process's peak resident memory in GB (1e9 bytes).
+
+    Linux keeps the high-water mark of the process that started this one in ``getrusage``
+    through ``exec``; the status file counts this program alone.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def main(argv: list[str]) -> int:
+    """Do the task, write ``{"peak_gb": ...}`` as the last line of the output."""
+    task: dict[str, Any] = json.loads(argv[0])
+    import torch
+
+    from u2seg.benchmark.inputs import Sizes, save_photograph, synthetic_features, vit_settings
+    from u2seg.benchmark.labelling import bare_forward, label_images
+    from u2seg.features import build_extractor
+    from u2seg.io.images import read_image
+
+    torch.set_num_threads(int(task["threads"]))
+    sizes = Sizes(**task["sizes"])
+    if task["mode"] == "vit":
+        bare_forward(sizes, sizes.batch)()
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            photo = save_photograph(Path(name) / "photo.jpg", sizes.side)
+            settings = vit_settings(sizes, Path(name), batch=sizes.batch)
+            extractor = build_extractor(settings)
+            images = [read_image(photo) for _ in range(sizes.batch)]
+            label_images(extractor, images, synthetic_features(sizes), sizes.side)
+    sys.stdout.write(json.dumps({"peak_gb": peak_gb()}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

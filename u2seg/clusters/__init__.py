@@ -1,0 +1,1 @@
+"""Masks and patch features -> the same id for similar objects: descriptors, K-means."""

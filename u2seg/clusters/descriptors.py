@@ -1,0 +1,128 @@
+"""One descriptor per mask: the mean patch feature inside it, or the crop to embed.
+
+Shapes: n masks, D channels, h x w patches, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from u2seg.structures.features import PatchFeatures
+from u2seg.structures.masks import mask_box
+
+Mask = npt.NDArray[np.bool_]
+
+
+def masked_mean(features: PatchFeatures, masks: Sequence[Mask]) -> npt.NDArray[np.float32]:
+    """Return the mean patch feature under every mask.
+
+    Every patch counts with the share of its image rectangle that the mask covers, computed
+    exactly for any image size, so a mask smaller than a patch has that patch's feature.
+
+    Args:
+        features: Patch features of the image.
+        masks: n masks, each (H, W) bool with (H, W) = ``features.image_size``; may be none.
+
+    Returns:
+        (n, D) float32, in the order of ``masks``.
+
+    Raises:
+        ValueError: if a mask has another shape or is empty.
+
+    Examples:
+        Two patches side by side; the mask covers all of the first, a third of the second.
+
+        >>> features = PatchFeatures(np.array([[[1.0, 5.0]]], dtype=np.float32), (1, 6))
+        >>> masked_mean(features, [np.array([[1, 1, 1, 1, 0, 0]], dtype=bool)]).tolist()
+        [[2.0]]
+    """
+    depth = features.grid.shape[0]
+    values = features.grid.reshape(depth, -1).astype(np.float64)
+    result = np.empty((len(masks), depth), dtype=np.float32)
+    rows = _overlap(features.shape[0], features.image_size[0])
+    cols = _overlap(features.shape[1], features.image_size[1])
+    for index, mask in enumerate(masks):
+        _check_mask(mask, features.image_size, index)
+        weights = (cols @ (rows @ mask.astype(np.float64)).T).T.ravel()
+        touched = np.flatnonzero(weights)
+        result[index] = values[:, touched] @ weights[touched] / weights.sum()
+    return result
+
+
+def patch_coverage(mask: Mask, grid: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return the share of every patch's rectangle that a mask covers.
+
+    Args:
+        mask: (H, W) bool.
+        grid: (h, w).
+
+    Returns:
+        (h, w) float64 in 0..1.
+
+    Examples:
+        >>> patch_coverage(np.array([[1, 1, 0]], dtype=bool), (1, 2)).round(6).tolist()
+        [[1.0, 0.333333]]
+    """
+    height, width = mask.shape
+    covered = _overlap(grid[1], width) @ (_overlap(grid[0], height) @ mask.astype(np.float64)).T
+    area = (height / grid[0]) * (width / grid[1])
+    return np.asarray(covered.T / area, dtype=np.float64)
+
+
+def mask_crops(image: npt.NDArray[np.uint8], masks: Sequence[Mask]) -> list[npt.NDArray[np.uint8]]:
+    """Return the tight box crop of every mask, background included.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: n masks, each (H, W) bool.
+
+    Returns:
+        n copies (h, w, 3) uint8 RGB with h, w >= 1, in the order of ``masks``.
+
+    Raises:
+        ValueError: if a mask has another shape than the image or is empty.
+    """
+    crops = []
+    for index, mask in enumerate(masks):
+        _check_mask(mask, image.shape[:2], index)
+        x, y, width, height = (int(v) for v in mask_box(mask))
+        crops.append(image[y : y + height, x : x + width].copy())
+    return crops
+
+
+def normalize_rows(descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return rows scaled to unit Euclidean length; rows of zeros stay zero.
+
+    Examples:
+        >>> normalize_rows(np.array([[3, 4], [0, 0]], dtype=np.float32)).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    norms = np.linalg.norm(descriptors.astype(np.float64), axis=1, keepdims=True)
+    return (descriptors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+
+
+def _check_mask(mask: Mask, size: tuple[int, ...], index: int) -> None:
+    if mask.shape != tuple(size):
+        raise ValueError(f"mask {index} has shape {mask.shape}, its image {tuple(size)}")
+    if not mask.any():
+        raise ValueError(f"mask {index} is empty: it has no descriptor")
+
+
+def _overlap(parts: int, pixels: int) -> Any:
+    """Return the sparse (parts, pixels) length each of equal parts shares with each pixel."""
+    edges = np.arange(parts + 1) * (pixels / parts)
+    rows, cols, lengths = [], [], []
+    for part in range(parts):
+        first, last = edges[part], edges[part + 1]
+        for pixel in range(int(first), min(pixels, int(np.ceil(last)))):
+            length = min(last, pixel + 1) - max(first, pixel)
+            if length > 0:
+                rows.append(part)
+                cols.append(pixel)
+                lengths.append(length)
+    return sparse.csr_array((lengths, (rows, cols)), shape=(parts, pixels))

@@ -1,0 +1,75 @@
+"""Names and habits of older libraries that Detectron2 0.5 and 0.6 still count on.
+
+Each function mends one library, only where the name is gone, and may be called again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import importlib.util
+import sys
+import warnings
+from types import ModuleType
+
+_NUMPY_ALIASES = {"bool": bool, "int": int, "float": float, "object": object, "str": str}
+
+
+def mend_pillow() -> None:
+    """Give ``PIL.Image.LINEAR`` back (a default argument in 0.5 and 0.6); it is BILINEAR."""
+    from PIL import Image
+
+    if not hasattr(Image, "LINEAR"):
+        Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]
+
+
+def mend_numpy() -> None:
+    """Give ``np.int`` and its like back (in 0.5's dataset statistics and evaluators).
+
+    They were other names of the Python types until NumPy 1.24.
+    """
+    import numpy as np
+
+    for name, python_type in _NUMPY_ALIASES.items():
+        if name not in vars(np):
+            setattr(np, name, python_type)
+
+
+def mend_pkg_resources() -> None:
+    """Stand in for the one function of ``pkg_resources`` that the host's model zoo calls.
+
+    setuptools 81 dropped the module, and Python 3.12 environments have no setuptools at all.
+    """
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated as an API")
+    if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
+        return
+    module = ModuleType("pkg_resources")
+    module.__dict__["resource_filename"] = resource_filename
+    sys.modules["pkg_resources"] = module
+
+
+def resource_filename(package: str, resource: str) -> str:
+    """Return the path of a package's data file, as ``pkg_resources`` did.
+
+    Examples:
+        >>> resource_filename("u2seg", "py.typed").endswith("u2seg/py.typed")
+        True
+    """
+    return str(importlib.resources.files(package).joinpath(resource))
+
+
+def quiet_torch() -> None:
+    """Keep torch from warning about calls that only the host can change.
+
+    ``torch.meshgrid`` without ``indexing`` warns once per process, from C++: the call here uses
+    that up. (A filter would be lost with the ``catch_warnings`` block it is set in.) The
+    ``torch.cuda.amp`` classes the host's AMP trainer uses work as before.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.meshgrid(torch.zeros(1), torch.zeros(1))
+    warnings.filterwarnings(
+        "ignore", message=r"`torch\.cuda\.amp\.", category=FutureWarning
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Settings: one frozen dataclass per stage, YAML in, yacs node out. Knows no Detectron2."""

@@ -1,0 +1,398 @@
+"""Every setting of the package: default, unit, range, origin. The single statement of each.
+
+A field ``num_masks`` of section ``MASKS`` is the YAML and command-line key
+``U2SEG.MASKS.NUM_MASKS``. Values are validated when a settings object is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from u2seg.errors import UserError
+
+MAX_SEED = 2**32 - 1
+"""Largest seed that all libraries take."""
+
+
+def _require(ok: bool, key: str, value: Any, expected: str) -> None:
+    if not ok:
+        raise UserError(f"U2SEG.{key} is {value!r}, expected {expected}")
+
+
+def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:
+    _require(value in allowed, key, value, "one of " + ", ".join(allowed))
+
+
+def _check_crf(section: str, settings: Any) -> None:
+    for key in ("crf_gaussian_sxy", "crf_bilateral_sxy", "crf_bilateral_srgb"):
+        value = getattr(settings, key)
+        _require(value >= 0.01, f"{section}.{key.upper()}", value, ">= 0.01")
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Which files of the image folder are photographs, and how large they may be.
+
+    Args:
+        extensions: File name endings that are tried, lower case with the dot (upper case in file
+            names counts too); everything else is ignored.
+        max_pixels: Refuse larger images (bombs); pixels, > 0.
+    """
+
+    extensions: tuple[str, ...] = (
+        ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+    )  # fmt: skip
+    max_pixels: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        good = all(e.startswith(".") and e == e.lower() and len(e) > 1 for e in self.extensions)
+        expected = "at least one ending such as .jpg, lower case, with the dot"
+        _require(good and len(self.extensions) > 0, "IMAGES.EXTENSIONS", self.extensions, expected)
+        _require(self.max_pixels > 0, "IMAGES.MAX_PIXELS", self.max_pixels, "> 0")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Patch features.
+
+    Args:
+        name: A registered extractor: ``filter_bank`` (no weights) or a ViT such as
+            ``dino_vitb8`` (the paper's), ``dino_vits8``, ``dinov2_vits14``, ``dinov3_vits16``.
+        weights: Local file or URL of the ViT's weights; empty = download from the hub.
+        sha256: Expected digest of ``weights``; empty = unchecked.
+        image_size: Side of the resized image in pixels (MaskCut: 480); rounded to patches.
+        resize: ``square`` squashes to image_size x image_size (the reference), ``keep`` keeps
+            the aspect ratio with about the same number of patches.
+        patch_size: Side of a patch of ``filter_bank`` in pixels; a ViT has its own.
+        position_scale: ``filter_bank``: share of the image's side that counts as one kernel
+            width in the ``key`` facet; smaller = more compact masks, > 0.
+        precision: ``fp32`` or ``bf16`` for the ViT forward pass.
+        batch_size: Images per forward pass, >= 1.
+        device: ``auto`` (GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` ...
+    """
+
+    name: str = "filter_bank"
+    weights: str = ""
+    sha256: str = ""
+    image_size: int = 480
+    resize: str = "square"
+    patch_size: int = 8
+    position_scale: float = 0.33
+    precision: str = "fp32"
+    batch_size: int = 4
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 16, "FEATURES.IMAGE_SIZE", self.image_size, ">= 16")
+        _one_of("FEATURES.RESIZE", self.resize, ("square", "keep"))
+        _require(1 <= self.patch_size <= 64, "FEATURES.PATCH_SIZE", self.patch_size, "1..64")
+        _require(self.position_scale > 0, "FEATURES.POSITION_SCALE", self.position_scale, "> 0")
+        _one_of("FEATURES.PRECISION", self.precision, ("fp32", "bf16"))
+        _require(self.batch_size >= 1, "FEATURES.BATCH_SIZE", self.batch_size, ">= 1")
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """Class-agnostic masks (CutLER commit cca0a27, maskcut/maskcut.py).
+
+    Args:
+        proposer: A registered mask proposer: ``maskcut``; ``tokencut`` (one cut; published with
+            tau 0.2); ``cutler`` (what a trained Detectron2 model predicts, not refined again).
+        tau: Affinity threshold on the cosine similarity of two patches, -1..1. 0.15 made the
+            released ImageNet labels (for DINO keys).
+        eps: Affinity below the threshold, > 0.
+        num_masks: Cuts per image, N >= 1.
+        max_overlap: A cut whose IoU with the previous mask is above this is dropped, 0..1.
+        min_area: A later cut that covers no more than this share of the patches is dropped.
+        max_area: A cut that covers more than this share of the image is dropped; 1 = never
+            (the reference).
+        rule: After a refused cut, ``stop`` ends the search; ``released`` cuts the same graph
+            again and accepts the result, as the published code does.
+        painted: What becomes of patches under earlier masks: ``isolate`` keeps them as nodes
+            without edges (the reference), ``exclude`` removes them and goes on after a refused
+            cut.
+        backend: ``cpu`` cuts image by image; ``torch`` cuts batches where the features are (a
+            ViT's, MaskCut only), with the same masks; ``auto``: ``torch`` for features on a GPU.
+        detector_config: ``cutler``: YAML config of the model, Detectron2's own or this package's.
+        detector_weights: ``cutler``: local checkpoint, ``.pth`` or ``.pkl``.
+        detector_score: ``cutler``: masks with a lower score are dropped, 0..1.
+        detector_nms: ``cutler``: of two masks, of any class, with a higher IoU the one with the
+            lower score is dropped, 0..1; 1 = never.
+        tiles: Second pass for small objects: the masks of T x T overlapping tiles of the
+            photograph, each resized like a photograph, are added where the first pass found
+            nothing. 0 = off.
+        tile_max_area: Largest mask of a tile that counts, share of the tile, 0..1.
+        refiner: A registered mask refiner: ``dense_crf`` or ``none``.
+        min_refine_iou: Drop a mask whose IoU before / after refinement is below this, 0..1.
+        crf_iterations: Mean-field iterations, >= 1.
+        crf_gaussian_sxy, crf_gaussian_weight: Smoothness kernel: pixels, >= 0.01; weight.
+        crf_bilateral_sxy, crf_bilateral_srgb, crf_bilateral_weight: Appearance kernel: pixels,
+            grey levels 0..255, both >= 0.01; weight.
+    """
+
+    proposer: str = "maskcut"
+    tau: float = 0.15
+    eps: float = 1e-5
+    num_masks: int = 3
+    max_overlap: float = 0.5
+    min_area: float = 0.01
+    max_area: float = 1.0
+    rule: str = "stop"
+    painted: str = "isolate"
+    backend: str = "auto"
+    detector_config: str = ""
+    detector_weights: str = ""
+    detector_score: float = 0.5
+    detector_nms: float = 0.5
+    tiles: int = 0
+    tile_max_area: float = 0.25
+    refiner: str = "dense_crf"
+    min_refine_iou: float = 0.5
+    crf_iterations: int = 10
+    crf_gaussian_sxy: float = 3.0
+    crf_gaussian_weight: float = 7.0
+    crf_bilateral_sxy: float = 50.0
+    crf_bilateral_srgb: float = 5.0
+    crf_bilateral_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require(-1 <= self.tau <= 1, "MASKS.TAU", self.tau, "-1..1")
+        _require(0 < self.eps < 1, "MASKS.EPS", self.eps, "0 < eps < 1")
+        _require(self.num_masks >= 1, "MASKS.NUM_MASKS", self.num_masks, ">= 1")
+        for key in (
+            "max_overlap", "min_area", "max_area", "min_refine_iou", "detector_score",
+            "detector_nms", "tile_max_area",
+        ):  # fmt: skip
+            value = getattr(self, key)
+            _require(0 <= value <= 1, f"MASKS.{key.upper()}", value, "0..1")
+        _one_of("MASKS.RULE", self.rule, ("stop", "released"))
+        _one_of("MASKS.PAINTED", self.painted, ("isolate", "exclude"))
+        _one_of("MASKS.BACKEND", self.backend, ("auto", "cpu", "torch"))
+        known = self.tiles == 0 or 2 <= self.tiles <= 8
+        _require(known, "MASKS.TILES", self.tiles, "0 (off) or 2..8")
+        _require(self.crf_iterations >= 1, "MASKS.CRF_ITERATIONS", self.crf_iterations, ">= 1")
+        _check_crf("MASKS", self)
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """One id for similar objects: K-means over the masks of the whole data set.
+
+    Args:
+        num_clusters: K >= 1: the one key from which NUM_CLASSES of the ROI heads follows.
+            Published: 300, 800, 2911.
+        descriptor: ``masked_mean`` (mean patch feature inside the mask) or ``crop_cls`` (CLS
+            token of the box crop; the published choice, needs a ViT).
+        normalize: Scale descriptors to unit length first.
+        backend: ``auto`` (faiss if installed), ``faiss`` or ``sklearn``.
+        iterations: Lloyd iterations at most, >= 1.
+        restarts: Starts of which the best is kept, >= 1.
+        centroids: Path of a saved ``centroids.npy`` to assign to instead of fitting.
+        seed: 0..2^32 - 1.
+    """
+
+    num_clusters: int = 300
+    descriptor: str = "masked_mean"
+    normalize: bool = True
+    backend: str = "auto"
+    iterations: int = 100
+    restarts: int = 1
+    centroids: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.num_clusters >= 1, "CLUSTERS.NUM_CLUSTERS", self.num_clusters, ">= 1")
+        _one_of("CLUSTERS.DESCRIPTOR", self.descriptor, ("masked_mean", "crop_cls"))
+        _one_of("CLUSTERS.BACKEND", self.backend, ("auto", "faiss", "sklearn"))
+        _require(self.iterations >= 1, "CLUSTERS.ITERATIONS", self.iterations, ">= 1")
+        _require(self.restarts >= 1, "CLUSTERS.RESTARTS", self.restarts, ">= 1")
+        _require(0 <= self.seed <= MAX_SEED, "CLUSTERS.SEED", self.seed, f"0..{MAX_SEED}")
+
+
+@dataclass(frozen=True)
+class SemanticSettings:
+    """A stuff label for every pixel (STEGO commit eb4d6b5).
+
+    Args:
+        method: A registered semantic segmenter: ``stego``.
+        num_classes: S, 1..254 stuff clusters; the semantic head has S + 1 classes.
+        code_dim: Channels of the code, >= 1 (70).
+        dropout: Feature dropout while training, 0..1 (0.1).
+        steps: Optimiser steps, >= 1 (5000).
+        batch_size: Images per step, >= 2 (16).
+        lr, probe_lr: Adam learning rates of the head and of the cluster probe.
+        samples: Random positions per side and image, S x S of them (11).
+        neighbors: Nearest neighbours an image is paired with (7).
+        neg_samples: Random pairings per step (5).
+        weight_neg, weight_inter, weight_intra: Loss weights (random, neighbour, self).
+        shift_neg, shift_inter, shift_intra: Loss shifts b. Defaults: the published
+            COCO-Stuff-27 values for ViT-S; for ViT-B (weights 0.1538, 1, 0.1, shifts 1, 0.2,
+            0.12) they are in ``configs/Base-U2Seg-R50-FPN.yaml``.
+        pointwise, zero_clamp, stabilize: Variants of the correspondence loss.
+        dense_codes: Run the head on whole grids and sample its codes (the reference) instead of
+            on sampled features, which is several times cheaper.
+        probe_start: ``kmeans`` starts the cluster probe from K-means of the codes when a quarter
+            of the steps is left; ``random`` from random directions (the reference).
+        max_pixels: Maps of larger images are computed at this many pixels and enlarged, >= 1
+            (320 x 320, where the reference evaluates and its CRF is tuned).
+        crf: Refine the predicted map with a dense CRF.
+        flip: Average code over the image and its mirror image.
+        crf_*: As in ``MaskSettings``; defaults are STEGO's.
+        seed: 0..2^32 - 1.
+    """
+
+    method: str = "stego"
+    num_classes: int = 27
+    code_dim: int = 70
+    dropout: float = 0.1
+    steps: int = 5000
+    batch_size: int = 16
+    lr: float = 5e-4
+    probe_lr: float = 5e-3
+    samples: int = 11
+    neighbors: int = 7
+    neg_samples: int = 5
+    weight_neg: float = 0.63
+    weight_inter: float = 0.25
+    weight_intra: float = 0.67
+    shift_neg: float = 0.66
+    shift_inter: float = 0.02
+    shift_intra: float = 0.08
+    pointwise: bool = True
+    zero_clamp: bool = True
+    stabilize: bool = False
+    dense_codes: bool = False
+    probe_start: str = "kmeans"
+    max_pixels: int = 102_400
+    crf: bool = True
+    flip: bool = True
+    crf_iterations: int = 10
+    crf_gaussian_sxy: float = 1.0
+    crf_gaussian_weight: float = 3.0
+    crf_bilateral_sxy: float = 67.0
+    crf_bilateral_srgb: float = 3.0
+    crf_bilateral_weight: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.num_classes <= 254, "SEMANTICS.NUM_CLASSES", self.num_classes, "1..254")
+        _require(0 <= self.dropout < 1, "SEMANTICS.DROPOUT", self.dropout, "0 <= p < 1")
+        _one_of("SEMANTICS.PROBE_START", self.probe_start, ("kmeans", "random"))
+        counts = ("code_dim", "steps", "samples", "neighbors", "neg_samples", "crf_iterations")
+        for key in (*counts, "max_pixels"):
+            value = getattr(self, key)
+            _require(value >= 1, f"SEMANTICS.{key.upper()}", value, ">= 1")
+        _require(self.batch_size >= 2, "SEMANTICS.BATCH_SIZE", self.batch_size, ">= 2")
+        _check_crf("SEMANTICS", self)
+        for key in ("lr", "probe_lr"):
+            value = getattr(self, key)
+            _require(value > 0, f"SEMANTICS.{key.upper()}", value, "> 0")
+        _require(0 <= self.seed <= MAX_SEED, "SEMANTICS.SEED", self.seed, f"0..{MAX_SEED}")
+
+
+@dataclass(frozen=True)
+class PanopticSettings:
+    """How things and stuff become one label.
+
+    Things are painted from large to small boxes, later ones on top; stuff fills what is left
+    (U2Seg commit 8e9c709).
+
+    Args:
+        max_stuff_covered: A stuff class with more than this share under things is dropped.
+        min_thing_area, min_stuff_area: Visible pixels a segment must keep, >= 1.
+    """
+
+    max_stuff_covered: float = 0.7
+    min_thing_area: int = 1
+    min_stuff_area: int = 1
+
+    def __post_init__(self) -> None:
+        value = self.max_stuff_covered
+        _require(0 <= value <= 1, "PANOPTIC.MAX_STUFF_COVERED", value, "0..1")
+        for key in ("min_thing_area", "min_stuff_area"):
+            _require(getattr(self, key) >= 1, f"PANOPTIC.{key.upper()}", getattr(self, key), ">= 1")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a labelling run is cut into resumable pieces.
+
+    Args:
+        shard_size: Images per part file, >= 1; an interruption loses at most one shard.
+        max_bad: Share of unreadable images above which the run fails, 0..1.
+    """
+
+    shard_size: int = 64
+    max_bad: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.shard_size >= 1, "RUN.SHARD_SIZE", self.shard_size, ">= 1")
+        _require(0 <= self.max_bad <= 1, "RUN.MAX_BAD", self.max_bad, "0..1")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where training and evaluation data lie. Relative paths start at the working directory.
+
+    Args:
+        labels: Output folder of ``generate_pseudo.py``; registered as ``u2seg_pseudo``.
+        images: Image root of these labels; empty = the one recorded in ``images.json``.
+        eval_root: Root of a COCO-panoptic data set with truth; registered as ``u2seg_eval``;
+            empty = evaluate against the pseudo-labels themselves.
+        eval_images, eval_json, eval_pngs: Its image folder, panoptic JSON and PNG folder,
+            relative to ``eval_root``.
+    """
+
+    labels: str = ""
+    images: str = ""
+    eval_root: str = ""
+    eval_images: str = "val2017"
+    eval_json: str = "annotations/panoptic_val2017.json"
+    eval_pngs: str = "annotations/panoptic_val2017"
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How predicted clusters are matched to classes (facts: U2Seg section 8).
+
+    Args:
+        matching: ``hungarian`` (one to one), ``majority`` (many to one; what the released code
+            calls Hungarian) or ``identity`` (ids are classes already).
+        match_iou: Mask IoU from which on a prediction votes for a thing class, 0..1.
+        match_score: Score from which a prediction votes, 0..1.
+        merge_stuff: Merge predicted segments that map to the same stuff class of an image.
+        instance_score: Instances below this are left out of AP, 0..1.
+    """
+
+    matching: str = "hungarian"
+    match_iou: float = 0.5
+    match_score: float = 0.3
+    merge_stuff: bool = True
+    instance_score: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("EVAL.MATCHING", self.matching, ("hungarian", "majority", "identity"))
+        for key in ("match_iou", "match_score", "instance_score"):
+            value = getattr(self, key)
+            _require(0 <= value <= 1, f"EVAL.{key.upper()}", value, "0..1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All sections. ``settings_hash`` of the sections a stage reads is in its manifest."""
+
+    images: ImageSettings = ImageSettings()
+    features: FeatureSettings = FeatureSettings()
+    masks: MaskSettings = MaskSettings()
+    clusters: ClusterSettings = ClusterSettings()
+    semantics: SemanticSettings = SemanticSettings()
+    panoptic: PanopticSettings = PanopticSettings()
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    eval: EvalSettings = EvalSettings()
+
+
+SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Settings)}
+"""Section name (lower case) -> settings class."""

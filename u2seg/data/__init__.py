@@ -1,0 +1,1 @@
+"""Label files -> Detectron2 data sets and training samples."""

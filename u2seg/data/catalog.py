@@ -1,0 +1,121 @@
+"""Put label folders and evaluation data into Detectron2's catalogs.
+
+Called from ``setup_cfg`` in every process, never on import. Registering the same thing twice is
+harmless; the same name with other arguments replaces the first (logged), because one process may
+train on several folders in turn; names that are not ours are never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from u2seg.data.coco_panoptic import PanopticTruth, open_coco_panoptic, read_coco_panoptic
+from u2seg.data.pseudo import open_pseudo_labels, read_pseudo_panoptic
+from u2seg.errors import UserError
+from u2seg.io.coco import read_panoptic
+from u2seg.structures.labels import LabelSpace
+
+logger = logging.getLogger(__name__)
+_OURS: dict[str, tuple[Any, ...]] = {}
+"""Name -> what it was registered with."""
+
+
+def register_pseudo_panoptic(
+    name: str, root: Path | str, image_root: Path | str = ""
+) -> LabelSpace:
+    """Register a label folder as a Detectron2 training set.
+
+    Args:
+        name: Catalog name, ``u2seg_pseudo`` in ``setup_cfg``.
+        root: Output folder of ``generate_pseudo.py``.
+        image_root: Where the photographs lie; empty = as recorded in the folder.
+
+    Returns:
+        The label space of the folder, to compare with the model's numbers of classes.
+
+    Raises:
+        UserError: if the folder is not a finished label folder, or the name is Detectron2's.
+    """
+    labels = open_pseudo_labels(root, image_root)
+    space = labels.space
+    metadata = {
+        "thing_classes": list(space.thing_names),
+        "stuff_classes": ["things", *space.stuff_names],
+        "thing_colors": [tuple(int(v) for v in c) for c in space.colors()[: space.num_things]],
+        "panoptic_json": str(labels.panoptic_json),
+        "panoptic_root": str(labels.panoptic_pngs),
+        "image_root": str(labels.image_root),
+        "evaluator_type": "u2seg_panoptic",
+        "ignore_label": 255,
+    }
+    arguments = ("pseudo", str(labels.root.resolve()), str(labels.image_root.resolve()))
+    _register(name, arguments, lambda: read_pseudo_panoptic(root, image_root), metadata)
+    return space
+
+
+def register_coco_panoptic_eval(
+    name: str,
+    root: Path | str,
+    images: str = "val2017",
+    panoptic_json: str = "annotations/panoptic_val2017.json",
+    panoptic_pngs: str = "annotations/panoptic_val2017",
+) -> PanopticTruth:
+    """Register a COCO-panoptic data set with truth as a Detectron2 test set.
+
+    Args:
+        name: Catalog name, ``u2seg_eval`` in ``setup_cfg``.
+        root: Its root folder.
+        images: Folder of the photographs, relative to ``root``.
+        panoptic_json: Annotations, relative to ``root``.
+        panoptic_pngs: Folder of the id maps, relative to ``root``.
+
+    Returns:
+        Where its parts lie.
+
+    Raises:
+        UserError: if a part is missing, or the name is Detectron2's.
+    """
+    truth = open_coco_panoptic(root, images, panoptic_json, panoptic_pngs)
+    categories = read_panoptic(truth.panoptic_json)["categories"]
+    metadata = {
+        "thing_classes": [c["name"] for c in categories if c["isthing"]],
+        "stuff_classes": [c["name"] for c in categories if not c["isthing"]],
+        "panoptic_json": str(truth.panoptic_json),
+        "panoptic_root": str(truth.panoptic_pngs),
+        "image_root": str(truth.images),
+        "evaluator_type": "u2seg_panoptic",
+        "ignore_label": 255,
+    }
+    arguments = ("truth", *(str(p.resolve()) for p in vars(truth).values()))
+    _register(name, arguments, lambda: read_coco_panoptic(truth), metadata)
+    return truth
+
+
+def _register(
+    name: str,
+    arguments: tuple[Any, ...],
+    reader: Callable[[], list[dict[str, Any]]],
+    metadata: dict[str, Any],
+) -> None:
+    from u2seg.compat import prepare_host
+
+    prepare_host()
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    if name in DatasetCatalog and name not in _OURS:
+        raise UserError(
+            f"the data set name {name!r} belongs to Detectron2 or another package; "
+            "choose another name"
+        )
+    if name in DatasetCatalog and _OURS[name] != arguments:
+        logger.info("data set %s: %s replaces %s", name, arguments[1:], _OURS[name][1:])
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+    if name in MetadataCatalog:
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, reader)
+    MetadataCatalog.get(name).set(**metadata)
+    _OURS[name] = arguments

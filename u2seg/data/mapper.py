@@ -1,0 +1,170 @@
+"""One record of a data set -> one sample of the model.
+
+Unlike Detectron2's own mapper, photographs go through ``u2seg.io.images`` (EXIF orientation,
+16 bit, CMYK, transparency, pixel limit), and an image without things keeps an empty set of
+masks, so it still teaches the semantic head.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.data.resize import build_augmentations
+from u2seg.errors import StageError, UserError
+from u2seg.io.images import DEFAULT_MAX_PIXELS, BadImageError, read_image
+from u2seg.io.png import read_label_png
+from u2seg.structures.masks import decode_mask
+
+Record = dict[str, Any]
+VOID = 255
+REMAKE = "Make the labels again with tools/generate_pseudo.py --overwrite."
+
+
+def read_photograph(record: Record, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Return the photograph of a record, (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        StageError: if it cannot be decoded or has another size than when it was labelled.
+    """
+    try:
+        image = read_image(record["file_name"], max_pixels)
+    except BadImageError as error:
+        raise StageError(
+            f"{record['file_name']}: {error}. Mend or remove the file and make the labels again."
+        ) from error
+    expected = (record["height"], record["width"])
+    if image.shape[:2] != expected:
+        raise StageError(
+            f"{record['file_name']} is {image.shape[0]}x{image.shape[1]} pixels (height x width), "
+            f"its label says {expected[0]}x{expected[1]}: the photograph changed since"
+        )
+    return image
+
+
+def without_worker_traceback(error: StageError) -> StageError:
+    r"""Return an error of a loading process as it would be without one.
+
+    torch hands errors of ``DATALOADER.NUM_WORKERS`` processes on with their traceback as text.
+
+    Examples:
+        >>> text = "Caught StageError in DataLoader worker process 0.\n  File x\n"
+        >>> str(without_worker_traceback(StageError(text + "u2seg.errors.StageError: a.jpg: bad")))
+        'a.jpg: bad'
+        >>> str(without_worker_traceback(StageError("a.jpg: bad")))
+        'a.jpg: bad'
+    """
+    return StageError(str(error).rpartition("u2seg.errors.StageError: ")[2].strip())
+
+
+class PanopticMapper:
+    """Callable record -> sample, for training or inference.
+
+    Args:
+        augmentations: Detectron2 augmentations applied to the image and its labels alike.
+        is_train: Produce ``instances`` and ``sem_seg``; else the image only.
+        image_format: Channel order of the model's input, ``RGB`` or ``BGR``.
+        max_pixels: Refuse larger photographs.
+        num_stuff: S, to refuse damaged stuff targets; 0 = unchecked.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[Any],
+        is_train: bool,
+        image_format: str = "RGB",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        num_stuff: int = 0,
+    ) -> None:
+        from detectron2.data import transforms
+
+        self.augmentations = transforms.AugmentationList(list(augmentations))
+        self.is_train = is_train
+        self.image_format = image_format
+        self.max_pixels = max_pixels
+        self.num_stuff = num_stuff
+
+    @classmethod
+    def from_cfg(cls, cfg: Any, is_train: bool) -> PanopticMapper:
+        """Build from ``cfg.INPUT``: resize by choice, flip, crop if enabled."""
+        return cls(
+            build_augmentations(cfg, is_train),
+            is_train,
+            cfg.INPUT.FORMAT,
+            cfg.U2SEG.IMAGES.MAX_PIXELS,
+            cfg.U2SEG.SEMANTICS.NUM_CLASSES,
+        )
+
+    def __call__(self, record: Record) -> Record:
+        """Return the sample of a record.
+
+        Returns:
+            The record plus ``image``, (3, h, w) uint8 tensor after augmentation, 0..255; when
+            training also ``sem_seg``, (h, w) int64, and ``instances`` with ``gt_boxes``
+            (x0, y0, x1, y1), ``gt_classes`` 0..K-1 and ``gt_masks`` (bit masks, maybe none).
+
+        Raises:
+            StageError: as ``read_photograph``, or if the stuff target is damaged.
+        """
+        import torch
+        from detectron2.data import transforms
+
+        sample = copy.deepcopy(record)
+        annotations = sample.pop("annotations", [])
+        stuff_file = sample.pop("sem_seg_file_name", None)
+        image = read_photograph(record, self.max_pixels)
+        if self.image_format == "BGR":
+            image = np.ascontiguousarray(image[:, :, ::-1])
+        stuff = None
+        if self.is_train and stuff_file:
+            stuff = self._stuff(stuff_file, image.shape[:2])
+        augmented = transforms.AugInput(image, sem_seg=stuff)
+        applied = self.augmentations(augmented)
+        height, width = augmented.image.shape[:2]
+        sample["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        if self.is_train:
+            if stuff is not None:
+                sample["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype(np.int64))
+            sample["instances"] = self._instances(annotations, applied, (height, width))
+        return sample
+
+    def _stuff(self, path: str, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        try:
+            stuff = read_label_png(path, self.max_pixels)
+        except UserError as error:
+            raise StageError(f"{error}. {REMAKE}") from error
+        if stuff.shape != size:
+            raise StageError(
+                f"{path} is {stuff.shape[0]}x{stuff.shape[1]} pixels (height x width), its "
+                f"photograph {size[0]}x{size[1]}. {REMAKE}"
+            )
+        highest = int(stuff[stuff != VOID].max(initial=0))
+        if self.num_stuff and highest > self.num_stuff:
+            raise StageError(
+                f"{path} holds the value {highest}, but there are {self.num_stuff} stuff clusters "
+                f"(0 = any thing, 255 = void). {REMAKE}"
+            )
+        return stuff
+
+    @staticmethod
+    def _instances(annotations: list[Record], applied: Any, size: tuple[int, int]) -> Any:
+        import torch
+        from detectron2.data import detection_utils
+        from detectron2.structures import BitMasks, Instances
+
+        kept = [record for record in annotations if not record.get("iscrowd", 0)]
+        masks = np.zeros((len(kept), *size), dtype=bool)
+        for index, record in enumerate(kept):
+            mask = decode_mask(record["segmentation"]).astype(np.uint8)
+            masks[index] = applied.apply_segmentation(mask)
+        instances = Instances(size)
+        instances.gt_classes = torch.tensor([r["category_id"] for r in kept], dtype=torch.int64)
+        # Present even when empty: the samples of a batch must agree on their fields.
+        instances.gt_masks = BitMasks(torch.from_numpy(masks))
+        # Tight boxes of the masks as they are now: a crop or a resize may have cut them.
+        instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return detection_utils.filter_empty_instances(instances) if kept else instances

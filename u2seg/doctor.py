@@ -1,0 +1,263 @@
+"""``python -m u2seg.doctor``: what is installed, what works, and what to run for the rest.
+
+Exit code 0 if the label stages can run, else 1; the reasons are printed. Works in the barest
+environment: every library is looked at with care.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import platform
+import sys
+from dataclasses import dataclass
+
+from u2seg.errors import UserError
+from u2seg.version import __version__
+
+PIP = "pip install -c constraints.txt -e"
+
+
+@dataclass(frozen=True)
+class Part:
+    """An extra of ``pyproject.toml`` (``core`` = its plain dependencies).
+
+    Args:
+        extra: Its name there.
+        purpose: What it is for.
+        modules: Distribution -> module to import.
+        optional: Distributions without which the part still works.
+    """
+
+    extra: str
+    purpose: str
+    modules: dict[str, str]
+    optional: frozenset[str] = frozenset()
+
+    @property
+    def command(self) -> str:
+        """The command that installs it."""
+        return f"{PIP} ." if self.extra == "core" else f'{PIP} ".[{self.extra}]"'
+
+
+CORE = Part(
+    "core",
+    "files and settings",
+    {
+        "numpy": "numpy",
+        "scipy": "scipy",
+        "pillow": "PIL",
+        "pycocotools": "pycocotools",
+        "pyyaml": "yaml",
+        "tqdm": "tqdm",
+        "simplejpeg": "simplejpeg",
+    },
+)
+LABELS = Part(
+    "labels",
+    "label stages",
+    {
+        "torch": "torch",
+        "torchvision": "torchvision",
+        "timm": "timm",
+        "scikit-learn": "sklearn",
+        "scikit-image": "skimage",
+        "faiss-cpu": "faiss",
+        "safetensors": "safetensors",
+        "numba": "numba",
+    },
+    optional=frozenset({"faiss-cpu"}),
+)
+TRAIN = Part(
+    "train",
+    "training and prediction",
+    {
+        "torch": "torch",
+        "torchvision": "torchvision",
+        "fvcore": "fvcore",
+        "iopath": "iopath",
+        "yacs": "yacs",
+        "omegaconf": "omegaconf",
+        "hydra-core": "hydra",
+        "cloudpickle": "cloudpickle",
+        "tabulate": "tabulate",
+        "termcolor": "termcolor",
+        "tensorboard": "tensorboard",
+        "matplotlib": "matplotlib",
+        "safetensors": "safetensors",
+        "opencv-python-headless": "cv2",
+    },
+    optional=frozenset({"tensorboard"}),
+)
+EXTRAS = (
+    Part("demo", "report and pictures", {"matplotlib": "matplotlib", "jinja2": "jinja2"}),
+    Part("ray", "labelling on many machines with Ray", {"ray": "ray"}),
+    Part("slurm", "labelling on a Slurm cluster", {"submitit": "submitit"}),
+    Part(
+        "bench",
+        "peers in benchmarks",
+        {"pydensecrf2": "pydensecrf", "threadpoolctl": "threadpoolctl"},
+    ),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the findings; return 0 if the label stages can run, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m u2seg.doctor",
+        description="Show what is installed, what works, and what to run for the rest.",
+    )
+    parser.parse_args(argv)
+    _say(f"u2seg {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for part in (CORE, LABELS, TRAIN):
+        _say(f"{part.extra:<12}{', '.join(_versions(part))}")
+    _say(f"{'device':<12}{device()}")
+    _say(f"{'Detectron2':<12}{host()}")
+    broken = label_problems()
+    training = training_problems()
+    _say("")
+    _report(LABELS.purpose, broken)
+    _report(
+        TRAIN.purpose, [*(["needs the label stages' libraries too"] if broken else []), *training]
+    )
+    _report_optional()
+    return 1 if broken else 0
+
+
+def label_problems() -> list[str]:
+    """Return why the label stages cannot run, each with what to do; empty if they can."""
+    problems = [*missing(CORE), *missing(LABELS)]
+    if not import_failure("torch") and not import_failure("torchvision"):
+        problems += nms_problems()
+    return problems
+
+
+def training_problems() -> list[str]:
+    """Return why training cannot run, apart from ``label_problems``."""
+    problems = missing(TRAIN, besides=LABELS)
+    try:
+        from u2seg.compat import prepare_host
+
+        prepare_host()
+    except UserError as error:
+        problems.append(str(error))
+    except ImportError as error:
+        problems.append(f"Detectron2 cannot be prepared: {error}")
+    return problems
+
+
+def missing(part: Part, besides: Part | None = None) -> list[str]:
+    """Return a line for every library of a part that is needed and cannot be imported.
+
+    Args:
+        part: What is looked at.
+        besides: Libraries of this other part are passed over.
+    """
+    known = besides.modules if besides else {}
+    lines = []
+    for distribution, module in part.modules.items():
+        if distribution in known or distribution in part.optional:
+            continue
+        reason = import_failure(module)
+        if reason:
+            lines.append(f"cannot import {distribution} ({reason}); run {part.command}")
+    return lines
+
+
+def import_failure(module: str) -> str:
+    """Return why a module cannot be imported, in one line; empty if it can.
+
+    Examples:
+        >>> import_failure("json"), import_failure("no_such_module")
+        ('', "No module named 'no_such_module'")
+    """
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 - a broken binary raises anything
+        return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return ""
+
+
+def nms_problems() -> list[str]:
+    """Run ``torchvision.ops.nms`` on two boxes; a torchvision of another build fails here."""
+    try:
+        import torch
+        import torchvision.ops
+
+        boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0], [8.0, 8.0, 9.0, 9.0]])
+        kept = torchvision.ops.nms(boxes, torch.tensor([0.5, 0.9, 0.1]), 0.5).tolist()
+    except Exception as error:  # noqa: BLE001 - missing operators raise several kinds
+        kept, reason = [], f": {error}"
+    else:
+        reason = f" and keeps boxes {kept}"
+    if kept == [1, 2]:
+        return []
+    return [
+        f"torchvision.ops.nms fails{reason}: torch and torchvision are not of one build; run "
+        f"{LABELS.command} --force-reinstall"
+    ]
+
+
+def device() -> str:
+    """Return the device that torch would use, in words."""
+    if import_failure("torch"):
+        return "unknown, torch is missing"
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return f"cuda: {', '.join(names)}"
+    return f"cpu, {torch.get_num_threads()} threads (no CUDA device)"
+
+
+def host() -> str:
+    """Return which Detectron2 is installed, in words."""
+    from u2seg.compat import INSTALL_COMMAND, has_compiled_ops, host_origin, host_version
+
+    version = host_version()
+    if not version:
+        return f"missing; run {INSTALL_COMMAND}"
+    try:
+        compiled = has_compiled_ops()
+    except (UserError, ImportError) as error:
+        return f"{version} ({host_origin()}) does not load: {error}"
+    ops = "compiled ops" if compiled else "no compiled ops (not needed)"
+    return f"{version} ({host_origin()}), {ops}"
+
+
+def _versions(part: Part) -> list[str]:
+    found = []
+    for distribution in part.modules:
+        try:
+            found.append(f"{distribution} {importlib.metadata.version(distribution)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{distribution} MISSING")
+    return found
+
+
+def _report(purpose: str, problems: list[str]) -> None:
+    _say(f"{purpose}: {'NOT ready' if problems else 'ready'}")
+    for problem in problems:
+        _say(f"  {problem}")
+
+
+def _report_optional() -> None:
+    rows = [
+        (distribution, part)
+        for part in (LABELS, TRAIN, *EXTRAS)
+        for distribution, module in part.modules.items()
+        if (part in EXTRAS or distribution in part.optional) and import_failure(module)
+    ]
+    if rows:
+        _say("optional parts that are missing:")
+    for distribution, part in rows:
+        _say(f"  {distribution} ({part.purpose}): {part.command}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

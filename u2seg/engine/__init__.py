@@ -1,0 +1,1 @@
+"""Composition root of the training half: settings, training, prediction, evaluation."""

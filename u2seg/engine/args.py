@@ -1,0 +1,75 @@
+"""Command-line parsers shared by the tools; importing this loads nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+
+TRAIN_EXAMPLES = """examples:
+  train on the labels in runs/labels (made by tools/generate_pseudo.py):
+    tools/train_net.py --config-file configs/COCO-PanopticSegmentation/u2seg_R50_800.yaml \\
+        --num-gpus 8 U2SEG.DATA.LABELS runs/labels OUTPUT_DIR runs/train
+  go on after an interruption: the same command with --resume
+  evaluate a checkpoint:
+    tools/train_net.py --config-file configs/COCO-PanopticSegmentation/u2seg_eval_800.yaml \\
+        --eval-only MODEL.WEIGHTS model_final.pth U2SEG.DATA.EVAL_ROOT datasets/coco
+"""
+DEMO_EXAMPLES = """examples:
+  demo/u2seg_demo.py --config-file configs/quickstart/quickstart.yaml \\
+      --weights runs/quickstart/train/model_final.pth --input photos 'more/*.jpg' --output shown
+  on the CPU, more segments:
+    ... --confidence-threshold 0.3 --opts MODEL.DEVICE cpu
+"""
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``tools/train_net.py``; use ``parse_intermixed_args``."""
+    parser = _parser("Train a panoptic model on pseudo-labels, or evaluate one.", TRAIN_EXAMPLES)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML settings")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine (default 1)")
+    parser.add_argument("--num-machines", type=int, default=1, help="machines (default 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
+    parser.add_argument(
+        "--dist-url", default="auto", help="address for several machines (default: a free port)"
+    )
+    _add_debug(parser)
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="settings that win over the file"
+    )
+    return parser
+
+
+def demo_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``demo/u2seg_demo.py``."""
+    parser = _parser("Segment photographs with a trained model.", DEMO_EXAMPLES)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML settings")
+    parser.add_argument(
+        "--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="result folder")
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help="checkpoint (default: MODEL.WEIGHTS)"
+    )
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.5, help="score of things, 0..1 (0.5)"
+    )
+    _add_debug(parser)
+    parser.add_argument(
+        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings that win over the file"
+    )
+    return parser
+
+
+def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")

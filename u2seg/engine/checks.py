@@ -1,0 +1,112 @@
+"""Refuse settings of Detectron2's nodes that it would only stumble over after the start.
+
+``U2SEG`` settings are validated by their own classes; the host validates little, and late.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from u2seg.errors import UserError
+
+_REGISTRIES = (
+    ("detectron2.modeling", "META_ARCH_REGISTRY", "MODEL.META_ARCHITECTURE"),
+    ("detectron2.modeling", "BACKBONE_REGISTRY", "MODEL.BACKBONE.NAME"),
+    ("detectron2.modeling", "ANCHOR_GENERATOR_REGISTRY", "MODEL.ANCHOR_GENERATOR.NAME"),
+    ("detectron2.modeling", "PROPOSAL_GENERATOR_REGISTRY", "MODEL.PROPOSAL_GENERATOR.NAME"),
+    ("detectron2.modeling", "RPN_HEAD_REGISTRY", "MODEL.RPN.HEAD_NAME"),
+    ("detectron2.modeling", "ROI_HEADS_REGISTRY", "MODEL.ROI_HEADS.NAME"),
+    ("detectron2.modeling", "ROI_BOX_HEAD_REGISTRY", "MODEL.ROI_BOX_HEAD.NAME"),
+    ("detectron2.modeling", "ROI_MASK_HEAD_REGISTRY", "MODEL.ROI_MASK_HEAD.NAME"),
+    ("detectron2.modeling", "SEM_SEG_HEADS_REGISTRY", "MODEL.SEM_SEG_HEAD.NAME"),
+)
+_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN")
+_CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("INPUT.FORMAT", ("RGB", "BGR")),
+    ("INPUT.MIN_SIZE_TRAIN_SAMPLING", ("choice", "range")),
+    ("INPUT.RANDOM_FLIP", ("horizontal", "vertical", "none")),
+    ("MODEL.RESNETS.NORM", _NORMS),
+    ("MODEL.FPN.NORM", _NORMS),
+    ("MODEL.SEM_SEG_HEAD.NORM", _NORMS),
+    ("SOLVER.LR_SCHEDULER_NAME", ("WarmupMultiStepLR", "WarmupCosineLR")),
+)
+_AT_LEAST = (
+    ("SOLVER.MAX_ITER", 1),
+    ("SOLVER.IMS_PER_BATCH", 1),
+    ("SOLVER.CHECKPOINT_PERIOD", 1),
+    ("SOLVER.WARMUP_ITERS", 0),
+    ("SOLVER.BASE_LR", 0),
+    ("DATALOADER.NUM_WORKERS", 0),
+    ("TEST.EVAL_PERIOD", 0),
+    ("TEST.DETECTIONS_PER_IMAGE", 1),
+    ("INPUT.MAX_SIZE_TRAIN", 1),
+    ("INPUT.MIN_SIZE_TEST", 1),
+    ("INPUT.MAX_SIZE_TEST", 1),
+)
+
+
+def check_host_settings(cfg: Any) -> None:
+    """Refuse what cannot work, before anything is built.
+
+    Args:
+        cfg: Detectron2 config, merged; the device is resolved already.
+
+    Raises:
+        UserError: for a name no registry knows (lists the known ones), a choice the host does
+            not have, a number that is too small, image sizes or channels that make no sense, or
+            a device that does not exist; names the key and the value.
+    """
+    _check_registries(cfg)
+    for key, allowed in _CHOICES:
+        value = _get(cfg, key)
+        if value not in allowed:
+            shown = ", ".join(repr(choice) for choice in allowed)
+            raise UserError(f"{key} is {value!r}, expected one of {shown}")
+    depths = (18, 34, 50, 101, 152)
+    if "resnet" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.RESNETS.DEPTH not in depths:
+        raise UserError(
+            f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}, expected one of {depths}"
+        )
+    for key, least in _AT_LEAST:
+        if not _get(cfg, key) >= least:
+            raise UserError(f"{key} is {_get(cfg, key)}, expected >= {least}")
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"INPUT.MIN_SIZE_TRAIN is {sizes}, expected at least one side >= 1 pixel")
+    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        if len(_get(cfg, key)) != 3:
+            raise UserError(f"{key} is {_get(cfg, key)}, expected 3 numbers, one per channel")
+    _check_device(str(cfg.MODEL.DEVICE))
+
+
+def _check_registries(cfg: Any) -> None:
+    for module, attribute, key in _REGISTRIES:
+        registry = getattr(importlib.import_module(module), attribute)
+        name = _get(cfg, key)
+        if not name and key == "MODEL.ROI_BOX_HEAD.NAME" and "Res5" in cfg.MODEL.ROI_HEADS.NAME:
+            continue  # the host's C4 heads have no box head
+        if name not in registry:
+            known = ", ".join(sorted(entry for entry, _ in registry))
+            raise UserError(f"{key} is {name!r}, which is not registered; known are {known}")
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {name!r}, expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"MODEL.DEVICE is {name!r}, this machine has {torch.cuda.device_count()} GPU(s)"
+        )
+
+
+def _get(cfg: Any, key: str) -> Any:
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node

@@ -1,0 +1,168 @@
+"""Photographs in, pictures and standard files out: the body of ``demo/u2seg_demo.py``."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm import tqdm
+
+from u2seg.engine.prediction import Prediction
+from u2seg.engine.segmenter import Segmenter
+from u2seg.engine.writer import PredictionWriter
+from u2seg.errors import UserError
+from u2seg.io.atomic import json_bytes, write_bytes
+from u2seg.io.images import BadImageError, read_image
+from u2seg.io.paths import stem_of
+from u2seg.structures.panoptic import PanopticLabel
+from u2seg.visualization.compose import draw_legend, magnify, side_by_side
+from u2seg.visualization.draw import draw_panoptic
+
+logger = logging.getLogger(__name__)
+Rgb = npt.NDArray[np.uint8]
+MIN_PICTURE = 480
+"""Smaller photographs are shown enlarged up to this longer side, in pixels."""
+MAX_LEGEND = 40
+"""Categories a legend names at most, those with the largest area first."""
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Segment the inputs; return 0.
+
+    Args:
+        args: From ``engine.args.demo_parser``.
+
+    Raises:
+        UserError: for a bad setting, missing weights, no input, or no readable input.
+    """
+    inputs = name_inputs(args.input, image_extensions())
+    segmenter = Segmenter.from_config(
+        args.config_file, args.weights, args.opts, args.confidence_threshold
+    )
+    output = Path(args.output)
+    writer = PredictionWriter(output, segmenter.space)
+    skipped = []
+    for number, (name, path) in enumerate(tqdm(inputs, desc="segment", unit="image"), start=1):
+        try:
+            image = read_image(path, segmenter.cfg.U2SEG.IMAGES.MAX_PIXELS)
+        except BadImageError as error:
+            logger.warning("skipped %s: %s", path, error)
+            skipped.append({"file_name": str(path), "reason": str(error), "stage": "demo"})
+            continue
+        prediction = segmenter.predict(image)
+        writer.add(number, name, prediction)
+        write_picture(output / "pictures" / f"{stem_of(name)}.png", picture(image, prediction))
+    write_bytes(output / "skipped.jsonl", b"".join(json_bytes(entry) for entry in skipped))
+    if len(skipped) == len(inputs):
+        raise UserError(
+            f"none of the {len(inputs)} inputs could be read; see {output / 'skipped.jsonl'}"
+        )
+    writer.finish()
+    logger.info("%d images in %s, %d skipped", len(inputs) - len(skipped), output, len(skipped))
+    return 0
+
+
+def image_extensions() -> tuple[str, ...]:
+    """Return the file name endings that are taken from folders."""
+    from u2seg.config.schema import ImageSettings
+
+    return ImageSettings().extensions
+
+
+def name_inputs(inputs: Sequence[str], extensions: Sequence[str]) -> list[tuple[str, Path]]:
+    """Return (relative name, path) of every image the inputs stand for.
+
+    Args:
+        inputs: Files, folders (searched with their sub-folders) or glob patterns.
+        extensions: Endings taken from folders, lower case; files named one by one are all taken.
+
+    Returns:
+        Sorted within each input, each file once; names keep sub-folders, and no two share a
+        stem: the second of ``a.jpg`` and ``a.png`` is called ``a_png.png``.
+
+    Raises:
+        UserError: if an input does not exist or nothing is found.
+    """
+    found: dict[Path, str] = {}
+    for text in inputs:
+        for name, path in _expand(text, extensions):
+            found.setdefault(path.resolve(), name)
+    if not found:
+        raise UserError(
+            f"no images in {' '.join(inputs)[:200]}: looked for {', '.join(extensions)}"
+        )
+    return _distinct([(name, path) for path, name in found.items()])
+
+
+def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    path = Path(text)
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and file.suffix.lower() in extensions:
+                yield file.relative_to(path).as_posix(), file
+    elif path.exists():
+        yield path.name, path
+    elif glob.has_magic(text):
+        for match in sorted(glob.glob(text, recursive=True)):
+            yield from _expand(match, extensions)
+    else:
+        raise UserError(f"input {text} does not exist")
+
+
+def _distinct(named: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    taken: set[str] = set()
+    result = []
+    for name, path in named:
+        stem, suffix = stem_of(name), path.suffix
+        candidate, number = stem, 1
+        while candidate in taken:
+            number += 1
+            ending = f"_{suffix[1:]}" if number == 2 else f"_{number}"
+            candidate = stem + ending
+        taken.add(candidate)
+        result.append((candidate + suffix, path))
+    return result
+
+
+def picture(image: Rgb, prediction: Prediction) -> Rgb:
+    """Return the photograph beside its segmentation, a legend below.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        prediction: Of this image.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+    """
+    label = prediction.panoptic
+    large = PanopticLabel(magnify(label.ids, MIN_PICTURE), label.segments)
+    image = magnify(image, MIN_PICTURE)
+    drawn = draw_panoptic(image, large, prediction.space)
+    pair = side_by_side([image, drawn], ["photograph", "segmentation"])
+    areas: dict[int, int] = {}
+    for segment in prediction.panoptic.segments:
+        areas[segment.category_id] = areas.get(segment.category_id, 0) + segment.area
+    if not areas:
+        return pair
+    largest = sorted(areas, key=lambda category: (-areas[category], category))[:MAX_LEGEND]
+    colors = prediction.space.colors()
+    entries = []
+    for category in sorted(largest):
+        red, green, blue = (int(v) for v in colors[category - 1])
+        entries.append((prediction.space.name(category), (red, green, blue)))
+    legend = draw_legend(entries, width=pair.shape[1])
+    return np.concatenate([pair, legend], axis=0)
+
+
+def write_picture(path: Path, pixels: Rgb) -> None:
+    """Write an RGB picture as PNG, atomically; UserError if that cannot be done."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,214 @@
+"""Train, or evaluate: what ``tools/train_net.py`` does in every process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from u2seg.config.schema import Settings
+from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.engine.setup import EVAL_NAME, build_cfg, label_space, setup_cfg
+from u2seg.errors import UserError
+
+if TYPE_CHECKING:
+    from u2seg.evaluation import GroundTruth
+
+logger = logging.getLogger(__name__)
+EVALUATION_DIR = "evaluation"
+
+
+def launch_run(args: argparse.Namespace) -> int:
+    """Start ``train_or_evaluate`` in one process or in one per GPU; return the exit code.
+
+    Raises:
+        UserError: for a bad setting (found before workers start) or more GPUs than there are.
+    """
+    from u2seg.compat import prepare_host
+
+    _check_processes(args)
+    prepare_host()
+    import torch
+    from detectron2.engine import launch
+
+    if args.num_gpus * args.num_machines > 1:
+        present = torch.cuda.device_count()
+        if args.num_gpus > present:
+            raise UserError(f"--num-gpus is {args.num_gpus}, this machine has {present}")
+        build_cfg(args.config_file, args.opts, register=True)
+    launch(
+        train_or_evaluate,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+    return 0
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if args.num_gpus < 0:
+        raise UserError(f"--num-gpus is {args.num_gpus}, expected >= 0 (0 or 1: one process)")
+    if args.num_machines < 1:
+        raise UserError(f"--num-machines is {args.num_machines}, expected >= 1")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank is {args.machine_rank}, expected 0..{args.num_machines - 1}, as "
+            f"--num-machines is {args.num_machines}"
+        )
+
+
+def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Train and then evaluate, or with ``eval_only`` evaluate alone.
+
+    Args:
+        args: From ``engine.args.train_parser``.
+
+    Returns:
+        The metrics; empty without evaluation data and in all but the first process.
+
+    Raises:
+        UserError: for bad settings, missing data, or an output folder that holds another run.
+        StageError: if training fails half-way.
+    """
+    cfg = setup_cfg(args)
+    if args.eval_only:
+        model = _trained_model(cfg, args.resume)
+        if not cfg.DATASETS.TEST:
+            raise UserError(
+                "nothing to evaluate on: set U2SEG.DATA.EVAL_ROOT to a data set with truth "
+                "(datasets/README.md), or U2SEG.DATA.LABELS to pseudo-labels"
+            )
+        return evaluate(cfg, model)
+    return train(cfg, resume=args.resume)
+
+
+def train(cfg: Any, *, resume: bool = False) -> dict[str, Any]:
+    """Train the model of ``cfg`` and evaluate it; see ``train_or_evaluate``."""
+    from u2seg.engine.trainer import build_trainer, run_training
+
+    _check_training(cfg, resume)
+    trainer = build_trainer(cfg, lambda model: _log_only(evaluate(cfg, model)))
+    run_training(trainer, resume)
+    return evaluate(cfg, trainer.model)
+
+
+def evaluate(cfg: Any, model: Any, folder: Path | str = "") -> dict[str, Any]:
+    """Predict the test set of ``cfg`` and compare it with its truth.
+
+    Args:
+        cfg: From ``setup_cfg``.
+        model: A panoptic model of ``cfg``, trained or not.
+        folder: Result folder; empty = ``<OUTPUT_DIR>/evaluation``.
+
+    Returns:
+        The metrics, also in ``<folder>/metrics.json``; empty without evaluation data and in all
+        but the first process.
+
+    Raises:
+        UserError: if data are garbled or a file cannot be written.
+        StageError: if a photograph cannot be decoded.
+    """
+    if not cfg.DATASETS.TEST:
+        logger.warning("no U2SEG.DATA.EVAL_ROOT and no LABELS: nothing to evaluate on")
+        return {}
+    from detectron2.data import DatasetCatalog
+    from detectron2.utils import comm
+
+    from u2seg.engine.predict import predict_records
+    from u2seg.engine.writer import PredictionWriter
+    from u2seg.evaluation import evaluate_folder, format_metrics
+
+    name = cfg.DATASETS.TEST[0]
+    settings, reference = _comparison(cfg, name)
+    target = Path(folder or Path(cfg.OUTPUT_DIR) / EVALUATION_DIR)
+    writer = PredictionWriter(target, label_space(settings))
+    comm.synchronize()
+    predict_records(cfg, model, DatasetCatalog.get(name), writer)
+    metrics: dict[str, Any] = {}
+    if comm.is_main_process():
+        metrics = evaluate_folder(target, _truth(name), settings.eval, reference=reference)
+        logger.info("evaluation on %s:\n%s", name, format_metrics(metrics))
+    comm.synchronize()
+    return metrics
+
+
+def _comparison(cfg: Any, name: str) -> tuple[Settings, str]:
+    """Return the settings of the evaluation and what it compares with, in words."""
+    from u2seg.evaluation import PSEUDO_LABELS
+
+    settings = settings_from_cfg(cfg)
+    if name == EVAL_NAME:
+        return settings, str(Path(settings.data.eval_root) / settings.data.eval_json)
+    logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the pseudo-labels themselves, id by id")
+    # Pseudo-labels bear the model's own ids: another mapping would only flatter.
+    return replace(settings, eval=replace(settings.eval, matching="identity")), PSEUDO_LABELS
+
+
+def _truth(name: str) -> GroundTruth:
+    from detectron2.data import MetadataCatalog
+
+    from u2seg.evaluation import GroundTruth
+
+    metadata = MetadataCatalog.get(name)
+    return GroundTruth(Path(metadata.panoptic_json), Path(metadata.panoptic_root))
+
+
+def _trained_model(cfg: Any, resume: bool) -> Any:
+    from u2seg.modeling.checkpoint import SafeCheckpointer
+
+    weights = cfg.MODEL.WEIGHTS
+    folder = Path(cfg.OUTPUT_DIR)
+    if resume and (folder / "last_checkpoint").is_file():
+        weights = SafeCheckpointer.last_in(folder)
+    if not weights:
+        raise UserError(
+            "nothing to evaluate: give trained weights with MODEL.WEIGHTS FILE, or add --resume "
+            f"to take the last checkpoint in OUTPUT_DIR {folder}"
+        )
+    return load_model(cfg, str(weights))
+
+
+def load_model(cfg: Any, weights: str) -> Any:
+    """Return the model of ``cfg`` with weights loaded, ready for inference.
+
+    Raises:
+        UserError: if the file is missing, unsafe or of another architecture or class number.
+    """
+    from detectron2.modeling import build_model
+
+    from u2seg.modeling.checkpoint import load_weights
+
+    model = build_model(cfg)
+    load_weights(model, weights, strict=True)
+    model.eval()
+    return model
+
+
+def _check_training(cfg: Any, resume: bool) -> None:
+    from detectron2.utils import comm
+
+    if not cfg.DATASETS.TRAIN:
+        raise UserError(
+            "U2SEG.DATA.LABELS is empty: set it to the output folder of tools/generate_pseudo.py "
+            "(or use --eval-only)"
+        )
+    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the number "
+            f"of GPUs, {comm.get_world_size()}"
+        )
+    if not resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
+        raise UserError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a training already: add --resume to go on with "
+            "it, or choose another folder"
+        )
+    if resume and not (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
+        logger.warning("--resume: no checkpoint in %s yet, starting anew", cfg.OUTPUT_DIR)
+
+
+def _log_only(metrics: dict[str, Any]) -> None:
+    logger.debug("periodic evaluation: %d figures", len(metrics))

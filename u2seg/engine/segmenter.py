@@ -1,0 +1,93 @@
+"""A trained model as an object: ``Segmenter.from_config(path).predict(image)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.engine.predict import predict_image
+from u2seg.engine.prediction import Prediction
+from u2seg.engine.run import load_model
+from u2seg.engine.setup import build_cfg, label_space
+from u2seg.errors import UserError
+from u2seg.io.images import BadImageError, read_image
+from u2seg.structures.labels import LabelSpace
+
+
+class Segmenter:
+    """A model with its config, ready to predict.
+
+    Args:
+        cfg: From ``u2seg.engine.setup.build_cfg``.
+        model: The model of ``cfg`` with its weights.
+    """
+
+    def __init__(self, cfg: Any, model: Any) -> None:
+        self.cfg = cfg
+        self.model = model
+        self.space: LabelSpace = label_space(settings_from_cfg(cfg))
+
+    @classmethod
+    def from_config(
+        cls,
+        path: Path | str,
+        weights: Path | str = "",
+        overrides: Sequence[str] = (),
+        confidence: float = 0.5,
+    ) -> Segmenter:
+        """Build the model of a config file and load its weights.
+
+        Args:
+            path: YAML settings, the file the model was trained with.
+            weights: Checkpoint; empty = ``MODEL.WEIGHTS`` of the settings.
+            overrides: ``["MODEL.DEVICE", "cpu", ...]``.
+            confidence: Things with a lower score are left out, 0..1.
+
+        Raises:
+            UserError: for a bad setting, or weights that are missing, unsafe or of another
+                model.
+        """
+        if not 0 <= confidence <= 1:
+            raise UserError(f"the confidence threshold is {confidence}, expected 0..1")
+        cfg = build_cfg(path, overrides)
+        cfg.defrost()
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(confidence)
+        cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = float(confidence)
+        cfg.freeze()
+        chosen = str(weights or cfg.MODEL.WEIGHTS)
+        if not chosen:
+            raise UserError(
+                f"{path} names no weights: give a trained checkpoint (--weights FILE, or "
+                "MODEL.WEIGHTS FILE)"
+            )
+        return cls(cfg, load_model(cfg, chosen))
+
+    def predict(self, image: npt.NDArray[np.uint8] | Path | str) -> Prediction:
+        """Return the segmentation of one image at its own size.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, or the path of an image file (decoded upright).
+
+        Raises:
+            UserError: if the array has another shape or type, or the file cannot be decoded.
+        """
+        if isinstance(image, Path | str):
+            try:
+                image = read_image(image, self.cfg.U2SEG.IMAGES.MAX_PIXELS)
+            except BadImageError as error:
+                raise UserError(f"{image}: {error}") from error
+        if not isinstance(image, np.ndarray):
+            raise UserError(
+                f"expected an image (H, W, 3) uint8 RGB or a path, got {type(image).__name__}: "
+                "of a PIL image pass numpy.asarray(image.convert('RGB'))"
+            )
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise UserError(
+                f"expected an image (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}"
+            )
+        return predict_image(self.cfg, self.model, image)

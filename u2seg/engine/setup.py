@@ -1,0 +1,256 @@
+"""From a config file and overrides to a validated, frozen Detectron2 config.
+
+Order: host, defaults, U2SEG node, YAML (safely), overrides, validation, derived class numbers,
+data sets, device, freeze. ``setup_cfg`` is called in every process, so spawned workers know the
+data sets too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from u2seg.config.schema import Settings
+from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
+from u2seg.engine.checks import check_host_settings
+from u2seg.engine.hostcfg import Flat, flatten, merge_values, merge_words
+from u2seg.errors import UserError
+from u2seg.io.yamlfile import load_yaml
+from u2seg.structures.labels import LabelSpace
+
+logger = logging.getLogger(__name__)
+PSEUDO_NAME = "u2seg_pseudo"
+EVAL_NAME = "u2seg_eval"
+CONFIG_VERSION = 2
+
+
+def setup_cfg(args: argparse.Namespace) -> Any:
+    """Return the frozen config of a training or evaluation run, logging and seeds set up.
+
+    Args:
+        args: From ``engine.args``: ``config_file``, ``opts``, ``eval_only``.
+
+    Raises:
+        UserError: as ``build_cfg``, or if ``OUTPUT_DIR`` cannot be written.
+    """
+    cfg = build_cfg(args.config_file, args.opts, register=True)
+    _check_writable(Path(cfg.OUTPUT_DIR))
+    from detectron2.engine import default_setup
+
+    logger.info("config file %s, overrides %s", args.config_file, args.opts)
+    # Without its name: the host's echo of the file leaves it open, and the full config follows.
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    return cfg
+
+
+def build_cfg(
+    config_file: Path | str, overrides: Sequence[str] = (), *, register: bool = False
+) -> Any:
+    """Return the frozen Detectron2 config of a YAML file and overrides.
+
+    Args:
+        config_file: YAML, its ``_BASE_`` chain is followed.
+        overrides: ``["SOLVER.BASE_LR", "0.001", ...]``.
+        register: Register ``U2SEG.DATA``'s data sets and compare their label space with the
+            model's numbers of classes. Prediction needs neither.
+
+    Raises:
+        UserError: for an unreadable file, an unknown key, a bad value, class numbers that
+            disagree with ``U2SEG.CLUSTERS.NUM_CLUSTERS`` or the labels, or missing data.
+    """
+    from u2seg.compat import prepare_host
+
+    prepare_host()
+    import u2seg.modeling
+
+    cfg, given = _merged(config_file, overrides)
+    settings = settings_from_cfg(cfg)
+    _derive_classes(cfg, settings, given)
+    _derive_data_sets(cfg, settings, given)
+    _fit_device(cfg)
+    u2seg.modeling.register()
+    check_host_settings(cfg)
+    if register:
+        register_data(settings)
+    _unshare(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def build_stock_cfg(config_file: Path | str, overrides: Sequence[str] = ()) -> Any:
+    """Return the frozen config of a model whose classes have nothing to do with clusters.
+
+    As ``build_cfg``, but class numbers and data sets stay what the file says, as in the configs
+    of Detectron2's model zoo.
+
+    Raises:
+        UserError: for an unreadable file, an unknown key (of a project with code of its own,
+            say) or a bad value.
+    """
+    from u2seg.compat import prepare_host
+
+    prepare_host()
+    cfg, _ = _merged(config_file, overrides)
+    _fit_device(cfg)
+    check_host_settings(cfg)
+    _unshare(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def label_space(settings: Settings) -> LabelSpace:
+    """Return the label space of the model: K thing and S stuff clusters with default names."""
+    return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)
+
+
+def register_data(settings: Settings) -> None:
+    """Register the data sets of ``U2SEG.DATA`` and check the labels' numbers of clusters.
+
+    Raises:
+        UserError: if data are missing, or K or S of the labels differ from the settings.
+    """
+    from u2seg.data.catalog import register_coco_panoptic_eval, register_pseudo_panoptic
+
+    data = settings.data
+    if data.labels:
+        space = register_pseudo_panoptic(PSEUDO_NAME, data.labels, data.images)
+        check_label_space(space, settings, data.labels)
+    if data.eval_root:
+        register_coco_panoptic_eval(
+            EVAL_NAME, data.eval_root, data.eval_images, data.eval_json, data.eval_pngs
+        )
+
+
+def check_label_space(space: LabelSpace, settings: Settings, source: str) -> None:
+    """Compare the labels with the model before it is built.
+
+    Raises:
+        UserError: if a number differs; names both and the key to set.
+    """
+    pairs = (
+        ("thing", space.num_things, settings.clusters.num_clusters, "CLUSTERS.NUM_CLUSTERS"),
+        ("stuff", space.num_stuff, settings.semantics.num_classes, "SEMANTICS.NUM_CLASSES"),
+    )
+    for kind, found, expected, key in pairs:
+        if found != expected:
+            raise UserError(
+                f"the labels in {source} have {found} {kind} clusters, the model is set to "
+                f"{expected}: set U2SEG.{key} {found}, or make labels with {expected}"
+            )
+
+
+def _merged(config_file: Path | str, overrides: Sequence[str]) -> tuple[Any, Flat]:
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_u2seg_config(cfg)
+    values = flatten(load_yaml(config_file))
+    version = values.pop("VERSION", CONFIG_VERSION)
+    if version != CONFIG_VERSION:
+        raise UserError(f"{config_file}: VERSION is {version!r}, only {CONFIG_VERSION} is known")
+    merge_values(cfg, values, str(config_file))
+    given = {**values, **merge_words(cfg, overrides)}
+    return cfg, given
+
+
+def _derive_classes(cfg: Any, settings: Settings, given: Flat) -> None:
+    """Set both NUM_CLASSES from the two U2SEG keys, the only owners of these numbers."""
+    space = label_space(settings)
+    derived = (
+        (cfg.MODEL.ROI_HEADS, "MODEL.ROI_HEADS", space.num_things, "CLUSTERS.NUM_CLUSTERS"),
+        (
+            cfg.MODEL.SEM_SEG_HEAD,
+            "MODEL.SEM_SEG_HEAD",
+            space.semantic_classes,
+            "SEMANTICS.NUM_CLASSES (plus 1 for things)",
+        ),
+    )
+    for node, name, number, owner in derived:
+        full = f"{name}.NUM_CLASSES"
+        if full in given and number != node.NUM_CLASSES:
+            raise UserError(
+                f"{full} is set to {node.NUM_CLASSES}, but U2SEG.{owner} makes it {number}: "
+                f"remove {full} and set the U2SEG key"
+            )
+        node.NUM_CLASSES = number
+
+
+def _derive_data_sets(cfg: Any, settings: Settings, given: Flat) -> None:
+    data = settings.data
+    train = (PSEUDO_NAME,) if data.labels else ()
+    test = (EVAL_NAME,) if data.eval_root else train
+    for key, names in (("TRAIN", train), ("TEST", test)):
+        wanted = tuple(given.get(f"DATASETS.{key}", ()))
+        if not set(wanted) <= {PSEUDO_NAME, EVAL_NAME}:
+            raise UserError(
+                f"DATASETS.{key} is set to {wanted!r}; data sets are chosen with "
+                "U2SEG.DATA.LABELS and U2SEG.DATA.EVAL_ROOT: remove the key"
+            )
+        cfg.DATASETS[key] = names
+
+
+def _fit_device(cfg: Any) -> None:
+    """Fall back to what this machine has, saying so."""
+    import torch
+    from detectron2.utils import comm
+
+    device = str(cfg.MODEL.DEVICE)
+    if device == "auto":
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE %s: there is no CUDA here, using cpu", device)
+        cfg.MODEL.DEVICE = "cpu"
+    on_cpu = cfg.MODEL.DEVICE == "cpu"
+    if on_cpu and cfg.SOLVER.AMP.ENABLED:
+        logger.warning("SOLVER.AMP.ENABLED: mixed precision needs a GPU, training in fp32")
+        cfg.SOLVER.AMP.ENABLED = False
+    if on_cpu or comm.get_world_size() == 1:
+        changed = _replace_norm(cfg.MODEL, "MODEL", "SyncBN", "BN")
+        if changed:
+            logger.warning("one process: BN instead of SyncBN in %s", ", ".join(changed))
+
+
+def _replace_norm(node: Any, name: str, old: str, new: str) -> list[str]:
+    changed = []
+    for key, value in node.items():
+        if isinstance(value, dict):
+            changed += _replace_norm(value, f"{name}.{key}", old, new)
+        elif key == "NORM" and value == old:
+            node[key] = new
+            changed.append(f"{name}.{key}")
+    return changed
+
+
+def _unshare(node: Any) -> None:
+    """Give every key a sequence of its own: shared ones are dumped as YAML aliases.
+
+    The host's defaults share some, and ``OUTPUT_DIR/config.yaml`` must load again here, where
+    aliases are refused.
+    """
+    for key, value in node.items():
+        if isinstance(value, dict):
+            _unshare(value)
+        elif isinstance(value, tuple | list):
+            node[key] = _copied(value)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)([_copied(item) for item in value])
+    return value
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR {folder} cannot be written: {error.strerror or error}. "
+            "Choose another folder: OUTPUT_DIR /path"
+        ) from error

@@ -1,0 +1,255 @@
+"""Read truth and predictions, and refuse what does not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from u2seg.errors import UserError
+from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.io.coco import image_sizes, read_panoptic, read_results, segmentation_rle
+from u2seg.io.jsonfile import read_json_object
+from u2seg.io.paths import safe_join
+from u2seg.io.png import read_label_png, read_panoptic_png
+from u2seg.structures.labels import VOID_ID, LabelSpace
+
+PSEUDO_LABELS = "pseudo-labels"
+"""``protocol.reference`` of an evaluation without ground truth."""
+SHOWN = 5
+"""Ids named in a message."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Where a COCO-panoptic truth lies.
+
+    Args:
+        panoptic_json: COCO panoptic annotations; images without an annotation are not scored.
+        panoptic_pngs: Folder of the RGB id maps the JSON names.
+    """
+
+    panoptic_json: Path
+    panoptic_pngs: Path
+
+
+@dataclass(frozen=True)
+class PanopticSet:
+    """A COCO panoptic file in memory; PNGs are read one at a time.
+
+    Args:
+        source: The JSON, named in messages.
+        pngs: Folder of its PNGs.
+        names: Class id -> name, things first as in the file.
+        things, stuff: Class ids.
+        segments: Image id -> segment id -> segment, in the order of the JSON.
+        file_names: Image id -> PNG, relative to ``pngs``.
+        sizes: Image id -> (H, W) as the JSON declares it.
+    """
+
+    source: Path
+    pngs: Path
+    names: dict[int, str]
+    things: tuple[int, ...]
+    stuff: tuple[int, ...]
+    segments: dict[int, dict[int, TruthSegment]]
+    file_names: dict[int, str]
+    sizes: dict[int, tuple[int, int]]
+
+    def read_ids(self, image_id: int) -> npt.NDArray[np.int32]:
+        """Return the (H, W) int32 id map of an image.
+
+        Raises:
+            UserError: if the PNG is missing or unreadable, or has another size than the JSON
+                declares for the image.
+        """
+        path = self.png_path(image_id)
+        ids = read_panoptic_png(path)
+        check_shape(path, ids.shape, self.sizes[image_id], f"{self.source} declares")
+        return ids
+
+    def png_path(self, image_id: int) -> Path:
+        """Return the path of an image's PNG; UserError if its name leaves the folder."""
+        return safe_join(self.pngs, self.file_names[image_id])
+
+    def check_ids(self, image_id: int, found: Iterable[int], every: bool = False) -> None:
+        """Raise UserError if a PNG holds an id that the JSON lacks (or, ``every``, vice versa).
+
+        Args:
+            image_id: The image.
+            found: Ids in its PNG, 0 allowed.
+            every: Also ask that each segment of the JSON has a pixel.
+        """
+        present = set(found) - {VOID_ID}
+        known = set(self.segments[image_id])
+        if present - known:
+            raise UserError(
+                f"{self.png_path(image_id)} holds segment id {_some(present - known)}, which "
+                f"{self.source} does not list for image {image_id}"
+            )
+        if every and known - present:
+            raise UserError(
+                f"{self.source}: segment id {_some(known - present)} of image {image_id} has no "
+                f"pixel in {self.png_path(image_id)}"
+            )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A result folder.
+
+    Args:
+        folder: The folder.
+        panoptic: Its panoptic part; class ids are clusters.
+        instances: Image id -> COCO results with ``bbox``.
+        has_stuff_maps: Whether ``stuff/`` exists.
+    """
+
+    folder: Path
+    panoptic: PanopticSet
+    instances: dict[int, list[dict[str, Any]]]
+    has_stuff_maps: bool
+
+    def read_stuff(self, image_id: int, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Return the (H, W) uint8 map of the semantic head: 0 any thing, 1..S stuff, 255 void.
+
+        Raises:
+            UserError: if it is missing, unreadable, of another shape or holds a value above S.
+        """
+        path = safe_join(self.folder / "stuff", self.panoptic.file_names[image_id])
+        stuff = read_label_png(path)
+        check_shape(path, stuff.shape, shape, "the true map has")
+        count = len(self.panoptic.stuff)
+        strange = np.unique(stuff[(stuff > count) & (stuff < 255)])
+        if strange.size:
+            raise UserError(
+                f"{path} holds the value {_some(strange.tolist())}, but there are {count} stuff "
+                "clusters (0 = any thing, 255 = void)"
+            )
+        return stuff
+
+
+def read_truth(truth: GroundTruth) -> PanopticSet:
+    """Return the truth; UserError if a file is missing, garbled, or annotates no image."""
+    if not Path(truth.panoptic_pngs).is_dir():
+        raise UserError(f"the folder of true PNGs, {truth.panoptic_pngs}, does not exist")
+    result = _panoptic_set(Path(truth.panoptic_json), Path(truth.panoptic_pngs))
+    if not result.segments:
+        raise UserError(f"{truth.panoptic_json} annotates no image: nothing to evaluate on")
+    return result
+
+
+def read_predictions(folder: Path, truth: PanopticSet) -> Predictions:
+    """Return the predictions in a result folder.
+
+    Args:
+        folder: Holds ``panoptic.json``, ``panoptic/``, ``instances.json``, and optionally
+            ``stuff/`` and ``labelspace.json``.
+        truth: What they are to be compared with.
+
+    Raises:
+        UserError: if a file is missing or garbled, speaks of an image that the truth does not
+            annotate, has a mask of another size, or disagrees with ``labelspace.json``.
+    """
+    if not (folder / "panoptic.json").is_file():
+        raise UserError(
+            f"{folder} holds no panoptic.json: give the result folder of an evaluation run"
+        )
+    panoptic = _panoptic_set(folder / "panoptic.json", folder / "panoptic")
+    _check_images(panoptic.source, panoptic.segments, truth)
+    _check_label_space(folder, panoptic)
+    sizes = {image_id: truth.sizes[image_id] for image_id in truth.segments}
+    results = read_results(folder / "instances.json", {**panoptic.sizes, **sizes}, panoptic.things)
+    _check_images(folder / "instances.json", {r["image_id"] for r in results}, truth)
+    instances: dict[int, list[dict[str, Any]]] = {}
+    for result in results:
+        instances.setdefault(result["image_id"], []).append(
+            compressed_result(result, sizes[result["image_id"]])
+        )
+    return Predictions(folder, panoptic, instances, (folder / "stuff").is_dir())
+
+
+def compressed_result(result: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Return a COCO result with a compressed RLE and a box, taken from the mask if missing."""
+    rle = segmentation_rle(result["segmentation"], size)
+    box = result["bbox"] if "bbox" in result else coco_mask.toBbox(rle).tolist()
+    return {**result, "segmentation": rle, "bbox": box}
+
+
+def check_shape(path: Path, found: tuple[int, ...], expected: tuple[int, ...], who: str) -> None:
+    """Raise UserError if a map's (H, W) is not the expected one."""
+    if tuple(found) != tuple(expected):
+        raise UserError(
+            f"{path} is {found[1]} x {found[0]} pixels, {who} {expected[1]} x {expected[0]} "
+            "(width x height)"
+        )
+
+
+def _panoptic_set(source: Path, pngs: Path) -> PanopticSet:
+    content = read_panoptic(source)
+    annotations = {record["image_id"]: record for record in content["annotations"]}
+    categories = sorted(content["categories"], key=lambda c: (not c["isthing"], c["id"]))
+    return PanopticSet(
+        source=source,
+        pngs=pngs,
+        names={c["id"]: c["name"] for c in categories},
+        things=tuple(c["id"] for c in categories if c["isthing"]),
+        stuff=tuple(c["id"] for c in categories if not c["isthing"]),
+        segments={i: _segments(record) for i, record in sorted(annotations.items())},
+        file_names={i: record["file_name"] for i, record in annotations.items()},
+        sizes=image_sizes(content["images"]),
+    )
+
+
+def _segments(annotation: dict[str, Any]) -> dict[int, TruthSegment]:
+    return {
+        s["id"]: TruthSegment(s["category_id"], int(s["area"]), bool(s.get("iscrowd", 0)))
+        for s in annotation["segments_info"]
+    }
+
+
+def _check_images(source: Path, image_ids: Iterable[int], truth: PanopticSet) -> None:
+    strange = set(image_ids) - set(truth.segments)
+    if strange:
+        raise UserError(
+            f"{source} speaks of image id {_some(strange)}, which {truth.source} does not "
+            "annotate: these predictions belong to another data set"
+        )
+
+
+def _check_label_space(folder: Path, panoptic: PanopticSet) -> None:
+    path = folder / "labelspace.json"
+    if not path.is_file():
+        return
+    space = LabelSpace.from_json(read_json_object(path))
+    found = (len(panoptic.things), len(panoptic.stuff))
+    if found != (space.num_things, space.num_stuff):
+        raise UserError(
+            f"{path} has {space.num_things} things and {space.num_stuff} stuff, "
+            f"{panoptic.source} {found[0]} and {found[1]}: they come from different models"
+        )
+
+
+def _some(ids: Iterable[int]) -> str:
+    ordered = sorted(ids)
+    shown = ", ".join(str(i) for i in ordered[:SHOWN])
+    return shown if len(ordered) <= SHOWN else f"{shown} and {len(ordered) - SHOWN} more"
+
+
+def by_name(names: Mapping[int, str], values: Mapping[int, Any]) -> dict[str, Any]:
+    """Return values by class name; of classes that share a name, by ``name (id)``.
+
+    Examples:
+        >>> by_name({1: "cat", 2: "dog", 3: "dog"}, {1: "a", 2: "b", 3: "c"})
+        {'cat': 'a', 'dog (2)': 'b', 'dog (3)': 'c'}
+    """
+    every = list(names.values())
+    return {
+        names[i] if every.count(names[i]) == 1 else f"{names[i]} ({i})": value
+        for i, value in values.items()
+    }

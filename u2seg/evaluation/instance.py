@@ -1,0 +1,172 @@
+"""Average precision and recall of instances, by pycocotools, class-agnostic and per class.
+
+Source: COCO detection evaluation (pycocotools COCOeval): IoU 0.50:0.95, at most 1 / 10 / 100
+detections per image; crowds are regions where unmatched detections are forgiven.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.structures.masks import encode_mask, mask_box
+
+IOU_KINDS = {"box": "bbox", "segm": "segm"}
+"""Our name of an IoU -> pycocotools'."""
+_STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
+ANY_CLASS = 1
+
+Record = dict[str, Any]
+
+
+def truth_instances(
+    ids: npt.NDArray[np.int32],
+    segments: Mapping[int, TruthSegment],
+    things: Sequence[int],
+    image_id: int,
+) -> list[Record]:
+    """Return the COCO annotations of the thing segments of one panoptic PNG.
+
+    Args:
+        ids: (H, W) int32 panoptic ids.
+        segments: Segment id -> true segment.
+        things: Thing classes.
+        image_id: Goes into every record.
+
+    Returns:
+        Records without ``id``: image_id, category_id, segmentation (compressed RLE), bbox
+        (x, y, w, h), area, iscrowd; a segment without a pixel is left out.
+    """
+    records = []
+    for identity, segment in segments.items():
+        mask = ids == identity
+        if segment.category not in things or not mask.any():
+            continue
+        records.append(
+            {
+                "image_id": image_id,
+                "category_id": segment.category,
+                "segmentation": encode_mask(mask),
+                "bbox": list(mask_box(mask)),
+                "area": int(np.count_nonzero(mask)),
+                "iscrowd": int(segment.crowd),
+            }
+        )
+    return records
+
+
+def instance_metrics(
+    truth: Sequence[Record],
+    results: Sequence[Record],
+    image_ids: Sequence[int],
+    kind: str,
+    classes: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Return AP and AR in percent.
+
+    Args:
+        truth: COCO annotations: image_id, category_id, segmentation, bbox, area, iscrowd.
+        results: COCO results: image_id, category_id, segmentation (compressed RLE), score, and
+            for ``box`` bbox; not modified.
+        image_ids: Every image of the split, those without a record too.
+        kind: ``box`` or ``segm``.
+        classes: Category ids to average over; None = class-agnostic (all are one class).
+
+    Returns:
+        ``{"AP", "AP50", "AP75", "AR1", "AR10", "AR100"}``, and with ``classes`` also
+        ``"per_class": {category id: {"AP", "AP50", "AR100"}}``; None where the truth has no
+        instance. An area range is not applied.
+
+    Raises:
+        ValueError: for an unknown ``kind``.
+    """
+    if kind not in IOU_KINDS:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(IOU_KINDS)}")
+    agnostic = classes is None
+    categories = [ANY_CLASS] if classes is None else list(classes)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        gt = _coco(_truth_records(truth, agnostic), image_ids, categories)
+        dt = _coco(_result_records(results, kind, agnostic), image_ids, categories)
+        run = COCOeval(gt, dt, IOU_KINDS[kind])
+        # Without params.imgIds, images nobody detected anything in would still count: they are
+        # taken from the truth. Set both so that neither depends on pycocotools' defaults.
+        run.params.imgIds = sorted(image_ids)
+        run.params.catIds = sorted(categories)
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    metrics: dict[str, Any] = {name: _percent(run.stats[i]) for name, i in _STATS.items()}
+    if not agnostic:
+        metrics["per_class"] = _per_class(run)
+    return metrics
+
+
+def _truth_records(truth: Sequence[Record], agnostic: bool) -> list[Record]:
+    return [
+        {**r, "id": n + 1, "category_id": ANY_CLASS if agnostic else r["category_id"]}
+        for n, r in enumerate(truth)
+    ]
+
+
+def _result_records(results: Sequence[Record], kind: str, agnostic: bool) -> list[Record]:
+    """Return detections as COCO.loadRes makes them; for masks the box comes from the mask."""
+    records = []
+    for number, result in enumerate(results):
+        record: Record = {
+            "id": number + 1,  # 0 would mean "no match" inside pycocotools
+            "image_id": result["image_id"],
+            "category_id": ANY_CLASS if agnostic else result["category_id"],
+            "score": result["score"],
+            "iscrowd": 0,
+        }
+        if kind == "segm":
+            record["segmentation"] = result["segmentation"]
+            record["area"] = int(coco_mask.area(result["segmentation"]))
+        else:
+            record["bbox"] = result["bbox"]
+            record["area"] = result["bbox"][2] * result["bbox"][3]
+        records.append(record)
+    return records
+
+
+def _coco(records: list[Record], image_ids: Sequence[int], categories: Sequence[int]) -> Any:
+    coco = COCO()
+    coco.dataset = {
+        # pycocotools looks a size up, but uses it for polygons only; ours are RLEs.
+        "images": [{"id": i, "height": 0, "width": 0} for i in image_ids],
+        "categories": [{"id": c} for c in categories],
+        "annotations": records,
+    }
+    coco.createIndex()
+    return coco
+
+
+def _per_class(run: Any) -> dict[int, dict[str, float | None]]:
+    """Return the numbers of each class: axes are IoU, recall, class, area range, detections."""
+    precision, recall = run.eval["precision"], run.eval["recall"]
+    rows = {}
+    for index, category in enumerate(run.params.catIds):
+        rows[int(category)] = {
+            "AP": _mean(precision[:, :, index, 0, -1]),
+            "AP50": _mean(precision[0, :, index, 0, -1]),
+            "AR100": _mean(recall[:, index, 0, -1]),
+        }
+    return rows
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    valid = values[values > -1]
+    return 100.0 * float(valid.mean()) if valid.size else None
+
+
+def _percent(value: float) -> float | None:
+    return None if value < 0 else 100.0 * float(value)

@@ -1,0 +1,186 @@
+"""Score class-agnostic masks, e.g. pseudo-labels before any training, against true instances.
+
+Used to judge labels only: nothing that makes labels reads the result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from u2seg.errors import UserError
+from u2seg.evaluation.files import compressed_result
+from u2seg.evaluation.instance import instance_metrics
+from u2seg.io.coco import image_sizes, read_instances, read_results, segmentation_rle
+from u2seg.io.jsonfile import read_json_object
+
+logger = logging.getLogger(__name__)
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MaskTruth:
+    """True instances.
+
+    Args:
+        source: The JSON they came from.
+        images: COCO image records (id, file_name, height, width) to score.
+        annotations: COCO annotations with compressed RLEs, crowds included.
+    """
+
+    source: Path
+    images: tuple[Record, ...]
+    annotations: tuple[Record, ...]
+
+    def only(self, image_ids: Iterable[int]) -> MaskTruth:
+        """Return the truth of some of the images."""
+        kept = set(image_ids)
+        return MaskTruth(
+            self.source,
+            tuple(i for i in self.images if i["id"] in kept),
+            tuple(a for a in self.annotations if a["image_id"] in kept),
+        )
+
+
+def read_mask_truth(path: Path) -> MaskTruth:
+    """Return the truth of a COCO instances JSON; UserError if it is missing or garbled."""
+    content = read_instances(path)
+    sizes = image_sizes(content["images"])
+    annotations = tuple(
+        {
+            **record,
+            "segmentation": segmentation_rle(record["segmentation"], sizes[record["image_id"]]),
+            "iscrowd": int(record.get("iscrowd", 0)),
+        }
+        for record in content["annotations"]
+    )
+    return MaskTruth(Path(path), tuple(content["images"]), annotations)
+
+
+def read_mask_results(path: Path, truth: MaskTruth) -> tuple[list[Record], MaskTruth]:
+    """Return masks and the part of the truth they are to be scored on.
+
+    Args:
+        path: A COCO results JSON, whose image ids are the truth's: every image of the truth is
+            scored. Or the output folder of a labelling run: its photographs that the truth
+            knows, by file name, are scored, the others passed over.
+        truth: The truth.
+
+    Raises:
+        UserError: if a file is missing or garbled, a result is for an unknown image, a mask
+            has another size than the true image, or no photograph of the run is in the truth.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_run(path, truth)
+    sizes = image_sizes(truth.images)
+    results = read_results(path, sizes)
+    return [compressed_result(r, sizes[r["image_id"]]) for r in results], truth
+
+
+def _read_run(folder: Path, truth: MaskTruth) -> tuple[list[Record], MaskTruth]:
+    images = read_json_object(folder / "images.json", "images")["images"]
+    parts = sorted((folder / "masks").glob("part-*.json"))
+    if not parts:
+        raise UserError(
+            f"{folder / 'masks'} holds no part-*.json: run tools/generate_pseudo.py with "
+            f"--output-dir {folder} --stages masks first"
+        )
+    by_file = {image["file_name"]: image["id"] for image in truth.images}
+    true_ids = {i["id"]: by_file[i["file_name"]] for i in images if i["file_name"] in by_file}
+    if not true_ids:
+        raise UserError(f"none of the {len(images)} photographs of {folder} is in {truth.source}")
+    if len(true_ids) < len(images):
+        logger.info("%d of %d photographs have truth", len(true_ids), len(images))
+    run_sizes, sizes = image_sizes(images), image_sizes(truth.images)
+    results = []
+    for part in parts:
+        for result in read_results(part, run_sizes):
+            if result["image_id"] in true_ids:
+                true_id = true_ids[result["image_id"]]
+                _check_size(part, result, sizes[true_id])
+                results.append(compressed_result({**result, "image_id": true_id}, sizes[true_id]))
+    return results, truth.only(true_ids.values())
+
+
+def _check_size(part: Path, result: Record, size: tuple[int, int]) -> None:
+    found = tuple(result["segmentation"]["size"])
+    if found != size:
+        raise UserError(
+            f"{part}: a mask of image {result['image_id']} is {found}, the true image {size} "
+            "(height, width): the photographs are not those of the truth"
+        )
+
+
+def best_mask_ious(
+    truth: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """Return for every true instance the best IoU of any mask of its image, 0..1.
+
+    Args:
+        truth: COCO annotations with compressed RLEs; crowds are left out.
+        results: COCO results with compressed RLEs; scores are not used.
+
+    Returns:
+        One number per instance, in the order of ``truth``; 0 where the image has no mask.
+    """
+    return _best_ious([record for record in truth if not record["iscrowd"]], results)
+
+
+def best_instance_ious(
+    truth: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """Return for every mask the best IoU with any true instance of its image, 0..1.
+
+    Args:
+        truth: COCO annotations with compressed RLEs; crowds are left out.
+        results: COCO results with compressed RLEs.
+
+    Returns:
+        One number per mask, in the order of ``results``; 0 where the image has no instance.
+    """
+    return _best_ious(results, [record for record in truth if not record["iscrowd"]])
+
+
+def _best_ious(
+    queries: Sequence[Mapping[str, Any]], pool: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    masks: dict[int, list[Any]] = {}
+    for record in pool:
+        masks.setdefault(record["image_id"], []).append(record["segmentation"])
+    best = []
+    for record in queries:
+        found = masks.get(record["image_id"])
+        if found is None:
+            best.append(0.0)
+        else:
+            best.append(float(np.max(coco_mask.iou(found, [record["segmentation"]], [0]))))
+    return best
+
+
+def mask_metrics(truth: MaskTruth, results: Sequence[Record]) -> dict[str, Any]:
+    """Return class-agnostic mask AP and AR and the mean of the best mask's IoU, in percent.
+
+    Returns:
+        ``images``, ``instances`` (without crowds), ``masks``: counts; ``AP``, ``AP50``,
+        ``AP75``, ``AR1``, ``AR10``, ``AR100``, ``best_mask_iou``: percent, None without true
+        instances; ``hits``: percent of the masks that reach IoU 0.5 with a true instance, None
+        without masks.
+    """
+    best = best_mask_ious(truth.annotations, results)
+    reached = best_instance_ious(truth.annotations, results)
+    image_ids = [image["id"] for image in truth.images]
+    return {
+        "images": len(image_ids),
+        "instances": len(best),
+        "masks": len(results),
+        **instance_metrics(truth.annotations, results, image_ids, "segm"),
+        "hits": 100.0 * float(np.mean(np.array(reached) >= 0.5)) if reached else None,
+        "best_mask_iou": 100.0 * float(np.mean(best)) if best else None,
+    }

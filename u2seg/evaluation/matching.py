@@ -1,0 +1,112 @@
+"""Turn cluster-against-class vote counts into a cluster -> class map.
+
+Shapes: K predicted clusters, C ground-truth classes.
+Source: Kuhn, "The Hungarian method for the assignment problem", 1955; solved by SciPy. Majority
+vote: U2Seg commit 8e9c709, which calls its per-cluster argmax "Hungarian"; that is
+``majority_map`` here, and it is many-to-one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
+
+Votes = npt.NDArray[np.int64]
+UNMATCHED = -1
+
+
+def hungarian_map(votes: Votes) -> npt.NDArray[np.int64]:
+    """Return the one-to-one cluster -> class map that keeps the most votes.
+
+    Args:
+        votes: (K, C) int64, all >= 0. ``votes[k, c]`` is the number of votes (pixels, or
+            matched instances) of class ``c`` under cluster ``k``; rows and columns are
+            contiguous 0-based ids. K or C may be 0.
+
+    Returns:
+        (K,) int64, class index in ``[0, C)`` or ``UNMATCHED`` (-1). No class is used twice. A
+        cluster is unmatched if K > C left none over or if its only partner has no vote.
+
+    Raises:
+        ValueError: if ``votes`` is not 2-D or has a negative entry.
+
+    Examples:
+        Cluster 0 yields class 0 to cluster 1, which has more votes for it (4 + 9 > 5 + 0); a
+        majority vote would send both to class 0.
+
+        >>> hungarian_map(np.array([[5, 4], [9, 0], [0, 0]])).tolist()
+        [1, 0, -1]
+
+    Notes:
+        Deterministic for given votes; which of two equal optima is returned depends on SciPy.
+    """
+    _check(votes)
+    mapping = np.full(len(votes), UNMATCHED, dtype=np.int64)
+    rows, cols = linear_sum_assignment(votes, maximize=True)
+    voted = votes[rows, cols] > 0
+    mapping[rows[voted]] = cols[voted]
+    return mapping
+
+
+def majority_map(votes: Votes) -> npt.NDArray[np.int64]:
+    """Return the class with the most votes of every cluster; several clusters may share one.
+
+    Args:
+        votes: As in ``hungarian_map``.
+
+    Returns:
+        (K,) int64, class index (the lowest of equals) or ``UNMATCHED`` for a row of zeros.
+
+    Raises:
+        ValueError: if ``votes`` is not 2-D or has a negative entry.
+
+    Examples:
+        >>> majority_map(np.array([[5, 4], [9, 0], [0, 0]])).tolist()
+        [0, 0, -1]
+    """
+    _check(votes)
+    if votes.shape[1] == 0:
+        return np.full(len(votes), UNMATCHED, dtype=np.int64)
+    mapping: npt.NDArray[np.int64] = votes.argmax(axis=1).astype(np.int64)
+    mapping[votes.max(axis=1) == 0] = UNMATCHED
+    return mapping
+
+
+def instance_votes(
+    predicted: Sequence[tuple[int, Any]],
+    truth: Sequence[tuple[int, Any]],
+    shape: tuple[int, int],
+    match_iou: float,
+) -> Votes:
+    """Return the votes of one image: every pair that overlaps enough votes once.
+
+    Args:
+        predicted: (cluster row, compressed RLE) of each predicted instance that may vote.
+        truth: (class column, compressed RLE) of each true instance, crowds left out.
+        shape: (K, C).
+        match_iou: A pair votes if its mask IoU is at least this, 0..1.
+
+    Returns:
+        (K, C) int64. A prediction that covers two instances enough votes twice, as published.
+    """
+    votes = np.zeros(shape, dtype=np.int64)
+    if not predicted or not truth:
+        return votes
+    overlap = coco_mask.iou(
+        [rle for _, rle in predicted], [rle for _, rle in truth], [0] * len(truth)
+    )
+    for row, col in zip(*np.nonzero(np.asarray(overlap) >= match_iou), strict=True):
+        votes[predicted[row][0], truth[col][0]] += 1
+    return votes
+
+
+def _check(votes: Votes) -> None:
+    if votes.ndim != 2:
+        raise ValueError(f"votes must be (K, C), got shape {votes.shape}")
+    if votes.size and votes.min() < 0:
+        raise ValueError(f"votes must be >= 0, smallest is {votes.min()}")

@@ -1,0 +1,107 @@
+"""What a feature extractor is, and the table of them.
+
+Shapes: D channels, h x w patches, H x W pixels of the photograph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.config.schema import FeatureSettings
+from u2seg.errors import UserError
+from u2seg.registry import Registry
+from u2seg.structures.features import PatchFeatures
+
+FACETS = ("key", "token")
+"""``key``: what MaskCut compares; ``token``: what STEGO and the clustering compare."""
+MAX_STRETCH = 4
+"""With ``resize: keep``, no side is longer than this many times ``image_size``."""
+
+FEATURE_EXTRACTORS = Registry(
+    "feature extractor", locations=("u2seg.features.filter_bank", "u2seg.features.vit")
+)
+
+
+class FeatureExtractor(Protocol):
+    """Turns photographs into patch features. Members of ``FEATURE_EXTRACTORS`` build one."""
+
+    patch_size: int
+    dim: int
+
+    def extract(
+        self, images: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
+    ) -> list[PatchFeatures]:
+        """Return one ``PatchFeatures`` of ``dim`` channels per image.
+
+        Args:
+            images: (H, W, 3) uint8 RGB, any sizes.
+            facet: ``key`` or ``token``.
+        """
+        ...
+
+    def cls(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """Return (n, D) float32, one global descriptor per (H, W, 3) uint8 RGB image."""
+        ...
+
+
+def build_extractor(settings: FeatureSettings) -> FeatureExtractor:
+    """Return the extractor that ``settings.name`` asks for.
+
+    Raises:
+        UserError: if the name is unknown or its weights cannot be had.
+    """
+    extractor: FeatureExtractor = check_name(settings)(settings)
+    return extractor
+
+
+def check_name(settings: FeatureSettings) -> Callable[..., Any]:
+    """Return the factory of ``settings.name``; UserError if the name is unknown."""
+    known = "timm:*" if settings.name.startswith("timm:") else settings.name
+    return FEATURE_EXTRACTORS.get(known)
+
+
+def check_facet(facet: str) -> None:
+    """Raise UserError if ``facet`` is not one of ``FACETS``."""
+    if facet not in FACETS:
+        raise UserError(f"unknown facet {facet!r}: known are {', '.join(FACETS)}")
+
+
+def target_size(height: int, width: int, patch: int, settings: FeatureSettings) -> tuple[int, int]:
+    """Return the size in pixels to which an image is resized before patches are cut.
+
+    ``square``: ``image_size`` on both sides, rounded to patches (MaskCut). ``keep``: the aspect
+    ratio is kept at about the same number of pixels; extreme ratios are bounded.
+
+    Args:
+        height: Of the photograph, pixels.
+        width: Of the photograph, pixels.
+        patch: Side of a patch, pixels.
+        settings: ``image_size`` and ``resize`` are used.
+
+    Returns:
+        (height, width), multiples of ``patch``, at least two patches each.
+
+    Examples:
+        >>> from u2seg.config.schema import FeatureSettings
+        >>> target_size(427, 640, 8, FeatureSettings(image_size=480))
+        (480, 480)
+        >>> target_size(400, 800, 8, FeatureSettings(image_size=480, resize="keep"))
+        (336, 680)
+    """
+    side = settings.image_size
+    if settings.resize == "square":
+        tall, wide = float(side), float(side)
+    else:
+        scale = side / math.sqrt(height * width)
+        tall, wide = height * scale, width * scale
+    limit = MAX_STRETCH * side
+
+    def rounded(length: float) -> int:
+        return max(2, round(min(length, limit) / patch)) * patch
+
+    return rounded(tall), rounded(wide)

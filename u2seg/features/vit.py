@@ -1,0 +1,241 @@
+"""Patch features of self-supervised vision transformers (DINO, DINOv2, DINOv3), through timm.
+
+Facets: ``key`` = the keys of the last block's attention, before any rotary embedding (MaskCut's
+choice, CutLER commit cca0a27, maskcut/dino.py); ``token`` = patch tokens after the last norm
+(STEGO's choice); ``cls`` = the CLS token after the last norm (the clustering's choice).
+
+Shapes: B images, D channels, h x w patches, N = prefix + h * w tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from PIL import Image
+
+from u2seg.config.schema import FeatureSettings
+from u2seg.errors import UserError
+from u2seg.features.base import FEATURE_EXTRACTORS, check_facet, target_size
+from u2seg.features.weights import check_sha256, local_weights
+from u2seg.io.checkpoints import load_checkpoint
+from u2seg.io.images import resize_image
+from u2seg.structures.features import PatchFeatures
+
+ARCHITECTURES = {
+    "dino_vits8": "vit_small_patch8_224.dino",
+    "dino_vits16": "vit_small_patch16_224.dino",
+    "dino_vitb8": "vit_base_patch8_224.dino",
+    "dino_vitb16": "vit_base_patch16_224.dino",
+    "dinov2_vits14": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2_vitb14": "vit_base_patch14_dinov2.lvd142m",
+    "dinov3_vits16": "vit_small_patch16_dinov3.lvd1689m",
+    "dinov3_vitb16": "vit_base_patch16_dinov3.lvd1689m",
+}
+"""Name -> timm model. ``timm:<model>`` takes any other timm ViT."""
+NESTED_KEYS = ("teacher", "state_dict", "model", "student")
+PREFIXES = ("module.", "backbone.", "encoder.")
+
+
+class VitExtractor:
+    """Features of a timm vision transformer.
+
+    Args:
+        settings: ``name``, ``weights``, ``sha256``, ``image_size``, ``resize``, ``precision``,
+            ``batch_size`` and ``device`` are used.
+
+    Raises:
+        UserError: if timm has no such ViT, the device is not there, or the weights cannot be
+            loaded (missing file, wrong digest, other architecture).
+    """
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self.settings = settings
+        self.device = choose_device(settings.device)
+        self.model = _create(settings).to(self.device).eval()
+        self.patch_size = int(self.model.patch_embed.patch_size[0])
+        self.dim = int(self.model.embed_dim)
+        self.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        mean_std = [self.model.pretrained_cfg[key] for key in ("mean", "std")]
+        self._mean, self._std = (torch.tensor(v).view(3, 1, 1) for v in mean_std)
+
+    def extract(
+        self, images: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
+    ) -> list[PatchFeatures]:
+        """Return ``key`` or ``token`` features, see ``FeatureExtractor.extract``."""
+        tensors = self.extract_tensors(images, facet)
+        grids = [grid for tensor in tensors for grid in tensor.float().cpu().numpy()]
+        return [
+            PatchFeatures(np.ascontiguousarray(grid), (image.shape[0], image.shape[1]))
+            for grid, image in zip(grids, images, strict=True)
+        ]
+
+    def extract_tensors(
+        self, images: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
+    ) -> Iterator[torch.Tensor]:
+        """Yield ``key`` or ``token`` features in batches, on the device that computes them.
+
+        Args:
+            images: (H, W, 3) uint8 RGB, any sizes.
+            facet: ``key`` or ``token``.
+
+        Returns:
+            (B, D, h, w) of ``dtype``, not checked to be finite; images follow in their order,
+            a batch ends at ``batch_size`` or where the size changes.
+        """
+        check_facet(facet)
+        prefix = int(self.model.num_prefix_tokens)
+        for batch in self._batches(images):
+            tokens, keys = self._forward(batch)
+            patches = (keys if facet == "key" else tokens)[:, prefix:].transpose(1, 2)
+            height, width = (side // self.patch_size for side in batch.shape[-2:])
+            yield patches.reshape(*patches.shape[:2], height, width)
+
+    def cls(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """Return CLS tokens, (n, D) float32."""
+        rows = [self._forward(batch)[0][:, 0].float().cpu() for batch in self._batches(images)]
+        if not rows:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        stacked: npt.NDArray[np.float32] = torch.cat(rows).numpy()
+        return stacked
+
+    def _batches(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[torch.Tensor]:
+        """Return (B, 3, H, W) inputs of equal size, order kept."""
+        batches: list[list[torch.Tensor]] = []
+        for image in images:
+            size = target_size(image.shape[0], image.shape[1], self.patch_size, self.settings)
+            pixels = resize_image(image, size, Image.Resampling.LANCZOS).copy()
+            tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+            tensor = (tensor - self._mean) / self._std
+            last = batches[-1] if batches else None
+            full = last is None or len(last) >= self.settings.batch_size
+            if last is None or full or last[0].shape != tensor.shape:
+                batches.append([])
+            batches[-1].append(tensor)
+        return [torch.stack(tensors) for tensors in batches]
+
+    def _forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (B, N, D) tokens after the last norm and (B, N, D) keys of the last block."""
+        caught: list[torch.Tensor] = []
+
+        def catch(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+            caught.append(output)
+
+        handle = self.model.blocks[-1].attn.qkv.register_forward_hook(catch)
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(
+                    self.device.type, self.dtype, enabled=self.dtype is not torch.float32
+                ),
+            ):
+                tokens = self.model.forward_features(batch.to(self.device))
+        finally:
+            handle.remove()
+        if not caught:
+            raise UserError(f"{self.settings.name}: the last attention block computes no fused qkv")
+        # qkv is (B, N, 3 D), ordered q | k | v, heads concatenated within each.
+        return tokens, caught[-1].chunk(3, dim=-1)[1]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device that ``U2SEG.FEATURES.DEVICE`` names; UserError if not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"U2SEG.FEATURES.DEVICE {name!r} is no device: {error}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"U2SEG.FEATURES.DEVICE is {name!r} but no GPU is visible; use cpu or auto")
+    return device
+
+
+def _create(settings: FeatureSettings) -> Any:
+    architecture = ARCHITECTURES.get(settings.name, settings.name.removeprefix("timm:"))
+    try:
+        model = timm.create_model(
+            architecture, pretrained=False, dynamic_img_size=True, num_classes=0
+        )
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"timm cannot build {architecture!r} as a ViT: {error}") from error
+    attention = getattr(model.blocks[-1], "attn", None) if hasattr(model, "blocks") else None
+    if getattr(attention, "qkv", None) is None:  # some have the name and no fused projection
+        raise UserError(f"{architecture!r} is not a plain ViT: it has no blocks[-1].attn.qkv")
+    path = _weights_file(settings, architecture)
+    load_vit_weights(model, load_checkpoint(path, settings.sha256), path)
+    return model
+
+
+def _weights_file(settings: FeatureSettings, architecture: str) -> Path:
+    if settings.weights:
+        return local_weights(settings.weights, settings.sha256)
+    hub_id = timm.create_model(architecture, pretrained=False, num_classes=0).pretrained_cfg.get(
+        "hf_hub_id"
+    )
+    try:
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(str(hub_id), "model.safetensors"))
+    except Exception as error:
+        raise UserError(
+            f"cannot get the weights of {settings.name} ({hub_id}) from the hub: {error}. Without "
+            "network, download them elsewhere and set U2SEG.FEATURES.WEIGHTS to the file, or use "
+            "U2SEG.FEATURES.NAME filter_bank, which needs none"
+        ) from error
+    check_sha256(path, settings.sha256)
+    return path
+
+
+def load_vit_weights(model: Any, content: dict[str, Any], path: Path) -> None:
+    """Load a released DINO / DINOv2 / DINOv3 / timm state dict into a timm ViT.
+
+    Args:
+        model: timm ViT without classifier; changed in place.
+        content: A state dict, or one nested under ``teacher``, ``state_dict`` or ``model``,
+            with any of the prefixes ``module.``, ``backbone.``, ``encoder.``.
+        path: Named in errors.
+
+    Raises:
+        UserError: if a weight of the backbone is missing or has another shape.
+    """
+    for key in NESTED_KEYS:
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    state = {_plain_name(name): value for name, value in content.items()}
+    state = {k: torch.as_tensor(v) for k, v in state.items() if not isinstance(v, str | dict)}
+    try:
+        state = _checkpoint_filter(model)(state, model)
+        wrong = model.load_state_dict(state, strict=False)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise UserError(f"{path} does not fit the architecture: {error}") from error
+    # Heads and mask tokens of pre-training are extra; anything missing means random weights.
+    if wrong.missing_keys:
+        raise UserError(
+            f"{path} lacks {len(wrong.missing_keys)} weights of this ViT, such as "
+            f"{wrong.missing_keys[0]!r}: it is a checkpoint of another architecture"
+        )
+
+
+def _plain_name(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _checkpoint_filter(model: Any) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    from timm.models import eva, vision_transformer
+
+    module = eva if type(model).__name__ == "Eva" else vision_transformer
+    chosen: Callable[[dict[str, Any], Any], dict[str, Any]] = module.checkpoint_filter_fn
+    return chosen
+
+
+for _name in (*ARCHITECTURES, "timm:*"):
+    FEATURE_EXTRACTORS.register(_name)(VitExtractor)

@@ -1,0 +1,1 @@
+"""Files: atomic writes, safe reads of untrusted images, JSON, YAML, PNG, checkpoints."""

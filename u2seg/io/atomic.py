@@ -1,0 +1,151 @@
+"""The one way this package writes a file: temporary name, flush, fsync, rename, fsync folder.
+
+A reader therefore sees the old file or the new one, never a half of either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.errors import UserError
+
+TEMPORARY = ".tmp"
+"""Ending of unfinished files; their names start with a dot."""
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left below a folder; no writer may be at work there."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[IO[bytes]]:
+    """Open a binary file that appears under ``path`` only if the block ends without an error.
+
+    Args:
+        path: Final name; missing parent folders are made.
+
+    Yields:
+        A writable, seekable binary file.
+
+    Raises:
+        UserError: if the folder or file cannot be written (permissions, full disk, a file
+            where a folder should be); names the path and the reason.
+    """
+    path = Path(path)
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name[:40]}.", suffix=TEMPORARY, dir=path.parent
+        )
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. "
+            "Check permissions and free space, or choose another output folder."
+        ) from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _umask() -> int:
+    # mkstemp makes files private (0600); results are for sharing, so apply the user's umask.
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically; UserError if that cannot be done."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path | str, content: str) -> None:
+    """Write UTF-8 text to ``path`` atomically; UserError if that cannot be done."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def json_bytes(content: Any, *, indent: int | None = None) -> bytes:
+    r"""Return canonical UTF-8 JSON: the same content always gives the same bytes.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON has no word for.
+
+    Examples:
+        >>> json_bytes({"b": 1, "a": [1.5]})
+        b'{"a":[1.5],"b":1}\n'
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    text = json.dumps(
+        content,
+        sort_keys=True,
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=indent,
+        separators=separators,
+    )
+    # surrogateescape: POSIX file names need not be UTF-8; they must still round-trip.
+    return (text + "\n").encode("utf-8", "surrogateescape")
+
+
+def write_json(path: Path | str, content: Any, *, indent: int | None = None) -> None:
+    """Write canonical JSON to ``path`` atomically; UserError if that cannot be done."""
+    write_bytes(path, json_bytes(content, indent=indent))
+
+
+def write_npy(path: Path | str, array: npt.NDArray[Any]) -> None:
+    """Write an array as ``.npy`` (no pickle) to ``path`` atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_with(path: Path | str, writer: Callable[[IO[bytes]], None]) -> None:
+    """Call ``writer(file)`` on a temporary file and rename it to ``path``."""
+    with atomic_file(path) as file:
+        writer(file)
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Return the hexadecimal SHA-256 of some bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

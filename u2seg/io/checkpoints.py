@@ -1,0 +1,163 @@
+"""Load weights that came from anywhere without executing them.
+
+``torch.load(weights_only=True)`` plus an allow-list of NumPy scalar reconstruction, which the
+published U2Seg and CutLER files contain. ``.pkl`` files (Detectron2's zoo, CutLER's DINO R50)
+go through an unpickler that knows arrays, scalars and containers and nothing else.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+from u2seg.errors import UserError
+from u2seg.io.atomic import sha256_file
+
+_NUMPY_GLOBALS = {
+    (module, name)
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    for name in ("_reconstruct", "scalar")
+} | {("numpy", "ndarray"), ("numpy", "dtype")}
+_PLAIN_GLOBALS = {("collections", "OrderedDict"), ("_codecs", "encode")}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickler that can build containers, NumPy arrays and NumPy scalars only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _PLAIN_GLOBALS:
+            return collections.OrderedDict if name == "OrderedDict" else _latin1
+        if (module, name) in _NUMPY_GLOBALS:
+            if name in ("ndarray", "dtype"):
+                import numpy
+
+                return getattr(numpy, name)
+            import numpy._core.multiarray as multiarray
+
+            return getattr(multiarray, name)
+        raise pickle.UnpicklingError(f"refuses to load {module}.{name}")
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"refuses the codec {encoding!r}")
+    return text.encode("latin1")
+
+
+def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
+    """Return the content of a checkpoint file.
+
+    Args:
+        path: ``.pth`` / ``.pt`` (PyTorch), ``.safetensors`` or ``.pkl`` (arrays, as in
+            Detectron2's model zoo).
+        sha256: Expected hexadecimal digest; empty means unchecked.
+
+    Returns:
+        The mapping in the file; tensors are on the CPU, arrays stay NumPy.
+
+    Raises:
+        UserError: if the file is missing, its digest differs, it is damaged, is not a mapping,
+            or holds anything but tensors, arrays, numbers, text and containers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"weight file {path} does not exist; give a local file, or an http(s) URL where "
+            "there is network"
+        )
+    if sha256:
+        found = sha256_file(path)
+        if found != sha256.lower():
+            raise UserError(
+                f"{path} has sha256 {found}, expected {sha256}: the download is damaged or it "
+                "is another file"
+            )
+    try:
+        content = _load(path)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = _reason(error)
+        raise UserError(f"cannot load {path} safely: {reason}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping of tensors, found {type(content).__name__}")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file was refused, without torch's advice to load it unsafely."""
+    wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if wanted:
+        return f"it asks for {wanted[1]}, which is no tensor, array, number, text or container"
+    return str(error) or type(error).__name__
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if path.suffix == ".pkl":
+        return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    return load_torch(path)
+
+
+def load_torch(path: Path | str) -> Any:
+    """Return ``torch.load(path, weights_only=True)`` with NumPy scalars allowed."""
+    import torch  # this module must import without torch
+
+    # torch 2.4 has no safe_globals() context, so add and take away by hand.
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(numpy_scalar_globals())
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def numpy_scalar_globals() -> list[Any]:
+    """Return the NumPy types and functions that a checkpoint may name, for the allow-list."""
+    import numpy as np
+
+    kinds = (
+        np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32,
+        np.uint64, np.float16, np.float32, np.float64,
+    )  # fmt: skip
+    # NumPy >= 1.25 pickles the concrete dtype class (np.dtypes.Int64DType, ...).
+    dtypes = [type(np.dtype(kind)) for kind in kinds]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    rebuild = [_named(name, module) for module in modules for name in ("scalar", "_reconstruct")]
+    return [np.dtype, np.ndarray, *kinds, *dtypes, *rebuild, _bytes_of_text()]
+
+
+def _bytes_of_text() -> Any:
+    """Return ``_codecs.encode`` for Latin-1 alone: torch 2.4 does not know it by itself."""
+
+    def encode(text: str, encoding: str = "latin1") -> bytes:
+        return _latin1(text, encoding)
+
+    encode.__module__ = "_codecs"
+    encode.__qualname__ = "encode"
+    return encode
+
+
+def _named(name: str, module: str) -> Any:
+    """Return NumPy's function under one of its two historical names.
+
+    The allow-list goes by ``__module__`` and ``__name__``; files of NumPy 1 and 2 differ.
+    """
+    from numpy._core import multiarray
+
+    function = getattr(multiarray, name)
+
+    def rebuild(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    rebuild.__module__ = module
+    rebuild.__name__ = rebuild.__qualname__ = name
+    return rebuild

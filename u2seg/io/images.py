@@ -1,0 +1,136 @@
+"""Decode photographs nobody vouched for into upright 8-bit RGB.
+
+Order matters: the header is checked against the pixel limit before any pixel is decoded, so a
+decompression bomb costs a few kilobytes. Then: first frame only, 16-bit scaled by 257, palette
+expanded, transparency composited on white, CMYK converted, EXIF orientation applied.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+DEFAULT_MAX_PIXELS = 50_000_000
+BACKGROUND = (255, 255, 255)
+"""Colour under transparent pixels."""
+
+
+class BadImageError(Exception):
+    """One image cannot be used; the message is the reason, without the file name."""
+
+
+def read_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Return an image as upright RGB.
+
+    Args:
+        path: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame) or anything else Pillow reads.
+        max_pixels: Refuse images that declare more pixels than this.
+
+    Returns:
+        (H, W, 3) uint8, RGB, EXIF orientation applied; transparent parts are composited on
+        white; 16-bit samples are divided by 257 and rounded.
+
+    Raises:
+        BadImageError: if it is missing, empty, not a regular file, not an image, truncated,
+            corrupt as far as the decoder notices, or too large.
+    """
+    if not os.path.isfile(path):
+        raise BadImageError("not a regular file" if os.path.exists(path) else "no such file")
+    if os.path.getsize(path) == 0:
+        raise BadImageError("file is empty (0 bytes)")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        # Another library may have set this global; it would turn half a photo into grey.
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    allow_pixels(max_pixels)
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own bomb warning duplicates our limit; EXIF and palette notes are noise.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return _decode(image, max_pixels)
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"too large: {error} (raise U2SEG.IMAGES.MAX_PIXELS)") from error
+    except UnidentifiedImageError as error:
+        raise BadImageError("not an image, or a format that cannot be read") from error
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError) as error:
+        raise BadImageError(f"corrupt or truncated: {error}") from error
+    except (MemoryError, OverflowError, TypeError, ZeroDivisionError) as error:
+        raise BadImageError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def allow_pixels(max_pixels: int) -> None:
+    """Raise Pillow's own limit if a larger one is asked for; it warns and refuses above it."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+def _decode(image: Image.Image, max_pixels: int) -> npt.NDArray[np.uint8]:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise BadImageError(f"has no pixels ({width}x{height})")
+    if width * height > max_pixels:
+        raise BadImageError(
+            f"too large: {width}x{height} = {width * height} pixels, the limit is {max_pixels} "
+            "(raise U2SEG.IMAGES.MAX_PIXELS)"
+        )
+    # Older Pillow calls 16-bit PNG and PGM samples 32-bit integers ("I").
+    sixteen = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    )
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    rgb = _to_rgb(upright, sixteen)
+    return np.ascontiguousarray(rgb, dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image, sixteen: bool) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        # Other integers and floats (TIFF) do not say their range: 8 bits if they fit.
+        if sixteen or (image.mode != "F" and grey.max(initial=0) > 255):
+            grey = np.rint(grey / 257.0)
+        scaled = np.clip(grey, 0, 255)
+        return np.repeat(scaled.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        canvas = Image.new("RGBA", layered.size, (*BACKGROUND, 255))
+        return np.asarray(Image.alpha_composite(canvas, layered).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def check_jpeg(path: Path | str) -> None:
+    """Raise BadImageError if a JPEG's entropy-coded data is damaged.
+
+    Pillow decodes such files without a word, the rest of the picture being garbage;
+    libjpeg-turbo's warnings are errors here. Files that are no JPEG, or CMYK, pass.
+
+    Args:
+        path: Any readable file.
+    """
+    import simplejpeg
+
+    content = Path(path).read_bytes()
+    if not content.startswith(b"\xff\xd8"):
+        return
+    try:
+        _, _, space, _ = simplejpeg.decode_jpeg_header(content)
+        if space in ("RGB", "YCbCr", "Gray", "GRAY"):
+            simplejpeg.decode_jpeg(content, colorspace="GRAY", fastdct=True, strict=True)
+    except ValueError as error:
+        raise BadImageError(f"damaged JPEG: {error}") from error
+
+
+def resize_image(
+    image: npt.NDArray[np.uint8], size: tuple[int, int], resample: Image.Resampling
+) -> npt.NDArray[np.uint8]:
+    """Return ``image`` (H, W, 3) uint8 resized to ``size`` = (height, width)."""
+    height, width = size
+    resized = Image.fromarray(image).resize((width, height), resample)
+    return np.asarray(resized)

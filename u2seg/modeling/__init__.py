@@ -1,0 +1,14 @@
+"""Panoptic Cascade Mask R-CNN in the host's registries, its inference and its checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+
+from u2seg.compat import prepare_host
+
+prepare_host()
+
+
+def register() -> None:
+    """Put this package's models into Detectron2's registries; harmless if repeated."""
+    importlib.import_module("u2seg.modeling.panoptic_cascade")

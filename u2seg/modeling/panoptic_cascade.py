@@ -1,0 +1,233 @@
+"""Panoptic Cascade Mask R-CNN: Panoptic FPN with cascade heads, as U2Seg trains it.
+
+The modules and parameter names are those of the host's ``PanopticFPN`` with ``CascadeROIHeads``,
+so its checkpoints, and the published U2Seg ones, load as they are. The forward passes are
+written out here, on calls that Detectron2 0.5, 0.6 and main share.
+
+Source: U2Seg (arXiv 2312.17243, section 3.4); Kirillov et al., "Panoptic Feature Pyramid
+Networks", 2019; Cai and Vasconcelos, "Cascade R-CNN", 2018.
+Deviations: a batch whose stuff targets are void everywhere has semantic loss 0, not NaN;
+``MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT`` works with cascade heads, where the host's fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch import PanopticFPN
+from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+from torch import nn
+
+from u2seg.errors import UserError
+from u2seg.modeling.combine import CombineRules, combine_panoptic
+
+Sample = dict[str, Any]
+SEMANTIC_LOSS = "loss_sem_seg"
+GROUPS = 32
+"""Groups of the host's group normalization."""
+
+
+@META_ARCH_REGISTRY.register()
+class PanopticCascadeRCNN(PanopticFPN):  # type: ignore[misc]
+    """Panoptic segmentation of K thing clusters and S stuff clusters.
+
+    Built from a config: ``MODEL.ROI_HEADS.NUM_CLASSES`` = K,
+    ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` = S + 1 (0 = any thing).
+    """
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Return the constructor's arguments.
+
+        Raises:
+            UserError: if the config has no mask head, class-specific boxes, no semantic class, or
+                a threshold out of range.
+        """
+        _check_config(cfg)
+        weight = float(cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT)
+        plain = cfg.clone()
+        plain.defrost()
+        plain.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT = 1.0
+        arguments: dict[str, Any] = super().from_config(plain)
+        scale_instance_losses(arguments["roi_heads"], weight)
+        return arguments
+
+    @property
+    def combine_rules(self) -> CombineRules:
+        """Thresholds of the panoptic combination, from ``MODEL.PANOPTIC_FPN.COMBINE``."""
+        return CombineRules(
+            overlap=float(self.combine_overlap_thresh),
+            stuff_area=float(self.combine_stuff_area_thresh),
+            instance_score=float(self.combine_instances_score_thresh),
+        )
+
+    def forward(self, batched_inputs: Sequence[Sample]) -> Any:
+        """Return the losses in training mode, the predictions else.
+
+        Args:
+            batched_inputs: One dictionary per image: ``image`` (C, h, w) in the channel order
+                of ``INPUT.FORMAT``, 0..255; in training ``instances`` (host's ``Instances``
+                with ``gt_boxes``, ``gt_classes`` 0..K-1, ``gt_masks``; may be empty) and
+                ``sem_seg`` (h, w) integers: 0 any thing, 1..S stuff, 255 void; in inference
+                optionally ``height`` and ``width`` of the output.
+
+        Returns:
+            Name -> scalar loss in training; else see ``inference``.
+
+        Raises:
+            ValueError: if a training sample lacks ``instances`` or ``sem_seg``.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        for sample in batched_inputs:
+            missing = {"instances", "sem_seg"} - sample.keys()
+            if missing:
+                raise ValueError(f"a training sample lacks {sorted(missing)}")
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        losses = self._semantic_loss(features, images.tensor.shape[-2:], batched_inputs)
+        instances = [sample["instances"].to(self.device) for sample in batched_inputs]
+        proposals, proposal_losses = self.proposal_generator(images, features, instances)
+        _, detector_losses = self.roi_heads(images, features, proposals, instances)
+        return {**losses, **proposal_losses, **detector_losses}
+
+    def _semantic_loss(
+        self, features: Any, size: torch.Size, samples: Sequence[Sample]
+    ) -> dict[str, torch.Tensor]:
+        ignore = self.sem_seg_head.ignore_value
+        maps = [sample["sem_seg"].to(self.device) for sample in samples]
+        targets = pad_targets(maps, size, ignore)
+        if not bool((targets != ignore).any()):
+            # The mean over no pixel is NaN; touch every parameter, as DistributedDataParallel
+            # waits for each one's gradient.
+            zero = sum(p.sum() for p in self.sem_seg_head.parameters()) * 0.0
+            return {SEMANTIC_LOSS: zero}
+        losses: dict[str, torch.Tensor] = self.sem_seg_head(features, targets)[1]
+        return losses
+
+    def inference(self, batched_inputs: Sequence[Sample], do_postprocess: bool = True) -> Any:
+        """Return the predictions of a batch.
+
+        Args:
+            batched_inputs: As in ``forward``.
+            do_postprocess: False returns the raw (instances, semantic logits), as the host's
+                ``PanopticFPN`` does.
+
+        Returns:
+            One dictionary per image, at its output size H x W:
+
+            - ``instances``: host's ``Instances`` with ``pred_boxes`` (x0, y0, x1, y1),
+              ``scores``, ``pred_classes`` (0..K-1), ``pred_masks`` (N, H, W) bool.
+            - ``sem_seg``: (S + 1, H, W) logits.
+            - ``panoptic_seg``: (ids (H, W) int32, segments), see ``combine.Combined``.
+            - ``stuff``: the stuff segments: ``id``, ``category_id`` 1..S, ``score`` (mean
+              softmax probability on the segment), ``area`` in pixels.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        semantic, _ = self.sem_seg_head(features, None)
+        proposals, _ = self.proposal_generator(images, features, None)
+        instances, _ = self.roi_heads(images, features, proposals, None)
+        if not do_postprocess:
+            return instances, semantic
+        return [
+            self._finish(found, logits, size, sample)
+            for found, logits, size, sample in zip(
+                instances, semantic, images.image_sizes, batched_inputs, strict=True
+            )
+        ]
+
+    def _finish(
+        self, found: Any, logits: torch.Tensor, size: Any, sample: Sample
+    ) -> dict[str, Any]:
+        height, width = (
+            int(sample.get(key, side)) for key, side in zip(("height", "width"), size, strict=True)
+        )
+        semantic = sem_seg_postprocess(logits, size, height, width)
+        instances = detector_postprocess(found, height, width)
+        combined = combine_panoptic(
+            instances.pred_masks,
+            instances.scores,
+            instances.pred_classes,
+            semantic,
+            self.combine_rules,
+        )
+        return {
+            "sem_seg": semantic,
+            "instances": instances,
+            "panoptic_seg": (combined.ids, combined.segments),
+            "stuff": combined.stuff,
+        }
+
+
+def pad_targets(maps: Sequence[torch.Tensor], size: Sequence[int], ignore: int) -> torch.Tensor:
+    """Return stuff targets of one batch, padded at the right and bottom as its images are.
+
+    Args:
+        maps: (h, w) integer maps, each at most ``size``.
+        size: (H, W) of the padded images.
+        ignore: Value of the padding.
+
+    Returns:
+        (B, H, W) int64.
+
+    Examples:
+        >>> pad_targets([torch.tensor([[1]])], (2, 2), 255).tolist()
+        [[[1, 255], [255, 255]]]
+    """
+    height, width = size
+    return torch.stack(
+        [
+            F.pad(m.long(), (0, width - m.shape[1], 0, height - m.shape[0]), value=ignore)
+            for m in maps
+        ]
+    )
+
+
+def scale_instance_losses(roi_heads: Any, weight: float) -> None:
+    """Multiply the class, box and mask losses of (cascade) ROI heads by ``weight``, in place."""
+    predictor: Any = roi_heads.box_predictor
+    stages: list[Any] = list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
+    for stage in stages:
+        given = stage.loss_weight
+        both = {"loss_cls": 1.0, "loss_box_reg": 1.0}
+        weights = {**both, **given} if isinstance(given, dict) else dict.fromkeys(both, given)
+        stage.loss_weight = {name: value * weight for name, value in weights.items()}
+    roi_heads.mask_head.loss_weight = roi_heads.mask_head.loss_weight * weight
+
+
+def _check_config(cfg: Any) -> None:
+    model = cfg.MODEL
+    if not model.MASK_ON:
+        raise UserError("MODEL.MASK_ON is False, PanopticCascadeRCNN needs the mask head: True")
+    if not model.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False, cascade heads need True: each "
+            "stage refines the boxes of the one before"
+        )
+    first, matched = model.ROI_BOX_CASCADE_HEAD.IOUS[0], model.ROI_HEADS.IOU_THRESHOLDS[0]
+    if first != matched:
+        raise UserError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS starts with {first}, but "
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS is [{matched}]: they must be equal"
+        )
+    if model.SEM_SEG_HEAD.NUM_CLASSES < 1:
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {model.SEM_SEG_HEAD.NUM_CLASSES}, expected the "
+            "number of stuff clusters + 1 (0 = any thing)"
+        )
+    if model.SEM_SEG_HEAD.NORM == "GN" and model.SEM_SEG_HEAD.CONVS_DIM % GROUPS:
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {model.SEM_SEG_HEAD.CONVS_DIM}, expected a multiple "
+            f"of {GROUPS}, as its NORM is GN with {GROUPS} groups"
+        )
+    combine = model.PANOPTIC_FPN.COMBINE
+    CombineRules(
+        float(combine.OVERLAP_THRESH),
+        float(combine.STUFF_AREA_LIMIT),
+        float(combine.INSTANCES_CONFIDENCE_THRESH),
+    )

@@ -1,0 +1,1 @@
+"""Masks, cluster ids and stuff maps -> panoptic labels in COCO formats."""

@@ -1,0 +1,213 @@
+"""Write panoptic labels in the formats other tools read.
+
+Everything lies in one folder (``<output>/panoptic``): ``panoptic/<stem>.png`` (RGB ids) and
+``stuff/<stem>.png`` per image, then ``panoptic.json``, ``instances.json`` and
+``labelspace.json`` for the whole data set. Images can be exported in any order and process;
+``merge_parts`` joins their records in the order of the images, so the files do not depend on
+how the work was split.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.errors import StageError, UserError
+from u2seg.io.atomic import write_json
+from u2seg.io.jsonstream import stream_json
+from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.png import write_label_png, write_panoptic_png
+from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
+from u2seg.structures.masks import encode_mask
+from u2seg.structures.panoptic import PanopticLabel
+from u2seg.version import __version__
+
+PANOPTIC_JSON = "panoptic.json"
+INSTANCES_JSON = "instances.json"
+LABELSPACE_JSON = "labelspace.json"
+PANOPTIC_PNGS = "panoptic"
+STUFF_PNGS = "stuff"
+
+
+def png_name(file_name: str) -> str:
+    """Return the PNG name of an image, sub-folders kept.
+
+    Examples:
+        >>> png_name("day 1/street.jpg")
+        'day 1/street.png'
+    """
+    return stem_of(file_name) + ".png"
+
+
+def stuff_target(label: PanopticLabel, space: LabelSpace) -> npt.NDArray[np.uint8]:
+    """Return the Panoptic-FPN target of a label.
+
+    Returns:
+        (H, W) uint8: 0 = any thing, 1..S stuff, 255 = void.
+
+    Examples:
+        >>> from u2seg.structures.panoptic import Segment
+        >>> box = (0.0, 0.0, 1.0, 1.0)
+        >>> segments = (Segment(1, 2, True, 1, box), Segment(2, 4, False, 1, box))
+        >>> label = PanopticLabel(np.array([[0, 1, 2]], dtype=np.int32), segments)
+        >>> stuff_target(label, LabelSpace(num_things=2, num_stuff=3)).tolist()
+        [[255, 0, 2]]
+    """
+    highest = max([0, *(s.id for s in label.segments), int(label.ids.max(initial=0))])
+    table = np.full(highest + 1, VOID_STUFF, dtype=np.uint8)
+    for segment in label.segments:
+        thing = space.is_thing(segment.category_id)
+        table[segment.id] = ANY_THING if thing else segment.category_id - space.num_things
+    return table[label.ids]
+
+
+def export_image(
+    folder: Path | str, record: Mapping[str, Any], label: PanopticLabel, space: LabelSpace
+) -> dict[str, Any]:
+    """Write the two PNGs of an image and return its records.
+
+    Args:
+        folder: ``<output>/panoptic``.
+        record: The image's entry in ``images.json``: id, file_name, height, width.
+        label: Its panoptic label.
+        space: The numbering.
+
+    Returns:
+        ``{"image_id", "panoptic": annotation of panoptic.json, "instances": [annotations of
+        instances.json without id, one per visible thing]}``, JSON-ready.
+
+    Raises:
+        UserError: if the label has another size than the record, the file name leaves the
+            folder, or a file cannot be written.
+    """
+    if label.ids.shape != (record["height"], record["width"]):
+        raise UserError(
+            f"the label of {record['file_name']} is {label.ids.shape}, images.json says "
+            f"{(record['height'], record['width'])}: label this folder anew"
+        )
+    name = png_name(record["file_name"])
+    write_panoptic_png(safe_join(Path(folder) / PANOPTIC_PNGS, name), label.ids)
+    write_label_png(safe_join(Path(folder) / STUFF_PNGS, name), stuff_target(label, space))
+    image_id = int(record["id"])
+    instances = [
+        {
+            "image_id": image_id,
+            "category_id": segment.category_id,
+            "segmentation": encode_mask(label.ids == segment.id),
+            "bbox": list(segment.bbox),
+            "area": segment.area,
+            "iscrowd": 0,
+            "score": round(segment.score, 6),
+        }
+        for segment in label.segments
+        if segment.isthing
+    ]
+    panoptic = {
+        "image_id": image_id,
+        "file_name": name,
+        "segments_info": [segment.to_json() for segment in label.segments],
+    }
+    return {"image_id": image_id, "panoptic": panoptic, "instances": instances}
+
+
+def merge_parts(
+    parts: Iterable[Sequence[Mapping[str, Any]]],
+    folder: Path | str,
+    images: Sequence[Mapping[str, Any]],
+    space: LabelSpace,
+) -> dict[str, int]:
+    """Join the records of all images into the data set's JSON files.
+
+    Args:
+        parts: Lists of what ``export_image`` returned, together in the order of ``images``.
+            Read once, one part in memory at a time.
+        folder: ``<output>/panoptic``.
+        images: ``images.json``: id, file_name, height, width of every image.
+        space: The numbering.
+
+    Returns:
+        Counts: images, instances, segments. Annotation ids of ``instances.json`` are 1.. in
+        the order of the images.
+
+    Raises:
+        UserError: if two images share a PNG, or a file cannot be written.
+        StageError: if the parts do not hold exactly the images, in order. No file is written.
+    """
+    folder = Path(folder)
+    check_png_names(images)
+    rows = [{k: image[k] for k in ("id", "file_name", "height", "width")} for image in images]
+    head = {"images": rows, "info": _info()}
+    things = [
+        {"id": row["id"], "name": row["name"], "supercategory": row["supercategory"]}
+        for row in space.categories()
+        if row["isthing"]
+    ]
+    counts = {"images": 0, "instances": 0, "segments": 0}
+    with contextlib.ExitStack() as stack:
+        panoptic = {**head, "categories": space.categories()}
+        add_label = stack.enter_context(
+            stream_json(folder / PANOPTIC_JSON, panoptic, "annotations")
+        )
+        add_instance = stack.enter_context(
+            stream_json(folder / INSTANCES_JSON, {**head, "categories": things}, "annotations")
+        )
+        for record in _in_order(parts, images):
+            add_label(record["panoptic"])
+            counts["images"] += 1
+            counts["segments"] += len(record["panoptic"]["segments_info"])
+            for instance in record["instances"]:
+                counts["instances"] += 1
+                add_instance({**instance, "id": counts["instances"]})
+    write_json(folder / LABELSPACE_JSON, space.to_json(), indent=1)
+    return counts
+
+
+def check_png_names(images: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ``UserError`` if two images differ in their suffix only and so share a PNG.
+
+    Examples:
+        >>> check_png_names([{"file_name": "a.jpg"}, {"file_name": "a.png"}])
+        Traceback (most recent call last):
+            ...
+        u2seg.errors.UserError: a.jpg and a.png would share the label file a.png: rename one
+    """
+    seen: dict[str, str] = {}
+    for image in images:
+        name = png_name(image["file_name"])
+        if name in seen:
+            raise UserError(
+                f"{seen[name]} and {image['file_name']} would share the label file {name}: "
+                "rename one"
+            )
+        seen[name] = image["file_name"]
+
+
+def _in_order(
+    parts: Iterable[Sequence[Mapping[str, Any]]], images: Sequence[Mapping[str, Any]]
+) -> Iterable[Mapping[str, Any]]:
+    position = 0
+    for part in parts:
+        for record in part:
+            wanted = images[position]["id"] if position < len(images) else None
+            if record["image_id"] != wanted:
+                raise StageError(
+                    f"the label parts hold image {record['image_id']} where images.json has "
+                    f"{'no more images' if wanted is None else wanted}: delete the part files "
+                    "and run the panoptic stage again"
+                )
+            position += 1
+            yield record
+    if position < len(images):
+        raise StageError(
+            f"the label parts end after {position} of {len(images)} images: run the panoptic "
+            "stage again"
+        )
+
+
+def _info() -> dict[str, str]:
+    return {"description": "pseudo-labels of an unlabelled data set", "version": __version__}

@@ -1,0 +1,157 @@
+"""Check a folder of exported labels against itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.errors import UserError
+from u2seg.io.coco import read_instances, read_panoptic
+from u2seg.io.jsonfile import read_json_object
+from u2seg.io.paths import safe_join
+from u2seg.io.png import read_label_png, read_panoptic_png
+from u2seg.panoptic.export import (
+    INSTANCES_JSON,
+    LABELSPACE_JSON,
+    PANOPTIC_JSON,
+    PANOPTIC_PNGS,
+    STUFF_PNGS,
+    stuff_target,
+)
+from u2seg.structures.labels import VOID_ID, LabelSpace
+from u2seg.structures.masks import encode_mask, mask_box
+from u2seg.structures.panoptic import PanopticLabel, Segment
+
+SHOWN = 5
+
+
+def check_panoptic(folder: Path | str) -> dict[str, int]:
+    """Check the folder ``export_image`` and ``merge_parts`` wrote, pixel by pixel.
+
+    Args:
+        folder: ``<output>/panoptic``.
+
+    Returns:
+        Counts: images, instances, segments.
+
+    Raises:
+        UserError: if a file is missing or unreadable, or anything disagrees: ids of a PNG and
+            its ``segments_info``, areas, boxes, categories, the stuff PNG, or
+            ``instances.json``. Lists the first problems.
+    """
+    folder = Path(folder)
+    space = LabelSpace.from_json(
+        read_json_object(
+            folder / LABELSPACE_JSON, "num_things", "num_stuff", "thing_names", "stuff_names"
+        )
+    )
+    panoptic = read_panoptic(folder / PANOPTIC_JSON)
+    instances = read_instances(folder / INSTANCES_JSON)
+    problems = list(_dataset_problems(panoptic, instances, space))
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in instances["annotations"]:
+        by_image[row["image_id"]].append(row)
+    if not problems:
+        images = {image["id"]: image for image in panoptic["images"]}
+        for row in panoptic["annotations"]:
+            image = images[row["image_id"]]
+            found = _image_problems(folder, row, image, by_image[row["image_id"]], space)
+            problems += [f"{row['file_name']}: {problem}" for problem in found]
+            if len(problems) >= SHOWN:
+                break
+    if problems:
+        raise UserError(
+            f"{folder} is not a sound label folder: "
+            + "; ".join(problems[:SHOWN])
+            + ". Run the panoptic stage again."
+        )
+    return {
+        "images": len(panoptic["images"]),
+        "instances": len(instances["annotations"]),
+        "segments": sum(len(row["segments_info"]) for row in panoptic["annotations"]),
+    }
+
+
+def _dataset_problems(
+    panoptic: Mapping[str, Any], instances: Mapping[str, Any], space: LabelSpace
+) -> Iterator[str]:
+    if panoptic["categories"] != space.categories():
+        yield f"the categories of {PANOPTIC_JSON} are not those of {LABELSPACE_JSON}"
+    things = [(row["id"], row["name"]) for row in space.categories() if row["isthing"]]
+    if [(row["id"], row["name"]) for row in instances["categories"]] != things:
+        yield f"the categories of {INSTANCES_JSON} are not the things of {LABELSPACE_JSON}"
+    if panoptic["images"] != instances["images"]:
+        yield f"{PANOPTIC_JSON} and {INSTANCES_JSON} list different images"
+    unlabelled = {i["id"] for i in panoptic["images"]} - {
+        row["image_id"] for row in panoptic["annotations"]
+    }
+    if unlabelled:
+        yield f"{len(unlabelled)} images have no annotation, the first is {min(unlabelled)}"
+
+
+def _image_problems(
+    folder: Path,
+    row: Mapping[str, Any],
+    image: Mapping[str, Any],
+    instances: list[dict[str, Any]],
+    space: LabelSpace,
+) -> Iterator[str]:
+    ids = read_panoptic_png(safe_join(folder / PANOPTIC_PNGS, row["file_name"]))
+    if ids.shape != (image["height"], image["width"]):
+        yield f"PNG is {ids.shape}, the image {(image['height'], image['width'])}"
+        return
+    listed = {segment["id"] for segment in row["segments_info"]}
+    present = set(np.unique(ids).tolist()) - {VOID_ID}
+    if listed != present:
+        yield f"PNG ids {sorted(present ^ listed)[:SHOWN]} are only in the PNG or only in the JSON"
+        return
+    for segment in row["segments_info"]:
+        yield from _segment_problems(ids == segment["id"], segment, space)
+    stuff = read_label_png(safe_join(folder / STUFF_PNGS, row["file_name"]))
+    if not np.array_equal(stuff, stuff_target(_label(ids, row["segments_info"]), space)):
+        yield "the stuff PNG does not follow from the panoptic PNG"
+    yield from _instance_problems(ids, row["segments_info"], instances, space)
+
+
+def _segment_problems(
+    mask: npt.NDArray[np.bool_], segment: Mapping[str, Any], space: LabelSpace
+) -> Iterator[str]:
+    name = f"segment {segment['id']}"
+    area = int(np.count_nonzero(mask))
+    if segment["area"] != area:
+        yield f"{name} has area {segment['area']}, its pixels are {area}"
+    if segment.get("bbox") != list(mask_box(mask)):
+        yield f"{name} has bbox {segment.get('bbox')}, its pixels span {list(mask_box(mask))}"
+    if segment.get("isthing") != int(space.is_thing(segment["category_id"])):
+        yield f"{name} of category {segment['category_id']} has isthing {segment.get('isthing')}"
+
+
+def _instance_problems(
+    ids: npt.NDArray[np.int32],
+    segments: list[dict[str, Any]],
+    instances: list[dict[str, Any]],
+    space: LabelSpace,
+) -> Iterator[str]:
+    things = [s for s in segments if space.is_thing(s["category_id"])]
+    if len(things) != len(instances):
+        yield f"{len(things)} thing segments, but {len(instances)} in {INSTANCES_JSON}"
+        return
+    for segment, instance in zip(things, instances, strict=True):
+        same = all(segment[key] == instance[key] for key in ("category_id", "area", "bbox"))
+        if not same or instance["segmentation"] != encode_mask(ids == segment["id"]):
+            yield f"instance {instance['id']} is not segment {segment['id']}"
+
+
+def _label(ids: npt.NDArray[np.int32], segments: list[dict[str, Any]]) -> PanopticLabel:
+    return PanopticLabel(
+        ids,
+        tuple(
+            Segment(s["id"], s["category_id"], bool(s["isthing"]), s["area"], tuple(s["bbox"]))
+            for s in segments
+        ),
+    )

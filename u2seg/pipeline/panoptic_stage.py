@@ -1,0 +1,75 @@
+"""Stage ``panoptic``: things first, stuff in what is left, in the formats other tools open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from u2seg.errors import UserError
+from u2seg.io.atomic import write_json
+from u2seg.io.jsonfile import read_json
+from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.png import read_label_png
+from u2seg.panoptic.export import export_image, merge_parts
+from u2seg.panoptic.merger import merge_panoptic
+from u2seg.pipeline.batches import read_masks
+from u2seg.pipeline.cluster_stage import read_assignments
+from u2seg.pipeline.stage import Record, Stage
+from u2seg.structures.labels import VOID_STUFF, LabelSpace
+
+
+class PanopticStage(Stage):
+    """Reads masks, cluster ids and stuff maps; writes everything that training reads."""
+
+    name = "panoptic"
+    inputs = ("images", "masks", "clusters", "semantics")
+
+    def sections(self) -> tuple[Any, ...]:
+        """Merge settings and the two numbers that make the label space."""
+        settings = self.context.settings
+        return (settings.panoptic, settings.clusters, settings.semantics)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """K and S of the settings."""
+        settings = self.context.settings
+        return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)
+
+    def run(self) -> dict[str, int]:
+        """Merge shard by shard, then join the records."""
+        path = self.context.space.folder("clusters") / "assignments.json"
+        self.clusters = read_assignments(path)
+        self.each_shard(
+            self._shard, lambda index: self.context.space.part(self.name, index).is_file()
+        )
+        shards = range(len(self.context.shards()))
+        parts = (read_json(self.context.space.part(self.name, i)) for i in shards)
+        return merge_parts(parts, self.folder, self.context.images(), self.label_space)
+
+    def _shard(self, index: int, records: list[Record]) -> None:
+        per_image = read_masks(self.context, index, records)
+        ids = self.clusters[index]
+        if len(ids) != sum(len(masks) for masks in per_image):
+            raise UserError(
+                f"clusters/assignments.json has {len(ids)} ids for shard {index}, its part has "
+                "other masks: run the clusters stage anew (--overwrite)"
+            )
+        exported = []
+        start = 0
+        for record, masks in zip(records, per_image, strict=True):
+            own = ids[start : start + len(masks)]
+            start += len(masks)
+            stuff = self._stuff(record)
+            label = merge_panoptic(
+                masks, own, stuff, self.label_space, self.context.settings.panoptic
+            )
+            exported.append(export_image(self.folder, record, label, self.label_space))
+        write_json(self.context.space.part(self.name, index), exported)
+
+    def _stuff(self, record: Record) -> Any:
+        name = stem_of(record["file_name"]) + ".png"
+        path = safe_join(self.context.space.folder("semantics"), name)
+        if not path.is_file():  # listed in skipped.jsonl by the stage before
+            return np.full((record["height"], record["width"]), VOID_STUFF, dtype=np.uint8)
+        return read_label_png(path, self.context.settings.images.max_pixels)

@@ -1,0 +1,179 @@
+"""Run the label stages in order, resume them, and say what a full run will cost."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from u2seg.config.load import settings_hash
+from u2seg.config.schema import Settings
+from u2seg.errors import UserError
+from u2seg.io.atomic import sha256_file, write_json
+from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.masks.base import ImageProposer
+from u2seg.pipeline.batches import collect_skips
+from u2seg.pipeline.cluster_stage import ClusterStage
+from u2seg.pipeline.ingest import ImagesStage
+from u2seg.pipeline.mask_stage import MaskStage
+from u2seg.pipeline.panoptic_stage import PanopticStage
+from u2seg.pipeline.semantic_stage import SemanticStage
+from u2seg.pipeline.stage import RunContext, Stage, library_versions
+from u2seg.pipeline.territory import LOCK, check_apart, remove_stage
+from u2seg.pipeline.workspace import Workspace
+from u2seg.structures.manifest import StageManifest
+from u2seg.version import __version__
+
+logger = logging.getLogger(__name__)
+
+ORDER: tuple[type[Stage], ...] = (
+    ImagesStage, MaskStage, ClusterStage, SemanticStage, PanopticStage,
+)  # fmt: skip
+STAGES = tuple(stage.name for stage in ORDER if stage is not ImagesStage)
+"""Stages a user can ask for; listing the images always comes first."""
+
+
+def generate_labels(
+    settings: Settings,
+    images: Path,
+    output: Path,
+    *,
+    stages: Sequence[str] = STAGES,
+    overwrite: bool = False,
+    limit: int = 0,
+    progress: bool = True,
+    detector: ImageProposer | None = None,
+) -> Path:
+    """Label a folder of photographs; running it again resumes.
+
+    Args:
+        settings: All settings.
+        images: Folder of photographs; sub-folders are searched.
+        output: Where everything is written; made if missing.
+        stages: Which of ``STAGES`` to run, in any order.
+        overwrite: Make these stages, and those after them, anew.
+        limit: Use only so many images, evenly spaced; 0 = all.
+        progress: Show progress bars.
+        detector: Predicts the masks if ``U2SEG.MASKS.PROPOSER`` is ``cutler``.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        UserError: for a missing folder, an unknown stage, settings that do not fit what is in
+            ``output`` already, another run at work there, an unwritable folder, or one that
+            holds the photographs, lies among them or holds files of others.
+        StageError: if too many images are unreadable.
+    """
+    wanted = check_stages(stages)
+    if not images.is_dir():
+        raise UserError(f"image folder {images} does not exist or is not a folder (--images)")
+    context = RunContext(settings, Workspace(output), images, limit, progress, detector)
+    check_apart(images, context.space, [stage.name for stage in ORDER])
+    todo = [kind(context) for kind in ORDER if kind is ImagesStage or kind.name in wanted]
+    for stage in todo:  # before hours of work, and before anything is deleted
+        stage.check()
+    with only_run(output):
+        if overwrite:
+            _forget(context, wanted)
+        for stage in todo:
+            stage.execute()
+            skipped = collect_skips(context, [kind.name for kind in ORDER])
+            if skipped and isinstance(stage, ImagesStage):
+                logger.warning("%d images skipped, see %s", skipped, context.space.skipped)
+        if all(context.space.stage_manifest(s.name).is_file() for s in ORDER):
+            _finish(context)
+    return output
+
+
+def check_stages(stages: Sequence[str]) -> set[str]:
+    """Return the stages as a set; UserError names an unknown one."""
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown or not stages:
+        raise UserError(f"unknown stage {unknown or 'none'}: known are {', '.join(STAGES)}")
+    return set(stages)
+
+
+@contextlib.contextmanager
+def only_run(output: Path) -> Iterator[None]:
+    """Hold the output folder; UserError if another live process of this machine holds it."""
+    import fcntl
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {output}: {error.strerror}. Choose another output folder"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(handle, 64, 0).decode("ascii", "replace").strip() or "unknown"
+            raise UserError(f"{output} is in use by another run (process {holder})") from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+        os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def _forget(context: RunContext, wanted: set[str]) -> None:
+    # Asking for everything anew includes the list of images: the folder may have changed.
+    stale = {*wanted, "images"} if wanted == set(STAGES) else set(wanted)
+    context.space.manifest.unlink(missing_ok=True)
+    for stage in ORDER:
+        # Whatever is built on a stage made anew is stale too.
+        if stale.intersection((stage.name, *stage.inputs)):
+            stale.add(stage.name)
+            remove_stage(context.space, stage.name)
+    if "images" in stale:
+        context.space.images_json.unlink(missing_ok=True)
+
+
+def _finish(context: RunContext) -> None:
+    space = context.space
+    inputs = {s.name: sha256_file(space.stage_manifest(s.name)) for s in ORDER}
+    counts = {}
+    for stage in ORDER:
+        found = read_json_object(space.stage_manifest(stage.name), "counts")["counts"]
+        counts.update({f"{stage.name}.{key}": value for key, value in found.items()})
+    manifest = StageManifest(
+        stage="labels",
+        settings_hash=settings_hash(context.settings),
+        inputs=inputs,
+        files={p.name: sha256_file(p) for p in (space.images_json, space.skipped)},
+        counts=counts,
+        version=__version__,
+        libraries=library_versions(),
+    )
+    write_json(space.manifest, manifest.to_json(), indent=1)
+
+
+def estimate(output: Path) -> str:
+    """Return what labelling all images will take, judged by a dry run in ``output``.
+
+    Args:
+        output: Output folder of ``generate_labels`` with a limit.
+    """
+    space = Workspace(output)
+    content = read_json_object(space.images_json, "images", "info")
+    used, found = len(content["images"]), int(content["info"]["found"])
+    seconds: dict[str, float] = read_json(space.timings)
+    size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
+    # Fitting the stuff model takes the same number of steps however many images there are.
+    lines = [f"{'stage':<12}{'s/image':>10}{'hours for ' + str(found):>20}"]
+    total = 0.0
+    for stage, value in seconds.items():
+        hours = value / used * found / 3600
+        total += hours
+        lines.append(f"{stage:<12}{value / used:>10.3f}{hours:>20.3f}")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    lines.append(f"all: {total:.2f} h at most (fitting counted in proportion), one process")
+    lines.append(f"disk: {size / used * found / 2**20:.0f} MiB; peak memory: {memory:.1f} GiB")
+    return "\n".join(lines)

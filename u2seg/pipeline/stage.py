@@ -1,0 +1,278 @@
+"""What every stage has: a plan written first, parts in between, a manifest written last.
+
+A part that exists is complete (it was renamed into place) and belongs to the plan beside it, so
+running the same command again continues where the last run ended and yields the same bytes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from u2seg.config.load import settings_hash
+from u2seg.config.schema import Settings
+from u2seg.errors import StageError, UserError
+from u2seg.io.atomic import (
+    json_bytes,
+    remove_temporaries,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
+from u2seg.io.images import BadImageError, read_image
+from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.paths import safe_join
+from u2seg.masks.base import ImageProposer
+from u2seg.pipeline.territory import check_owned
+from u2seg.pipeline.workspace import Workspace
+from u2seg.structures.manifest import StageManifest
+from u2seg.version import __version__
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "pillow",
+    "torch",
+    "timm",
+    "scikit-learn",
+    "scikit-image",
+    "faiss-cpu",
+)
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all stages of a run share.
+
+    Args:
+        settings: All settings.
+        space: Files of the run.
+        image_root: Folder of the photographs.
+        limit: Use only this many images, evenly spaced; 0 = all.
+        progress: Show progress bars.
+        detector: Predicts masks where ``U2SEG.MASKS.PROPOSER`` asks for one.
+    """
+
+    settings: Settings
+    space: Workspace
+    image_root: Path
+    limit: int = 0
+    progress: bool = True
+    detector: ImageProposer | None = None
+
+    def images(self) -> list[Record]:
+        """Return the records of ``images.json``."""
+        content = read_json_object(self.space.images_json, "images")
+        records: list[Record] = content["images"]
+        return records
+
+    def shards(self) -> list[list[Record]]:
+        """Return the records cut into shards of ``RUN.SHARD_SIZE``."""
+        records, size = self.images(), self.settings.run.shard_size
+        return [records[i : i + size] for i in range(0, len(records), size)]
+
+    def read(self, record: Record) -> Any:
+        """Return the (H, W, 3) uint8 RGB pixels of a record; BadImageError if it changed."""
+        path = safe_join(self.image_root, record["file_name"])
+        image = read_image(path, self.settings.images.max_pixels)
+        if sha256_file(path) != record["sha256"]:
+            raise BadImageError("changed since the run began")
+        return image
+
+
+class Stage(ABC):
+    """One stage of the labelling run.
+
+    Subclasses name the stage and its inputs, and do the work in ``run``; ``execute`` adds what
+    all have in common.
+    """
+
+    name: str
+    inputs: tuple[str, ...] = ()
+    """Stages whose manifests this one builds on."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.folder = context.space.folder(self.name)
+
+    @abstractmethod
+    def sections(self) -> tuple[Any, ...]:
+        """Return the settings that decide this stage's output."""
+
+    @abstractmethod
+    def run(self) -> dict[str, int]:
+        """Do the work; return counts for the manifest."""
+
+    def seed(self) -> int:
+        """Return the seed the stage uses, 0 if none."""
+        return 0
+
+    def extra_plan(self) -> dict[str, Any]:
+        """Return further facts that must not change between runs into one folder."""
+        return {}
+
+    def check(self) -> None:
+        """Raise UserError for settings that can be seen to be wrong before anything runs."""
+        return
+
+    def execute(self) -> None:
+        """Run the stage unless it is done; raise if the folder holds another run.
+
+        Raises:
+            UserError: if an input stage is missing, or the folder was made with other settings
+                or from other inputs, or holds files of others.
+        """
+        plan = self._plan()
+        self._check_plan(plan)
+        if self.context.space.stage_manifest(self.name).is_file():
+            logger.info("%s: done already", self.name)
+            return
+        check_owned(self.folder, self.context.space.plan(self.name))
+        remove_temporaries(self.folder)
+        write_json(self.context.space.plan(self.name), plan, indent=1)
+        start = time.perf_counter()
+        counts = self.run()
+        self._finish(plan, counts)
+        seconds = time.perf_counter() - start
+        self._record_seconds(seconds)
+        told = ", ".join(f"{value} {key}" for key, value in counts.items())
+        logger.info("%s: %s in %.1f s", self.name, told, seconds)
+
+    def _plan(self) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "settings_hash": settings_hash(*self.sections()),
+            "shard_size": self.context.settings.run.shard_size,
+            "inputs": {name: self._input_hash(name) for name in self.inputs},
+            **self.extra_plan(),
+        }
+
+    def _input_hash(self, name: str) -> str:
+        path = self.context.space.stage_manifest(name)
+        if not path.is_file():
+            raise UserError(
+                f"stage {self.name} needs stage {name}, which has not finished in "
+                f"{self.context.space.root}: run tools/generate_pseudo.py with --stages {name} "
+                "(or without --stages) first"
+            )
+        return sha256_file(path)
+
+    def _check_plan(self, plan: dict[str, Any]) -> None:
+        path = self.context.space.plan(self.name)
+        if not path.is_file():
+            return
+        found = read_json(path)
+        if found == plan:
+            return
+        known = found if isinstance(found, dict) else {}
+        changed = [key for key in plan if known.get(key) != plan[key]]
+        raise UserError(
+            f"{self.folder} was made with other {', '.join(changed) or 'facts'} than this command "
+            "asks for; results are never mixed. Choose another --output-dir, or add --overwrite: "
+            "it makes the stages named by --stages (all without) and those built on them anew"
+        )
+
+    def _finish(self, plan: dict[str, Any], counts: dict[str, int]) -> None:
+        manifest = StageManifest(
+            stage=self.name,
+            settings_hash=plan["settings_hash"],
+            inputs=plan["inputs"],
+            files=hash_files(self.folder),
+            counts=counts,
+            version=__version__,
+            seed=self.seed(),
+            libraries=library_versions(),
+            settings={type(s).__name__: asdict(s) for s in self.sections()},
+        )
+        write_json(self.context.space.stage_manifest(self.name), manifest.to_json(), indent=1)
+
+    def _record_seconds(self, seconds: float) -> None:
+        path = self.context.space.timings
+        content = read_json(path) if path.is_file() else {}
+        # An interrupted stage adds up over its runs only as far as its last one: say so in docs.
+        content[self.name] = round(seconds, 2)
+        write_json(path, content, indent=1)
+
+    def each_shard(
+        self, work: Callable[[int, list[Record]], None], done: Callable[[int], bool]
+    ) -> None:
+        """Call ``work(shard, records)`` for every shard that is not ``done``, with progress."""
+        shards = self.context.shards()
+        total = sum(len(records) for records in shards)
+        with self.bar(total) as bar:
+            for index, records in enumerate(shards):
+                if not done(index):
+                    work(index, records)
+                bar.update(len(records))
+
+    def bar(self, total: int) -> Any:
+        """Return a progress bar of ``total`` images with rate and ETA."""
+        quiet = not self.context.progress
+        return tqdm(total=total, desc=self.name, unit="img", disable=quiet, smoothing=0.1)
+
+    def readable(
+        self, records: Sequence[Record], skipped: list[Record]
+    ) -> Iterator[tuple[Record, Any]]:
+        """Yield (record, pixels); an image that cannot be read goes to ``skipped``."""
+        for record in records:
+            try:
+                yield record, self.context.read(record)
+            except BadImageError as error:
+                skipped.append(self.skip(record, str(error)))
+
+    def skip(self, record: Record, reason: str) -> Record:
+        """Return the ``skipped.jsonl`` entry of an image, and log it."""
+        logger.warning("%s: skipped %s: %s", self.name, record["file_name"], reason)
+        return {"file_name": record["file_name"], "reason": reason, "stage": self.name}
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return relative name -> SHA-256 of a stage's files; PNG trees as one digest per folder.
+
+    Plans and manifests are left out.
+    """
+    files: dict[str, str] = {}
+    pictures: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name in ("manifest.json", "plan.json") or path.name.startswith("."):
+            continue
+        if path.suffix == ".png":
+            top = name.split("/", 1)[0] + "/" if "/" in name else ""
+            pictures.setdefault(f"{top}**.png", []).append((name, sha256_file(path)))
+        else:
+            files[name] = sha256_file(path)
+    for name, entries in pictures.items():
+        files[name] = sha256_bytes(json_bytes(entries))
+    return files
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that can change a label."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def check_share(bad: int, total: int, limit: float) -> None:
+    """Raise StageError if more than ``limit`` of the images are bad."""
+    if total and bad / total > limit:
+        raise StageError(
+            f"{bad} of {total} images are unreadable, more than U2SEG.RUN.MAX_BAD = {limit}; "
+            "see skipped.jsonl"
+        )

@@ -1,0 +1,53 @@
+"""Where a labelling run keeps its files; the one place that spells their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths below the output folder of a labelling run.
+
+    Args:
+        root: The output folder.
+    """
+
+    root: Path
+
+    @property
+    def images_json(self) -> Path:
+        """List of usable images."""
+        return self.root / "images.json"
+
+    @property
+    def skipped(self) -> Path:
+        """One JSON line for each image that was left out: file_name, reason, stage."""
+        return self.root / "skipped.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        """Seconds per stage, the only file here that depends on the clock."""
+        return self.root / "timings.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Manifest of the whole run, written last."""
+        return self.root / "manifest.json"
+
+    def folder(self, stage: str) -> Path:
+        """Folder of a stage."""
+        return self.root / stage
+
+    def stage_manifest(self, stage: str) -> Path:
+        """Manifest of a stage, written last in its folder."""
+        return self.folder(stage) / "manifest.json"
+
+    def plan(self, stage: str) -> Path:
+        """What a stage set out to do, written first: settings, inputs, shard size."""
+        return self.folder(stage) / "plan.json"
+
+    def part(self, stage: str, shard: int, suffix: str = ".json") -> Path:
+        """A stage's result for one shard of images."""
+        return self.folder(stage) / f"part-{shard:05d}{suffix}"

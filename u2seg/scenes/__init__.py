@@ -1,0 +1,10 @@
+"""A data set with exact truth that needs no download: seeded, textured, composed scenes.
+
+``shapes`` and ``textures`` draw, ``compose`` makes one scene, ``export`` writes a data set.
+"""
+
+from u2seg.scenes.compose import Scene, compose_scene
+from u2seg.scenes.export import SceneSettings, write_scenes
+from u2seg.scenes.kinds import SCENE_LABELS
+
+__all__ = ["SCENE_LABELS", "Scene", "SceneSettings", "compose_scene", "write_scenes"]

@@ -1,0 +1,74 @@
+"""What a semantic segmenter is, what it is fitted to, and the table of segmenters.
+
+Shapes: D feature channels, h x w patches, H x W pixels, S stuff clusters.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.config.schema import SemanticSettings
+from u2seg.registry import Registry
+from u2seg.structures.features import PatchFeatures
+
+SEMANTIC_SEGMENTERS = Registry("semantic segmenter", locations=("u2seg.semantics.stego",))
+"""Members are classes: ``cls(settings, in_dim)`` makes a segmenter that is not fitted yet,
+``cls.load(path)`` a fitted one."""
+
+
+class FeatureSource(Protocol):
+    """The features of a set of images, by index; they need not fit in memory."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
+        """Return (D, h, w) float32; h and w may differ from image to image."""
+        ...
+
+
+class SemanticSegmenter(Protocol):
+    """Learns S stuff clusters from features alone and labels images with them."""
+
+    def __init__(self, settings: SemanticSettings, in_dim: int) -> None:
+        """Make a segmenter for features of ``in_dim`` channels, not fitted yet."""
+
+    def fit(self, source: FeatureSource, progress: bool) -> dict[str, list[float]]:
+        """Learn from all images of ``source``; return loss curves by name, one value a step.
+
+        Raises:
+            UserError: if the source is empty or its features do not fit.
+        """
+        ...
+
+    def predict(
+        self,
+        features: PatchFeatures,
+        flipped: PatchFeatures | None,
+        image: npt.NDArray[np.uint8],
+    ) -> npt.NDArray[np.uint8]:
+        """Return the stuff cluster of every pixel.
+
+        Args:
+            features: Of the photograph.
+            flipped: Of its left-right mirror image, or None.
+            image: (H, W, 3) uint8 RGB, the photograph.
+
+        Returns:
+            (H, W) uint8, 0..S-1.
+        """
+        ...
+
+    def save(self, path: Path | str) -> None:
+        """Write the fitted segmenter to one file, atomically."""
+        ...
+
+    @classmethod
+    def load(cls, path: Path | str) -> SemanticSegmenter:
+        """Return the segmenter that ``save`` wrote; UserError if the file is not one."""
+        ...

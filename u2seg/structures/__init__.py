@@ -1,0 +1,1 @@
+"""Typed values that cross stages: plain NumPy and pycocotools, no files, no settings."""

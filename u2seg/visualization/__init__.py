@@ -1,0 +1,1 @@
+"""Pictures and reports of anything the other parts leave: NumPy, Pillow and SVG, no Detectron2."""

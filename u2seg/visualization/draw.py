@@ -1,0 +1,263 @@
+"""Draw labels on photographs: panoptic labels, class-agnostic masks, stuff maps.
+
+Shapes: H x W pixels. Images are (H, W, 3) uint8 RGB, row-major, y down. Colours of categories
+come from ``LabelSpace.colors()`` alone, so one id has one colour in every picture. Blending is
+integer arithmetic and therefore the same on every machine: ``(p * (256 - a) + c * a) >> 8`` with
+``a = round(256 * alpha)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from u2seg.errors import UserError
+from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
+from u2seg.structures.panoptic import PanopticLabel
+from u2seg.visualization.text import Color, Tag, draw_tags
+
+Rgb = npt.NDArray[np.uint8]
+MIN_OUTLINE_SIDE = 48
+"""Pictures with a shorter side get no outlines: they would cover what they enclose."""
+MIN_NAMES_SIDE = 64
+"""Pictures with a shorter side get no names: nobody could read them."""
+_MIN_NAMED_SHARE = 0.002
+
+
+def draw_panoptic(
+    image: Rgb,
+    label: PanopticLabel,
+    space: LabelSpace,
+    *,
+    alpha: float = 0.5,
+    outlines: bool = True,
+    names: bool = True,
+    name_size: int = 0,
+) -> Rgb:
+    """Return the photograph with its segments coloured, outlined and named.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        label: Its ids are (H, W); void pixels keep the photograph.
+        space: Gives colours and names of the categories.
+        alpha: Opacity of the colours, 0 (photograph) .. 1 (flat colour).
+        outlines: Draw the borders of segments, unless the shorter side is below 48 px.
+        names: Write names, unless the shorter side is below 64 px; segments smaller than
+            0.2 % of the picture and names that find no room are left out. A score below 1 is
+            written behind the name in percent.
+        name_size: Height of the letters in pixels; 0 = 1/26 of the shorter side, 10..64.
+
+    Returns:
+        (H, W, 3) uint8, a new array.
+
+    Raises:
+        UserError: if the sizes differ, ``alpha`` is outside 0..1, an id of the map has no
+            segment, or a category is not in ``space``.
+
+    Examples:
+        >>> from u2seg.structures.panoptic import Segment
+        >>> ids = np.array([[0, 1]], dtype=np.int32)
+        >>> label = PanopticLabel(ids, (Segment(1, 1, True, 1, (1.0, 0.0, 1.0, 1.0)),))
+        >>> space = LabelSpace(1, 0)
+        >>> space.colors().tolist()
+        [[140, 21, 21]]
+        >>> draw_panoptic(np.full((1, 2, 3), 100, np.uint8), label, space).tolist()
+        [[[100, 100, 100], [120, 60, 60]]]
+    """
+    _check(image, label.ids, alpha)
+    present, index = np.unique(label.ids, return_inverse=True)
+    index = index.reshape(label.ids.shape)
+    colors, opacity = _segment_table(present, label, space, alpha)
+    canvas = _blend(image, colors[index], opacity[index])
+    if outlines:
+        _outline(canvas, index, colors, skip=np.flatnonzero(present == 0))
+    return _write_names(canvas, label, space, name_size) if names else canvas
+
+
+def draw_masks(
+    image: Rgb,
+    masks: Sequence[npt.NDArray[np.bool_]],
+    *,
+    alpha: float = 0.5,
+    outlines: bool = True,
+) -> Rgb:
+    """Return the photograph with class-agnostic masks, one colour each.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (H, W) bool each; they may overlap: small ones are drawn above large ones.
+        alpha: Opacity of the colours, 0..1.
+        outlines: Draw the borders, unless the shorter side is below 48 px.
+
+    Returns:
+        (H, W, 3) uint8, a new array; a copy of ``image`` if there is no mask.
+
+    Raises:
+        UserError: if a mask has another size than the image or ``alpha`` is outside 0..1.
+    """
+    order = np.zeros(image.shape[:2], dtype=np.int32)
+    _check(image, order, alpha)
+    areas = [int(np.count_nonzero(mask)) for mask in masks]
+    for number in sorted(range(len(masks)), key=lambda i: -areas[i]):
+        _check(image, masks[number], alpha)
+        order[masks[number]] = number + 1
+    colors = np.zeros((len(masks) + 1, 3), dtype=np.uint8)
+    if masks:
+        colors[1:] = LabelSpace(len(masks), 0).colors()
+    opacity = np.full(len(colors), _opacity(alpha), dtype=np.uint16)
+    opacity[0] = 0
+    canvas = _blend(image, colors[order], opacity[order])
+    if outlines:
+        _outline(canvas, order, colors, skip=np.array([0]))
+    return canvas
+
+
+def draw_stuff(
+    image: Rgb | None,
+    stuff: npt.NDArray[np.uint8],
+    space: LabelSpace,
+    *,
+    alpha: float = 0.6,
+    target: bool = False,
+) -> Rgb:
+    """Return a stuff map in colours, over the photograph if there is one.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or None for flat colours on black.
+        stuff: (H, W) uint8: a semantics map (0..S-1 stuff cluster, 255 void), or with
+            ``target`` a Panoptic-FPN target (0 any thing, 1..S stuff, 255 void).
+        space: Gives the colours.
+        alpha: Opacity over the photograph, 0..1.
+        target: Which of the two numberings ``stuff`` has. Things are drawn as white.
+
+    Returns:
+        (H, W, 3) uint8; void keeps the photograph.
+
+    Raises:
+        UserError: if the sizes differ, ``alpha`` is outside 0..1 or a value is no stuff id.
+    """
+    if image is None:
+        image, alpha = np.zeros((*stuff.shape, 3), dtype=np.uint8), 1.0
+    _check(image, stuff, alpha)
+    known = space.num_stuff + int(target)
+    wrong = np.unique(stuff[(stuff >= known) & (stuff != VOID_STUFF)])
+    if wrong.size:
+        raise UserError(
+            f"the stuff map holds the value {wrong[0]}; with {space.num_stuff} stuff clusters "
+            f"it may hold 0..{known - 1} and {VOID_STUFF}"
+        )
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    colors[int(target) : known] = space.colors()[space.num_things :]
+    if target:
+        colors[ANY_THING] = 255
+    opacity = np.full(256, _opacity(alpha), dtype=np.uint16)
+    opacity[VOID_STUFF] = 0
+    return _blend(image, colors[stuff], opacity[stuff])
+
+
+def _check(image: Rgb, labels: npt.NDArray[np.generic], alpha: float) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    if labels.shape != image.shape[:2]:
+        raise UserError(
+            f"the label is {labels.shape[0]} x {labels.shape[1]} (height x width) but the image "
+            f"is {image.shape[0]} x {image.shape[1]}"
+            if labels.ndim == 2
+            else f"a label must be (H, W), got shape {labels.shape}"
+        )
+    if not 0 <= alpha <= 1:
+        raise UserError(f"alpha must be 0..1, got {alpha}")
+
+
+def _segment_table(
+    present: npt.NDArray[np.int32], label: PanopticLabel, space: LabelSpace, alpha: float
+) -> tuple[Rgb, npt.NDArray[np.uint16]]:
+    """Return colour (n, 3) and opacity (n,) of each id that occurs."""
+    palette = space.colors()
+    category = {segment.id: segment.category_id for segment in label.segments}
+    colors = np.zeros((len(present), 3), dtype=np.uint8)
+    opacity = np.full(len(present), _opacity(alpha), dtype=np.uint16)
+    for row, segment_id in enumerate(present.tolist()):
+        if segment_id == 0:
+            opacity[row] = 0
+            continue
+        if segment_id not in category:
+            raise UserError(f"the id map holds {segment_id}, which no segment of the label has")
+        space.is_thing(category[segment_id])  # raises outside 1..K+S
+        colors[row] = palette[category[segment_id] - 1]
+    return colors, opacity
+
+
+def _opacity(alpha: float) -> int:
+    return round(256 * alpha)
+
+
+def _blend(image: Rgb, colors: Rgb, opacity: npt.NDArray[np.uint16]) -> Rgb:
+    weight = opacity[..., None]
+    mixed = image.astype(np.uint16) * (256 - weight) + colors.astype(np.uint16) * weight
+    return (mixed >> 8).astype(np.uint8)
+
+
+def _outline(
+    canvas: Rgb, index: npt.NDArray[np.integer], colors: Rgb, skip: npt.NDArray[np.integer]
+) -> None:
+    """Darken the rim of each region of ``index`` in place; regions in ``skip`` get none."""
+    side = min(index.shape)
+    if side < MIN_OUTLINE_SIDE:
+        return
+    edge = np.zeros(index.shape, dtype=bool)
+    across, down = index[:, 1:] != index[:, :-1], index[1:] != index[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    extra = round(side / 350) - 1
+    if extra > 0:
+        edge = ndimage.binary_dilation(edge, iterations=extra)
+    edge &= ~np.isin(index, skip)
+    canvas[edge] = colors[index[edge]] // 2
+
+
+def _write_names(canvas: Rgb, label: PanopticLabel, space: LabelSpace, size: int) -> Rgb:
+    height, width = canvas.shape[:2]
+    if min(height, width) < MIN_NAMES_SIDE:
+        return canvas
+    palette = space.colors()
+    step = max(1, max(height, width) // 256)
+    small = label.ids[::step, ::step]
+    segments = sorted(label.segments, key=lambda s: (not s.isthing, -s.area))
+    tags = []
+    for segment in segments:
+        inside = small == segment.id
+        if np.count_nonzero(inside) < max(1.0, _MIN_NAMED_SHARE * small.size):
+            continue
+        x, y = _deepest(inside)
+        red, green, blue = (int(c) for c in palette[segment.category_id - 1])
+        text = space.name(segment.category_id)
+        if segment.score < 1:
+            text += f": {round(100 * segment.score)} %"
+        tags.append(Tag(text, x * step, y * step, (red, green, blue)))
+    picture = Image.fromarray(canvas)
+    draw_tags(picture, tags, size or letter_size(height, width))
+    return np.array(picture)
+
+
+def letter_size(height: int, width: int) -> int:
+    """Return the height of letters, in pixels, that suits a picture of this size."""
+    return int(np.clip(round(min(height, width) / 26), 10, 64))
+
+
+def _deepest(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Return (x, y) of the pixel farthest from the border of the mask."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(np.argmax(depth)), mask.shape)
+    return int(x), int(y)
+
+
+def color_tuple(row: npt.NDArray[np.uint8]) -> Color:
+    """Return one row of a colour table as three plain integers."""
+    return int(row[0]), int(row[1]), int(row[2])

@@ -1,0 +1,372 @@
+"""One self-contained ``report.html`` of a run: no server, no network, no script.
+
+Every text that comes from files is escaped by the template engine, and the page carries a
+content security policy that forbids scripts and foreign addresses altogether.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from u2seg.errors import UserError
+from u2seg.io.atomic import json_bytes, write_text
+from u2seg.visualization import charts
+from u2seg.visualization.metrics import (
+    MetricRow,
+    is_agreement,
+    metric_rows,
+    reference_sentence,
+)
+from u2seg.visualization.samples import (
+    ClusterRow,
+    Sample,
+    cluster_gallery,
+    css_color,
+    label_samples,
+    prediction_samples,
+)
+from u2seg.visualization.sources import (
+    LabelRun,
+    Notes,
+    Predictions,
+    TrainRun,
+    read_label_run,
+    read_predictions,
+    read_train_run,
+)
+from u2seg.visualization.statistics import (
+    Concern,
+    LabelStatistics,
+    label_statistics,
+    label_warnings,
+    percent,
+)
+from u2seg.visualization.text import printable
+
+MAX_SAMPLES = 12
+MAX_CLUSTERS = 24
+MAX_CROPS = 8
+MAX_SKIPPED = 50
+MAX_STUFF = 60
+MAX_NOTES = 30
+STAGES = (
+    "images", "masks", "clusters", "semantics", "panoptic", "train", "train and evaluate",
+    "evaluate", "predict",
+)  # fmt: skip
+"""Order of the known stages in the time chart."""
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A loss curve as SVG; ``total`` marks the sum of a stage's terms."""
+
+    title: str
+    svg: str
+    total: bool
+
+
+@dataclass
+class Page:
+    """Everything the template shows; pictures are data URIs, charts are SVG."""
+
+    title: str
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    concerns: list[Concern] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    samples_total: int = 0
+    predictions: list[Sample] = field(default_factory=list)
+    predictions_total: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped_total: int = 0
+    clusters: list[ClusterRow] = field(default_factory=list)
+    clusters_used: int = 0
+    clusters_total: int = 0
+    stuff: list[tuple[str, str, str]] = field(default_factory=list)
+    stuff_rest: str = ""
+    statistics: list[tuple[str, str]] = field(default_factory=list)
+    statistics_text: list[str] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    metrics: list[MetricRow] = field(default_factory=list)
+    metrics_reference: str = ""
+    protocol: list[tuple[str, str]] = field(default_factory=list)
+    settings: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
+    train_config: str = ""
+    versions: list[tuple[str, str]] = field(default_factory=list)
+    seconds: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def write_report(
+    output: Path,
+    *,
+    labels: Path | None,
+    train: Path | None,
+    predictions: Path | None,
+    title: str,
+) -> Path:
+    """Write the report of a run and return its path.
+
+    Args:
+        output: The HTML file, or a folder that gets ``report.html``.
+        labels: Output folder of ``generate_pseudo.py``; None = not part of the run.
+        train: Output folder of ``train_net.py``; None = not part of the run.
+        predictions: Result folder of an evaluation; None = not part of the run.
+        title: Heading of the page.
+
+    Returns:
+        Path of the HTML file; everything is inside it.
+
+    Raises:
+        UserError: if Jinja2 is missing or the file cannot be written. Missing or garbled
+            inputs are no error: the page says what is left out and why.
+
+    Notes:
+        The same inputs give the same bytes. At most 12 images, 24 clusters with 8 crops and
+        12 further predictions are shown, each with a line "showing n of N", so that the page
+        stays below a few megabytes however large the run.
+    """
+    page = build_page(labels=labels, train=train, predictions=predictions, title=title)
+    path = output if output.suffix.lower() in (".html", ".htm") else output / "report.html"
+    write_text(path, _render(page))
+    return path
+
+
+def build_page(
+    *, labels: Path | None, train: Path | None, predictions: Path | None, title: str
+) -> Page:
+    """Return the content of the report; arguments as for ``write_report``."""
+    notes = Notes()
+    page = Page(printable(title))
+    label_run = read_label_run(labels, notes) if labels else None
+    train_run = read_train_run(train, notes) if train else None
+    found = read_predictions(predictions, notes) if predictions else None
+    elsewhere = train_run.eval_images if train_run else None
+    paired = bool(label_run and found and _same_photographs(label_run, found, elsewhere))
+    if label_run:
+        _add_labels(page, label_run, found if paired else None, notes)
+    if train_run:
+        _add_training(page, train_run)
+    if found:
+        known = {i.file_name for i in label_run.images} if label_run and paired else set()
+        root = elsewhere or (label_run.image_root if label_run and paired else None)
+        _add_predictions(page, found, known, root, notes)
+    _add_seconds(page, label_run, train_run)
+    if len(notes) > MAX_NOTES:
+        notes[MAX_NOTES:] = [f"and {len(notes) - MAX_NOTES} more of this kind"]
+    page.notes = [printable(note) for note in notes]
+    return page
+
+
+def _render(page: Page) -> str:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise UserError("the report needs Jinja2: pip install 'u2seg[demo]'") from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("u2seg.visualization", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(page=page)
+
+
+def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Notes) -> None:
+    numbers = notes.attempt("label statistics", LabelStatistics(), label_statistics, run)
+    page.concerns += label_warnings(run, numbers, run.images)
+    page.samples = label_samples(run, found.panoptic if found else None, MAX_SAMPLES, notes)
+    page.samples_total = len(run.images)
+    page.skipped = [(printable(n), printable(r)) for n, r in run.skipped[:MAX_SKIPPED]]
+    page.skipped_total = len(run.skipped)
+    args = (run, MAX_CLUSTERS, MAX_CROPS, notes)
+    page.clusters = notes.attempt("clusters", [], cluster_gallery, *args)
+    page.clusters_used = len(numbers.cluster_sizes)
+    space = run.panoptic.space if run.panoptic else None
+    page.clusters_total = space.num_things if space else 0
+    _add_stuff(page, run, numbers)
+    _add_statistics(page, numbers)
+    _add_facts(page, run, numbers)
+    _add_settings(page, run)
+    for name, values in run.losses.items():
+        chart = charts.line_chart(
+            {name: (range(1, len(values) + 1), values)},
+            x_label="step", y_label="loss", width=400, height=210,
+        )  # fmt: skip
+        page.curves.append(Curve(f"STEGO: {name}", chart, name == "total"))
+
+
+def _add_facts(page: Page, run: LabelRun, numbers: LabelStatistics) -> None:
+    page.facts.append(("photographs", f"{len(run.images):,}"))
+    if run.skipped:
+        page.facts.append(("skipped files", f"{len(run.skipped):,}"))
+    masks = sum(numbers.masks_per_image)
+    if numbers.masks_per_image:
+        page.facts.append(("masks", f"{masks:,}"))
+        page.facts.append(("masks per image", f"{masks / len(numbers.masks_per_image):.1f}"))
+    if page.clusters_total:
+        page.facts.append(
+            ("thing clusters in use", f"{page.clusters_used} of {page.clusters_total}")
+        )
+        space = run.panoptic.space if run.panoptic else None
+        if space and space.num_stuff:
+            used = f"{len(numbers.stuff_share)} of {space.num_stuff}"
+            page.facts.append(("stuff clusters in use", used))
+
+
+def _add_stuff(page: Page, run: LabelRun, numbers: LabelStatistics) -> None:
+    space = run.panoptic.space if run.panoptic else None
+    if space is None or not numbers.stuff_share:
+        return
+    colors = space.colors()
+    ranked = sorted(numbers.stuff_share.items(), key=lambda item: (-item[1], item[0]))
+    page.stuff = [
+        (space.stuff_names[i], css_color(colors[space.stuff_category(i) - 1]), percent(share))
+        for i, share in ranked[:MAX_STUFF]
+    ]
+    page.stuff_rest = (
+        f"Things cover {percent(numbers.thing_share)} of all pixels, "
+        f"{percent(numbers.void_share)} belong to no segment. "
+        f"{len(ranked)} of {space.num_stuff} stuff clusters are in use."
+    )
+
+
+def _add_statistics(page: Page, numbers: LabelStatistics) -> None:
+    if numbers.masks_per_image:
+        chart = charts.histogram(
+            numbers.masks_per_image, x_label="masks in an image", y_label="images", integers=True
+        )
+        page.statistics.append(("Masks per image", chart))
+        share = numbers.without_masks / len(numbers.masks_per_image)
+        page.statistics_text.append(
+            f"{percent(share)} of the images have no mask ({numbers.without_masks} of "
+            f"{len(numbers.masks_per_image)})."
+        )
+    if numbers.area_percent:
+        chart = charts.histogram(
+            numbers.area_percent, x_label="area of a mask, % of its image (log)",
+            y_label="masks", log=True,
+        )  # fmt: skip
+        page.statistics.append(("Mask area", chart))
+        page.statistics_text.append(
+            f"{percent(numbers.border_contact)} of the masks touch the border of their image."
+        )
+    if numbers.cluster_sizes:
+        sizes = sorted(numbers.cluster_sizes.values(), reverse=True)
+        sizes += [0] * max(0, page.clusters_total - len(sizes))
+        chart = charts.columns(sizes, x_label="cluster, from large to small", y_label="masks")
+        page.statistics.append(("Cluster sizes", chart))
+
+
+def _add_settings(page: Page, run: LabelRun) -> None:
+    versions: dict[str, str] = {}
+    order = {name: rank for rank, name in enumerate(STAGES)}
+    for name in sorted(run.manifests, key=lambda name: order.get(name, len(order))):
+        manifest = run.manifests[name]
+        settings = manifest.get("settings")
+        rows = list(_flat(settings)) if isinstance(settings, Mapping) else []
+        if "seed" in manifest:
+            rows.append(("seed", str(manifest["seed"])))
+        page.settings.append((f"{name} stage", rows))
+        if "version" in manifest:
+            versions["u2seg"] = str(manifest["version"])
+        libraries = manifest.get("libraries")
+        if isinstance(libraries, Mapping):
+            versions.update({str(k): str(v) for k, v in libraries.items()})
+    page.versions = sorted(versions.items())
+
+
+def _add_training(page: Page, run: TrainRun) -> None:
+    page.train_config = run.config
+    total = run.curves.get("total_loss")
+    if total:
+        finite = [value for value in total[1] if math.isfinite(value)]
+        if len(finite) < len(total[1]):
+            page.concerns.append(Concern("red", "The training loss became NaN or infinite."))
+        elif len(finite) > 1 and finite[-1] >= finite[0]:
+            text = f"The training loss did not fall ({finite[0]:.3g} → {finite[-1]:.3g})."
+            page.concerns.append(Concern("red", text))
+        page.facts.append(("training iterations", f"{round(total[0][-1]) + 1:,}"))
+    names = sorted(run.curves, key=lambda name: (name != "total_loss", name == "lr", name))
+    for name in names:
+        chart = charts.line_chart(
+            {name: run.curves[name]}, x_label="iteration",
+            y_label="learning rate" if name == "lr" else "loss", width=400, height=210,
+        )  # fmt: skip
+        page.curves.append(Curve(f"Training: {name}", chart, name == "total_loss"))
+
+
+def _same_photographs(run: LabelRun, found: Predictions, elsewhere: Path | None) -> bool:
+    """Return whether equal file names mean equal photographs.
+
+    Splits number their images alike: 000001.png of the evaluation is not that of the labels.
+    """
+    if found.metrics and is_agreement(found.metrics):
+        return True
+    if elsewhere is None or run.image_root is None:
+        return not found.metrics
+    return elsewhere.resolve() == run.image_root.resolve()
+
+
+def _add_predictions(
+    page: Page, found: Predictions, known: set[str], root: Path | None, notes: Notes
+) -> None:
+    rest = [name for name in found.panoptic.by_file if name not in known]
+    page.predictions = prediction_samples(found.panoptic, root, known, MAX_SAMPLES, notes)
+    page.predictions_total = len(rest)
+    page.metrics = metric_rows(found.metrics)
+    if page.metrics:
+        page.metrics_reference = reference_sentence(found.metrics)
+        protocol = found.metrics.get("protocol")
+        page.protocol = list(_flat(protocol)) if isinstance(protocol, Mapping) else []
+        pq = next((row for row in page.metrics if row.name.startswith("Panoptic, all")), None)
+        if pq and pq.values[0] != "–":
+            against = " (agreement)" if is_agreement(found.metrics) else ""
+            page.facts.append((f"PQ{against}", pq.values[0]))
+
+
+def _add_seconds(page: Page, run: LabelRun | None, train: TrainRun | None) -> None:
+    timings = {**(run.timings if run else {}), **(train.timings if train else {})}
+    order = {name: rank for rank, name in enumerate(STAGES)}
+    names = sorted(timings, key=lambda name: (order.get(name, len(order)), name))
+    rows = [(name, timings[name], duration(timings[name])) for name in names]
+    if rows:
+        total = sum(timings.values())
+        page.facts.append(("computing time", duration(total)))
+        page.seconds = charts.bars([(printable(n), s, t) for n, s, t in rows], width=560)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them.
+
+    Examples:
+        >>> duration(0.42), duration(75), duration(7260)
+        ('0.4 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{printable(str(key))}"
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{name}.")
+        else:
+            text = value if isinstance(value, str) else _json_text(value)
+            rows.append((name, printable(text)[:400]))
+    return rows
+
+
+def _json_text(value: Any) -> str:
+    return json_bytes(value).decode("utf-8", "replace").strip()

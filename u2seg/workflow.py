@@ -1,0 +1,260 @@
+"""What the tools do: label a folder; or everything, from photographs to the report.
+
+The only module that knows both halves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from u2seg.config.load import load_settings
+from u2seg.config.schema import Settings
+from u2seg.errors import UserError
+from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
+from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.yamlfile import load_yaml
+
+if TYPE_CHECKING:
+    from u2seg.engine.detector import Detector
+
+logger = logging.getLogger(__name__)
+
+
+def label_folder(args: argparse.Namespace) -> str:
+    """Do the work of ``tools/generate_pseudo.py``.
+
+    Args:
+        args: config_file, images, output_dir, stages, overwrite, dry_run, opts.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        UserError: for anything wrong in the arguments or settings.
+        StageError: if a stage fails.
+    """
+    from u2seg.pipeline import generate_labels
+    from u2seg.pipeline.runner import estimate
+    from u2seg.pipeline.territory import remove_run
+
+    settings = load_settings(args.config_file, args.opts)
+    if args.dry_run < 0:
+        raise UserError(f"--dry-run is {args.dry_run}, expected a number of images > 0")
+    output: Path = args.output_dir
+    if args.dry_run:
+        output = output / "dry-run"
+        remove_run(output)
+    generate_labels(
+        settings,
+        args.images,
+        output,
+        stages=[stage.strip() for stage in args.stages.split(",")],
+        overwrite=args.overwrite,
+        limit=args.dry_run,
+        detector=_detector(settings),
+    )
+    return estimate(output) if args.dry_run else f"labels are in {output}"
+
+
+def _detector(settings: Settings) -> Detector | None:
+    """Return the trained model that predicts the masks, if the settings ask for one."""
+    from u2seg.engine.detector import Detector
+    from u2seg.masks.base import DETECTOR
+
+    if settings.masks.proposer != DETECTOR:
+        return None
+    return Detector(settings.masks, settings.features.device)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What a whole run leaves below its output folder."""
+
+    root: Path
+
+    @property
+    def labels(self) -> Path:
+        """Pseudo-labels of all stages."""
+        return self.root / "labels"
+
+    @property
+    def train(self) -> Path:
+        """Checkpoints, losses, evaluation."""
+        return self.root / "train"
+
+    @property
+    def evaluation(self) -> Path:
+        """Predictions of the trained model on the test images, and their metrics."""
+        return self.train / "evaluation"
+
+    @property
+    def untrained(self) -> Path:
+        """The same of the model before training."""
+        return self.root / "untrained"
+
+    @property
+    def predictions(self) -> Path:
+        """Pictures and files of the trained model on the photographs."""
+        return self.root / "predictions"
+
+
+def run_everything(args: argparse.Namespace) -> str:
+    """Do the work of ``tools/run_pipeline.py``: label, train, evaluate, predict, report.
+
+    Args:
+        args: config_file, images, output_dir, truth, baseline, debug, opts.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        UserError: for anything wrong in the arguments or settings, or an output folder that
+            holds a run with other ones.
+        StageError: if a stage fails.
+    """
+    from u2seg.engine.run import train_or_evaluate
+    from u2seg.pipeline import generate_labels
+    from u2seg.visualization.report import write_report
+
+    folders = Folders(args.output_dir)
+    settings = load_settings(args.config_file, args.opts)
+    if not args.images.is_dir():
+        raise UserError(f"image folder {args.images} does not exist (--images)")
+    if args.truth and not args.truth.is_dir():
+        raise UserError(f"data set {args.truth} does not exist (--truth)")
+    generate_labels(settings, args.images, folders.labels, detector=_detector(settings))
+    opts = _training_opts(args, folders)
+    _check_same_run(args, folders, opts)
+    told = []
+    if args.baseline:
+        untrained = _untrained_metrics(args, folders, opts)
+        told.append(_line("untrained model", untrained))
+    resume = (folders.train / "last_checkpoint").is_file()
+    finished = (folders.train / "model_final.pth").is_file()
+    start = time.perf_counter()
+    metrics = train_or_evaluate(_arguments(args.config_file, opts, resume=resume))
+    if not finished:  # a second evaluation of a trained model says nothing about its cost
+        _add_seconds(folders.train / "timings.json", "train and evaluate", start)
+    told.append(_line("trained model", metrics))
+    if args.baseline:
+        told.append(_ratio(untrained, metrics))
+    _predict(args, folders, opts)
+    report = write_report(
+        folders.root / "report.html",
+        labels=folders.labels,
+        train=folders.train,
+        predictions=folders.evaluation,
+        title=f"u2seg: {folders.root.name}",
+    )
+    return "\n".join([*told, f"pictures: {folders.predictions / 'pictures'}", f"report: {report}"])
+
+
+def _training_opts(args: argparse.Namespace, folders: Folders) -> list[str]:
+    opts = [*args.opts, "OUTPUT_DIR", str(folders.train)]
+    opts += ["U2SEG.DATA.LABELS", str(folders.labels)]
+    if args.truth:
+        opts += ["U2SEG.DATA.EVAL_ROOT", str(args.truth)]
+    return opts
+
+
+def _arguments(config_file: str, opts: list[str], *, resume: bool) -> argparse.Namespace:
+    return argparse.Namespace(
+        config_file=config_file,
+        opts=opts,
+        resume=resume,
+        eval_only=False,
+        num_gpus=1,
+        num_machines=1,
+        machine_rank=0,
+        dist_url="auto",
+        debug=False,
+    )
+
+
+def _check_same_run(args: argparse.Namespace, folders: Folders, opts: list[str]) -> None:
+    """Refuse to continue a training with other settings or labels; remember these."""
+    path = folders.root / "run.json"
+    labels = (folders.labels / "manifest.json").read_bytes()
+    told = {
+        "config": sha256_bytes(json_bytes(load_yaml(args.config_file))),
+        "opts": opts,
+        "labels": sha256_bytes(labels),
+    }
+    if path.is_file() and (folders.train / "last_checkpoint").is_file():
+        found = read_json(path)
+        changed = [key for key in told if found.get(key) != told[key]]
+        if changed:
+            raise UserError(
+                f"{folders.train} was trained with other {', '.join(changed)}; results are never "
+                f"mixed. Choose another --output-dir, or remove {folders.train}"
+            )
+    write_json(path, told, indent=1)
+
+
+def _untrained_metrics(
+    args: argparse.Namespace, folders: Folders, opts: list[str]
+) -> dict[str, Any]:
+    """Evaluate the model as it is before training, once."""
+    path = folders.untrained / "metrics.json"
+    if not path.is_file():
+        from u2seg.compat import prepare_host
+
+        prepare_host()
+        import torch
+        from detectron2.modeling import build_model
+
+        from u2seg.engine.run import evaluate
+        from u2seg.engine.setup import build_cfg
+
+        # Not setup_cfg: the host would log everything twice, and write a second config.yaml.
+        opts = [*opts, "OUTPUT_DIR", str(folders.untrained)]
+        cfg = build_cfg(args.config_file, opts, register=True)
+        torch.manual_seed(max(cfg.SEED, 0))
+        model = build_model(cfg)
+        model.eval()
+        evaluate(cfg, model, folders.untrained)
+    return read_json_object(path)
+
+
+def _predict(args: argparse.Namespace, folders: Folders, opts: list[str]) -> None:
+    """Run the demo on (at most 24 of) the photographs."""
+    from u2seg.engine.demo import run_demo
+    from u2seg.pipeline.ingest import spread
+
+    records = read_json_object(folders.labels / "images.json", "images")["images"]
+    inputs = [str(args.images / record["file_name"]) for record in spread(records, 24)]
+    run_demo(
+        argparse.Namespace(
+            config_file=args.config_file,
+            input=inputs,
+            output=str(folders.predictions),
+            weights=str(folders.train / "model_final.pth"),
+            confidence_threshold=0.3,
+            opts=opts,
+        )
+    )
+
+
+def _add_seconds(path: Path, name: str, start: float) -> None:
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    content[name] = round(content.get(name, 0.0) + time.perf_counter() - start, 2)
+    write_json(path, content, indent=1)
+
+
+def _line(name: str, metrics: dict[str, Any]) -> str:
+    panoptic = metrics.get("panoptic", {}).get("all", {})
+    values = [f"{key} {panoptic[key]:.1f}" for key in ("PQ", "SQ", "RQ") if panoptic.get(key)]
+    return f"{name}: {', '.join(values) or 'PQ 0.0'}"
+
+
+def _ratio(before: dict[str, Any], after: dict[str, Any]) -> str:
+    low = before["panoptic"]["all"]["PQ"] or 0.0
+    high = after["panoptic"]["all"]["PQ"] or 0.0
+    times = f"{high / low:.1f} times" if low else "infinitely many times"
+    return f"trained / untrained: {times} the PQ"
