@@ -78,6 +78,9 @@ def test_any_size_and_batching_change_nothing(weights: Path) -> None:
     assert one.extract(images)[0].shape == (3, 6)
     square = build_extractor(settings(weights, batch_size=2)).extract(images)
     assert [f.shape for f in square] == [(4, 4)] * 3
+    alone = [build_extractor(settings(weights)).extract([image])[0] for image in images]
+    for a, b in zip(square, alone, strict=True):
+        np.testing.assert_array_equal(a.grid, b.grid)  # a CPU takes one after the other
 
 
 def test_bf16_is_close(weights: Path) -> None:

@@ -36,7 +36,7 @@ class Sizes:
         grid: Patches a side; images have 8 times as many pixels a side.
         channels: Of the synthetic features.
         vit: The ViT that is measured beside.
-        batch: Images of a memory worker's forward pass.
+        batch: Images that a memory worker holds at a time.
         gpu_batch: Images of a forward pass on the GPU.
     """
 

@@ -115,7 +115,7 @@ def memory(setting: Setting) -> Row:
     weights = 4 * VIT_PARAMETERS["b" if "vitb" in sizes.vit else "s"]
     patches = sizes.grid**2
     # The perceptron's hidden layer is the largest activation: 4 d per token.
-    counted = weights + sizes.batch * (patches + 1) * 4 * dim * 4 + patches**2 / 8
+    counted = weights + (patches + 1) * 4 * dim * 4 + patches**2 / 8
     return judged(
         "memory",
         ours,
@@ -125,8 +125,8 @@ def memory(setting: Setting) -> Row:
         target=MEMORY_LIMIT,
         floor=counted / 1e9,
         note=f"peak resident memory of a fresh process (largest {max(peaks['label']):.2f} GB), "
-        f"libraries included, {sizes.batch} images a forward pass; the peer process runs the "
-        "ViT alone; floor: weights, largest activation and bits, without libraries",
+        f"libraries included, {sizes.batch} images at a time; the peer process runs the ViT "
+        "alone, on one image; floor: weights, largest activation and bits, without libraries",
     )
 
 

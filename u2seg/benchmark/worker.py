@@ -1,7 +1,8 @@
 """A process of its own whose peak memory is measured; ``labelling.worker_peak`` starts it.
 
 ``python -m u2seg.benchmark.worker TASK`` with TASK as JSON: ``mode`` (``label``: features,
-cuts, CRF and encoding of one batch; ``vit``: one forward pass), ``threads``, ``sizes``.
+cuts, CRF and encoding of some images; ``vit``: one forward pass of one image), ``threads``,
+``sizes``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(int(task["threads"]))
     sizes = Sizes(**task["sizes"])
     if task["mode"] == "vit":
-        bare_forward(sizes, sizes.batch)()
+        bare_forward(sizes, 1)()
     else:
         with tempfile.TemporaryDirectory() as name:
             photo = save_photograph(Path(name) / "photo.jpg", sizes.side)

@@ -69,7 +69,7 @@ class FeatureSettings:
         position_scale: ``filter_bank``: share of the image's side that counts as one kernel
             width in the ``key`` facet; smaller = more compact masks, > 0.
         precision: ``fp32`` or ``bf16`` for the ViT forward pass.
-        batch_size: Images per forward pass, >= 1.
+        batch_size: Images per forward pass of a GPU, and read at a time, >= 1.
         device: ``auto`` (GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` ...
     """
 

@@ -120,7 +120,16 @@ class VitExtractor:
         return [torch.stack(tensors) for tensors in batches]
 
     def _forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (B, N, D) tokens after the last norm and (B, N, D) keys of the last block."""
+        """Return (B, N, D) tokens after the last norm and (B, N, D) keys of the last block.
+
+        A CPU takes one image after the other: it is no slower, and activations of one image fit.
+        """
+        if self.device.type != "cpu" or len(batch) == 1:
+            return self._forward_together(batch)
+        tokens, keys = zip(*map(self._forward_together, batch.split(1)), strict=True)
+        return torch.cat(tokens), torch.cat(keys)
+
+    def _forward_together(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         caught: list[torch.Tensor] = []
 
         def catch(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
@@ -139,8 +148,9 @@ class VitExtractor:
             handle.remove()
         if not caught:
             raise UserError(f"{self.settings.name}: the last attention block computes no fused qkv")
-        # qkv is (B, N, 3 D), ordered q | k | v, heads concatenated within each.
-        return tokens, caught[-1].chunk(3, dim=-1)[1]
+        # qkv is (B, N, 3 D), ordered q | k | v, heads concatenated within each. The copy lets go of
+        # queries and values.
+        return tokens, caught[-1].chunk(3, dim=-1)[1].clone()
 
 
 def choose_device(name: str) -> torch.device:
