@@ -18,8 +18,8 @@ from u2seg.clusters.persist import CentroidInfo, load_centroids, save_centroids
 from u2seg.errors import UserError
 from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.features.base import check_name
-from u2seg.io.atomic import sha256_file, write_json, write_npy
-from u2seg.io.jsonfile import read_json_object
+from u2seg.io.atomic import sha256_file, write_npy
+from u2seg.pipeline.assignments import write_assignments
 from u2seg.pipeline.batches import check_skipped, read_masks, with_features, write_stage_skips
 from u2seg.pipeline.stage import Record, Stage
 from u2seg.structures.masks import InstanceMask
@@ -70,12 +70,9 @@ class ClusterStage(Stage):
         labels, centroids, inertia = self._cluster(descriptors)
         save_centroids(self.folder / "centroids.npy", centroids, self._info())
         ends = np.cumsum([0, *(len(part) for part in parts)])
-        content = {
-            "clusters": [labels[a:b].tolist() for a, b in itertools.pairwise(ends)],
-            "inertia": round(inertia, 6),
-            "order": "one list per masks/part-*.json, in the order of its results",
-        }
-        write_json(self.folder / "assignments.json", content)
+        for index, (start, end) in enumerate(itertools.pairwise(ends)):
+            write_assignments(self.context.space, index, labels[start:end])
+        logger.info("inertia: %.6g", inertia)
         used = len(np.unique(labels))
         return {"masks": len(labels), "clusters": len(centroids), "clusters_used": used}
 
@@ -155,10 +152,3 @@ class ClusterStage(Stage):
         # that rows and masks stay aligned.
         blank = np.zeros((len(masks), self.extractor.dim), dtype=np.float32)
         return found.get(record["id"], blank)
-
-
-def read_assignments(path: Any) -> list[list[int]]:
-    """Return the cluster ids of ``assignments.json``: one list per masks part."""
-    content = read_json_object(path, "clusters")
-    clusters: list[list[int]] = content["clusters"]
-    return clusters

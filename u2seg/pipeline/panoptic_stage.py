@@ -13,8 +13,8 @@ from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import read_label_png
 from u2seg.panoptic.export import export_image, merge_parts
 from u2seg.panoptic.merger import merge_panoptic
+from u2seg.pipeline.assignments import shard_assignments
 from u2seg.pipeline.batches import read_masks
-from u2seg.pipeline.cluster_stage import read_assignments
 from u2seg.pipeline.stage import Record, Stage
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
 
@@ -38,8 +38,6 @@ class PanopticStage(Stage):
 
     def run(self) -> dict[str, int]:
         """Merge shard by shard, then join the records."""
-        path = self.context.space.folder("clusters") / "assignments.json"
-        self.clusters = read_assignments(path)
         self.each_shard(
             self._shard, lambda index: self.context.space.part(self.name, index).is_file()
         )
@@ -49,11 +47,11 @@ class PanopticStage(Stage):
 
     def _shard(self, index: int, records: list[Record]) -> None:
         per_image = read_masks(self.context, index, records)
-        ids = self.clusters[index]
+        ids = shard_assignments(self.context.space, index)
         if len(ids) != sum(len(masks) for masks in per_image):
             raise UserError(
-                f"clusters/assignments.json has {len(ids)} ids for shard {index}, its part has "
-                "other masks: run the clusters stage anew (--overwrite)"
+                f"the clusters stage has {len(ids)} ids for shard {index}, its part has other "
+                "masks: run the clusters stage anew (--overwrite)"
             )
         exported = []
         start = 0
