@@ -94,13 +94,12 @@ def test_damaged_jpeg_data_is_noticed(tmp_path: Path) -> None:
     smooth = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
     path = tmp_path / "a.jpg"
     Image.fromarray(smooth).save(path, quality=90)
-    check_jpeg(path)
     content = bytearray(path.read_bytes())
+    check_jpeg(bytes(content))
     middle = len(content) // 2
     content[middle : middle + 60] = b"\xff\x00" * 30
-    path.write_bytes(bytes(content))
     with pytest.raises(BadImageError, match="damaged JPEG"):
-        check_jpeg(path)
+        check_jpeg(bytes(content))
 
 
 BOMB = """

@@ -15,8 +15,8 @@ from PIL import Image
 from u2seg.config.schema import Settings
 from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
+from u2seg.io.sources import find_files
 from u2seg.pipeline import generate_labels
-from u2seg.pipeline.ingest import find_images
 from u2seg.structures.features import PatchFeatures
 
 
@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_listed_is_told(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert find_images(folder, (".png",)) == ["scene 0.png", "scene 2.png", "scene 4.png"]
+    assert find_files(folder, (".png",)) == ["scene 0.png", "scene 2.png", "scene 4.png"]
     assert "deep: Permission denied" in caplog.text
 
 

@@ -7,7 +7,9 @@ expanded, transparency composited on white, CMYK converted, EXIF orientation app
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -15,7 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from u2seg.io import imagefile
+
 DEFAULT_MAX_PIXELS = 50_000_000
+MAX_BYTES = 16
+"""Bytes of a pixel in the widest format there is (four 32-bit samples)."""
+MAX_OVERHEAD = 1 << 26
+"""Bytes a file may have beside its pixels: metadata, thumbnails, colour profiles."""
 BACKGROUND = (255, 255, 255)
 """Colour under transparent pixels."""
 
@@ -24,11 +32,67 @@ class BadImageError(Exception):
     """One image cannot be used; the message is the reason, without the file name."""
 
 
-def read_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def read_image(
+    place: Path | str | imagefile.ImageFile, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
     """Return an image as upright RGB.
 
     Args:
-        path: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame) or anything else Pillow reads.
+        place: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame) or anything else Pillow reads.
+        max_pixels: Refuse images that declare more pixels than this.
+
+    Returns:
+        As ``decode_image``.
+
+    Raises:
+        BadImageError: as ``read_content`` and ``decode_image``.
+    """
+    return decode_image(read_content(place, max_pixels), max_pixels)
+
+
+def read_content(
+    place: Path | str | imagefile.ImageFile, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> bytes:
+    """Return the bytes of an image file, or of an image in a tar shard.
+
+    Args:
+        place: Where it lies.
+        max_pixels: Files with more than ``MAX_BYTES`` bytes for each of them are not read.
+
+    Raises:
+        BadImageError: if it is missing, empty, not a regular file, unreadable, cut short or too
+            large.
+    """
+    if not isinstance(place, imagefile.ImageFile):
+        place = imagefile.ImageFile(Path(place))
+    try:
+        # A pipe would block the open itself, hence the look before it.
+        if not stat.S_ISREG(os.stat(place.path).st_mode):
+            raise BadImageError("not a regular file")
+        with open(place.path, "rb") as file:
+            size = place.size
+            if size is None:
+                size = os.fstat(file.fileno()).st_size - place.offset
+            if size <= 0:
+                raise BadImageError("file is empty (0 bytes)")
+            if size > MAX_BYTES * max_pixels + MAX_OVERHEAD:
+                raise BadImageError(f"too large: {size} bytes (raise U2SEG.IMAGES.MAX_PIXELS)")
+            file.seek(place.offset)
+            content = file.read(size)
+    except FileNotFoundError as error:
+        raise BadImageError("no such file") from error
+    except (OSError, ValueError) as error:
+        raise BadImageError(f"cannot be read: {getattr(error, 'strerror', error)}") from error
+    if len(content) < size:
+        raise BadImageError(f"cut short: {len(content)} of {size} bytes are there")
+    return content
+
+
+def decode_image(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Return the image that an image file holds as upright RGB.
+
+    Args:
+        content: The whole file.
         max_pixels: Refuse images that declare more pixels than this.
 
     Returns:
@@ -36,13 +100,9 @@ def read_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.ND
         white; 16-bit samples are divided by 257 and rounded.
 
     Raises:
-        BadImageError: if it is missing, empty, not a regular file, not an image, truncated,
-            corrupt as far as the decoder notices, or too large.
+        BadImageError: if it is not an image, truncated, corrupt as far as the decoder notices,
+            or too large.
     """
-    if not os.path.isfile(path):
-        raise BadImageError("not a regular file" if os.path.exists(path) else "no such file")
-    if os.path.getsize(path) == 0:
-        raise BadImageError("file is empty (0 bytes)")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         # Another library may have set this global; it would turn half a photo into grey.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -51,7 +111,7 @@ def read_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.ND
         with warnings.catch_warnings():
             # Pillow's own bomb warning duplicates our limit; EXIF and palette notes are noise.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(content)) as image:
                 return _decode(image, max_pixels)
     except BadImageError:
         raise
@@ -105,18 +165,17 @@ def _to_rgb(image: Image.Image, sixteen: bool) -> npt.NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def check_jpeg(path: Path | str) -> None:
+def check_jpeg(content: bytes) -> None:
     """Raise BadImageError if a JPEG's entropy-coded data is damaged.
 
     Pillow decodes such files without a word, the rest of the picture being garbage;
     libjpeg-turbo's warnings are errors here. Files that are no JPEG, or CMYK, pass.
 
     Args:
-        path: Any readable file.
+        content: Any whole file.
     """
     import simplejpeg
 
-    content = Path(path).read_bytes()
     if not content.startswith(b"\xff\xd8"):
         return
     try:

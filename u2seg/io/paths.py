@@ -32,17 +32,22 @@ def safe_join(root: Path | str, name: str) -> Path:
             ...
         u2seg.errors.UserError: file name '../etc/passwd' leaves its root /data
     """
+    check_name(name, root)
+    base = os.path.realpath(root)
+    target = os.path.realpath(os.path.join(base, name))
+    if os.path.commonpath([base, target]) != base:
+        raise UserError(f"file name {name[:200]!r} leaves its root {root}")
+    return Path(root) / name
+
+
+def check_name(name: str, root: Path | str) -> None:
+    """Raise UserError if the spelling of ``name`` leads out of any folder, as ``safe_join``."""
     if not name or "\0" in name or len(name) > MAX_NAME:
         raise UserError(f"file name {name[:80]!r} is empty, too long or holds a NUL")
     windows_drive = len(name) > 1 and name[1] == ":"
     backslash_up = ".." in name.replace("\\", "/").split("/")
     if PurePosixPath(name).is_absolute() or windows_drive or backslash_up:
         raise UserError(f"file name {name[:200]!r} leaves its root {root}")
-    base = os.path.realpath(root)
-    target = os.path.realpath(os.path.join(base, name))
-    if os.path.commonpath([base, target]) != base:
-        raise UserError(f"file name {name[:200]!r} leaves its root {root}")
-    return Path(root) / name
 
 
 def stem_of(file_name: str) -> str:

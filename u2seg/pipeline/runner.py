@@ -14,6 +14,7 @@ from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file, write_json
 from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.sources import open_source
 from u2seg.masks.base import ImageProposer
 from u2seg.pipeline.batches import collect_skips
 from u2seg.pipeline.cluster_stage import ClusterStage
@@ -47,11 +48,12 @@ def generate_labels(
     progress: bool = True,
     detector: ImageProposer | None = None,
 ) -> Path:
-    """Label a folder of photographs; running it again resumes.
+    """Label photographs; running it again resumes.
 
     Args:
         settings: All settings.
-        images: Folder of photographs; sub-folders are searched.
+        images: Folder of photographs (sub-folders are searched), list of photographs, or
+            WebDataset shards; see ``u2seg.io.sources.open_source``.
         output: Where everything is written; made if missing.
         stages: Which of ``STAGES`` to run, in any order.
         overwrite: Make these stages, and those after them, anew.
@@ -63,16 +65,15 @@ def generate_labels(
         ``output``.
 
     Raises:
-        UserError: for a missing folder, an unknown stage, settings that do not fit what is in
+        UserError: for missing photographs, an unknown stage, settings that do not fit what is in
             ``output`` already, another run at work there, an unwritable folder, or one that
             holds the photographs, lies among them or holds files of others.
         StageError: if too many images are unreadable.
     """
     wanted = check_stages(stages)
-    if not images.is_dir():
-        raise UserError(f"image folder {images} does not exist or is not a folder (--images)")
-    context = RunContext(settings, Workspace(output), images, limit, progress, detector)
-    check_apart(images, context.space, [stage.name for stage in ORDER])
+    source = open_source(images, settings.images.extensions)
+    context = RunContext(settings, Workspace(output), source, limit, progress, detector)
+    check_apart(source, context.space, [stage.name for stage in ORDER])
     todo = [kind(context) for kind in ORDER if kind is ImagesStage or kind.name in wanted]
     for stage in todo:  # before hours of work, and before anything is deleted
         stage.check()

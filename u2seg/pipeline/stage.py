@@ -27,9 +27,10 @@ from u2seg.io.atomic import (
     sha256_file,
     write_json,
 )
-from u2seg.io.images import BadImageError, read_image
+from u2seg.io.imagefile import image_file
+from u2seg.io.images import BadImageError, decode_image, read_content
 from u2seg.io.jsonfile import read_json, read_json_object
-from u2seg.io.paths import safe_join
+from u2seg.io.sources import ImageSource
 from u2seg.masks.base import ImageProposer
 from u2seg.pipeline.territory import check_owned
 from u2seg.pipeline.workspace import Workspace
@@ -58,7 +59,7 @@ class RunContext:
     Args:
         settings: All settings.
         space: Files of the run.
-        image_root: Folder of the photographs.
+        source: The photographs.
         limit: Use only this many images, evenly spaced; 0 = all.
         progress: Show progress bars.
         detector: Predicts masks where ``U2SEG.MASKS.PROPOSER`` asks for one.
@@ -66,7 +67,7 @@ class RunContext:
 
     settings: Settings
     space: Workspace
-    image_root: Path
+    source: ImageSource
     limit: int = 0
     progress: bool = True
     detector: ImageProposer | None = None
@@ -84,9 +85,10 @@ class RunContext:
 
     def read(self, record: Record) -> Any:
         """Return the (H, W, 3) uint8 RGB pixels of a record; BadImageError if it changed."""
-        path = safe_join(self.image_root, record["file_name"])
-        image = read_image(path, self.settings.images.max_pixels)
-        if sha256_file(path) != record["sha256"]:
+        limit = self.settings.images.max_pixels
+        content = read_content(image_file(self.source.root, record), limit)
+        image = decode_image(content, limit)
+        if sha256_bytes(content) != record["sha256"]:
             raise BadImageError("changed since the run began")
         return image
 

@@ -11,35 +11,38 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from u2seg.errors import UserError
+from u2seg.io.sources import ImageSource
 from u2seg.pipeline.workspace import Workspace
 
 LOCK = ".lock"
 
 
-def check_apart(images: Path, space: Workspace, stages: Iterable[str]) -> None:
+def check_apart(source: ImageSource, space: Workspace, stages: Iterable[str]) -> None:
     """Raise UserError if photographs and results would share a folder.
 
-    Label maps below the image folder would be labelled as photographs by the next run, and
+    Label maps below a searched folder would be labelled as photographs by the next run, and
     photographs inside a stage's folder deleted by ``--overwrite``.
 
     Args:
-        images: The image folder.
+        source: The photographs.
         space: The run's files.
         stages: Names of all stages.
     """
-    root, output = images.resolve(), space.root.resolve()
-    if output.is_relative_to(root):
+    root, output = source.root.resolve(), space.root.resolve()
+    if source.searched and output.is_relative_to(root):
         raise UserError(
-            f"the output folder {space.root} lies in the image folder {images}, so its label maps "
-            "would be taken for photographs: choose an --output-dir outside"
+            f"the output folder {space.root} lies in the image folder {source.root}, so its label "
+            "maps would be taken for photographs: choose an --output-dir outside"
         )
+    homes = {folder.resolve(): folder for folder in source.folders()}
     for stage in stages:
         folder = space.folder(stage)
-        if root.is_relative_to(folder.resolve()):
-            raise UserError(
-                f"the image folder {images} lies where stage {stage} keeps its files ({folder}): "
-                "choose another --output-dir"
-            )
+        for home, named in homes.items():
+            if home.is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"the image folder {named} lies where stage {stage} keeps its files "
+                    f"({folder}): choose another --output-dir"
+                )
 
 
 def check_owned(folder: Path, plan: Path) -> None:

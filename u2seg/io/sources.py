@@ -1,0 +1,295 @@
+"""Where photographs come from: a folder, a list file, or WebDataset tar shards.
+
+Each source gives the same records, sorted by name, so equal photographs get equal labels
+whichever way they come.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from u2seg.errors import UserError
+from u2seg.io.paths import check_name
+from u2seg.io.tarshards import expand_braces, index_shard
+
+logger = logging.getLogger(__name__)
+Entry = dict[str, Any]
+SHARD = ".tar"
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+class ImageSource(Protocol):
+    """Photographs to label.
+
+    Attributes:
+        root: Folder the names are relative to; ``image_root`` of ``images.json``.
+        searched: Whether whatever lies below ``root`` belongs to the photographs.
+    """
+
+    root: Path
+    searched: bool
+
+    def entries(self, progress: bool = False) -> list[Entry]:
+        """Return one record per photograph, sorted by ``file_name``, no name twice.
+
+        Each has ``file_name``, relative to ``root`` with forward slashes; in a shard also
+        ``shard``, ``offset`` and ``size`` (see ``u2seg.io.imagefile``); ``reason`` if it is known
+        not to be usable.
+        """
+
+    def folders(self) -> set[Path]:
+        """Return the folders that hold the photographs, or the shards."""
+
+
+def open_source(images: Path, extensions: Sequence[str]) -> ImageSource:
+    """Return the photographs that ``--images`` names.
+
+    Args:
+        images: A folder (of photographs, or of ``.tar`` shards), a shard, a pattern of shards
+            such as ``shards-{000000..000009}.tar``, or a text file that lists photographs.
+        extensions: Lower-case endings that count, with the dot.
+
+    Raises:
+        UserError: if there is nothing of that name or no photograph in it, or a list or shard
+            cannot be read.
+    """
+    extensions = tuple(extensions)
+    if images.is_dir():
+        return _open_folder(images, extensions)
+    name = images.name.lower()
+    if images.is_file():
+        if name.endswith(COMPRESSED):
+            raise UserError(f"shard {images} is compressed: decompress it first (--images)")
+        if name.endswith(SHARD):
+            return ShardSource(images.parent, [images.name], extensions)
+        if name.endswith(extensions):
+            raise UserError(f"{images} is one photograph, expected its folder or a list (--images)")
+        return ListSource(images)
+    pattern = str(images)
+    paths = expand_braces(pattern)
+    if len(paths) > 1 or paths[0] != pattern:
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of the {len(paths)} shards of {pattern} do not exist, the first "
+                f"is {missing[0]} (--images)"
+            )
+        root = Path(os.path.commonpath([os.path.dirname(path) or "." for path in paths]))
+        return ShardSource(root, [os.path.relpath(path, root) for path in paths], extensions)
+    raise UserError(
+        f"{images} does not exist: expected a folder, a list file, a .tar shard or a pattern of "
+        "shards (--images)"
+    )
+
+
+def _open_folder(root: Path, extensions: tuple[str, ...]) -> ImageSource:
+    found = find_files(root, (*extensions, SHARD))
+    shards = [name for name in found if name.lower().endswith(SHARD)]
+    if not found:
+        raise UserError(
+            f"no image found below {root}: looked for {', '.join(extensions)} "
+            "(U2SEG.IMAGES.EXTENSIONS) and .tar shards"
+        )
+    if len(shards) == len(found):
+        return ShardSource(root, shards, extensions, searched=True)
+    if shards:
+        logger.warning(
+            "%s holds photographs and %d shards; only the photographs are used. For the shards, "
+            "give their pattern", root, len(shards),
+        )  # fmt: skip
+    return FolderSource(root, extensions)
+
+
+def find_files(root: Path, endings: tuple[str, ...]) -> list[str]:
+    """Return the relative names (forward slashes) of files below a folder, sorted.
+
+    Args:
+        root: Sub-folders are searched, hidden files and folders are not, links to folders are
+            not followed (they may form loops), folders that cannot be listed are left out with
+            a warning.
+        endings: Lower-case endings that count; upper case in file names counts too.
+    """
+    names = []
+    for folder, folders, files in os.walk(root, onerror=_warn_unlisted):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        below = os.path.relpath(folder, root)
+        for file in files:
+            if not file.startswith(".") and file.lower().endswith(endings):
+                names.append(file if below == "." else f"{below}/{file}")
+    return sorted(names)
+
+
+def _warn_unlisted(error: OSError) -> None:
+    logger.warning("cannot list %s: %s; its images are left out", error.filename, error.strerror)
+
+
+class FolderSource:
+    """All photographs below a folder; see ``ImageSource``."""
+
+    searched = True
+
+    def __init__(self, root: Path, extensions: tuple[str, ...]) -> None:
+        self.root = root
+        self.extensions = extensions
+
+    def entries(self, progress: bool = False) -> list[Entry]:
+        """Return one record per photograph."""
+        return [{"file_name": name} for name in find_files(self.root, self.extensions)]
+
+    def folders(self) -> set[Path]:
+        """Return the folder."""
+        return {self.root}
+
+
+class ListSource:
+    """The photographs a text file names; see ``ImageSource``.
+
+    One path a line; blank lines and lines that begin with ``#`` are ignored. In a ``.jsonl`` file
+    each line is a JSON string, or an object with ``file_name``. A relative path starts at the
+    folder of the list and stays in it; an absolute one may lie anywhere.
+
+    Args:
+        path: The list.
+
+    Raises:
+        UserError: if it cannot be read, is no text, names nothing, or a line of a ``.jsonl`` file
+            is not as expected.
+    """
+
+    searched = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.home = os.path.abspath(path.parent)
+        lines = _read_lines(path)
+        if not lines:
+            raise UserError(f"list {path} names no photograph: expected one path a line")
+        places = [self._place(line) for line in lines]
+        good = [place for place, reason in places if not reason]
+        outside = [place for place in good if not _inside(place, self.home)]
+        root = self.home
+        if outside:
+            root = os.path.commonpath([os.path.dirname(place) for place in good])
+        self.root = Path(root)
+        self._folders = {Path(self.home), *(Path(os.path.dirname(place)) for place in good)}
+        found: dict[str, Entry] = {}
+        for place, reason in places:
+            name = place if reason else os.path.relpath(place, root)
+            found.setdefault(name, {"file_name": name, **({"reason": reason} if reason else {})})
+        self._entries = [found[name] for name in sorted(found)]
+        if len(found) < len(lines):
+            logger.warning(
+                "%s: %d lines name a photograph again; each is used once",
+                path, len(lines) - len(found),
+            )  # fmt: skip
+
+    def _place(self, line: str) -> tuple[str, str]:
+        """Return the absolute path of a line and no reason, or the line and why not."""
+        if posixpath.isabs(line) and "\0" not in line:
+            return os.path.normpath(line), ""
+        name = posixpath.normpath(line)
+        try:
+            check_name(name, self.home)
+        except UserError as error:
+            return line, f"{error} of {self.path}; an absolute path may lie anywhere"
+        return os.path.join(self.home, name), ""
+
+    def entries(self, progress: bool = False) -> list[Entry]:
+        """Return one record per photograph."""
+        return [dict(entry) for entry in self._entries]
+
+    def folders(self) -> set[Path]:
+        """Return the folders of the list and of its photographs."""
+        return self._folders
+
+
+def _inside(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read list {path}: {error.strerror}") from error
+    if b"\0" in content:
+        raise UserError(
+            f"{path} is no text file: expected a folder, a list of photographs or a .tar shard"
+        )
+    # Names need not be UTF-8; splitlines would also cut at characters that names may hold.
+    lines = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
+    if path.suffix.lower() == ".jsonl":
+        return [
+            _json_name(line, f"{path}:{number}")
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ]
+    stripped = [line.strip(" \t\r") for line in lines]
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def _json_name(line: str, where: str) -> str:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid JSON: {error}") from error
+    name = value.get("file_name") if isinstance(value, dict) else value
+    if not isinstance(name, str) or not name:
+        raise UserError(f'{where}: expected "a/b.jpg" or {{"file_name": "a/b.jpg"}}')
+    return name
+
+
+class ShardSource:
+    """The photographs in tar shards, read by offset; see ``ImageSource``.
+
+    Where two shards use a member's name both, all names are preceded by that of their shard:
+    ``train-0007/a.jpg``.
+
+    Args:
+        root: Folder the shards lie below.
+        shards: Their names relative to it.
+        extensions: Lower-case endings of the members that count.
+        searched: Whether the shards were found by searching ``root``.
+    """
+
+    def __init__(
+        self, root: Path, shards: list[str], extensions: tuple[str, ...], searched: bool = False
+    ) -> None:
+        self.root = root
+        self.shards = shards
+        self.extensions = extensions
+        self.searched = searched
+
+    def entries(self, progress: bool = False) -> list[Entry]:
+        """Return one record per photograph; reads the headers of all shards."""
+        found = []
+        for shard in tqdm(self.shards, desc="index", unit="shard", disable=not progress):
+            for entry in index_shard(self.root / shard, self.extensions):
+                found.append({**entry, "shard": shard})
+        if not found:
+            raise UserError(
+                f"no image found in the {len(self.shards)} shards of {self.root}: looked for "
+                f"{', '.join(self.extensions)} (U2SEG.IMAGES.EXTENSIONS)"
+            )
+        if _in_two_shards(found):
+            for entry in found:
+                stem = entry["shard"][: -len(SHARD)]
+                entry["file_name"] = f"{stem}/{entry['file_name']}"
+        return sorted(found, key=lambda entry: (entry["file_name"], entry["offset"]))
+
+    def folders(self) -> set[Path]:
+        """Return the folders of the shards."""
+        return {(self.root / shard).parent for shard in self.shards}
+
+
+def _in_two_shards(entries: list[Entry]) -> bool:
+    seen: dict[str, str] = {}
+    return any(seen.setdefault(e["file_name"], e["shard"]) != e["shard"] for e in entries)
