@@ -2,6 +2,10 @@
 """Score class-agnostic masks against COCO instances, beside two baselines.
 
 python tools/evaluate_masks.py --results RUN --truth JSON [--images DIR --baselines]
+python tools/evaluate_masks.py --results instances.json --truth instances_val2017.json
+
+The masks need no labels beyond the stage `masks` (tools/generate_pseudo.py --stages masks). AR is
+by pycocotools: at 1, 10 and 100 masks per image, and at 100 by true area (32^2 and 96^2 pixels).
 """
 
 from __future__ import annotations
@@ -15,7 +19,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument(
-        "--results", required=True, metavar="PATH", help="COCO results JSON, or a labelling run"
+        "--results",
+        required=True,
+        metavar="PATH",
+        help="COCO results JSON, COCO instances JSON, or the folder of a labelling run",
     )
     parser.add_argument("--truth", required=True, metavar="JSON", help="COCO instances JSON")
     parser.add_argument("--images", metavar="DIR", help="photographs, for --baselines")

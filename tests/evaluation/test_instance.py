@@ -89,6 +89,27 @@ def test_input_is_not_modified_and_order_does_not_matter() -> None:
     assert instance_metrics(truth[::-1], results[::-1], [2, 1], "segm") == first
 
 
+def test_recall_by_the_true_area() -> None:
+    """32^2 is still small, 96^2 medium (COCO's limits include both ends)."""
+
+    def square(image_id: int, side: int, score: float | None = None) -> dict:
+        mask = np.zeros((100, 100), dtype=bool)
+        mask[:side, :side] = True
+        row = {"image_id": image_id, "category_id": 1, "segmentation": encode_mask(mask)}
+        more = {"area": side * side, "bbox": [0, 0, side, side], "iscrowd": 0}
+        return {**row, **(more if score is None else {"score": score})}
+
+    truth = [square(1, 20), square(2, 30), square(3, 40), square(4, 98)]
+    results = [square(1, 20, 0.9), square(4, 98, 0.8)]
+    metrics = instance_metrics(truth, results, [1, 2, 3, 4], "segm", by_size=True)
+    assert metrics["AR100"] == pytest.approx(50.0)
+    found = [metrics[k] for k in ("AR_small", "AR_medium", "AR_large")]
+    assert found == pytest.approx([50.0, 0.0, 100.0])
+    only_large = instance_metrics(truth[3:], results, [4], "segm", by_size=True)
+    assert only_large["AR_small"] is None
+    assert "AR_small" not in instance_metrics(truth, results, [1, 2, 3, 4], "segm")
+
+
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="'mask', expected one of box, segm"):
         instance_metrics([], [], [], "mask")
@@ -129,7 +150,8 @@ def test_equals_pycocotools(kind: str, name: str) -> None:
             assert (found is None) == (value is None)
             if value is not None:
                 assert found == pytest.approx(100 * value, abs=1e-9)
-    agnostic = instance_metrics(gt["annotations"], results, images, kind)
+    agnostic = instance_metrics(gt["annotations"], results, images, kind, by_size=True)
     want = expected[f"{name}_class_agnostic_useCats0"]["stats"]
-    for key in STATS:
-        assert agnostic[key] == pytest.approx(100 * want[key], abs=1e-9)
+    sizes = {f"AR_{size}": f"AR{size[0]}" for size in ("small", "medium", "large")}
+    for key, upstream in {**dict(zip(STATS, STATS, strict=True)), **sizes}.items():
+        assert agnostic[key] == pytest.approx(100 * want[upstream], abs=1e-9), key

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from tests.shared import SHARED, needs_shared
 from u2seg.errors import UserError
@@ -21,7 +23,7 @@ from u2seg.evaluation.masks import (
     read_mask_results,
     read_mask_truth,
 )
-from u2seg.structures.masks import InstanceMask, encode_mask
+from u2seg.structures.masks import InstanceMask, decode_mask, encode_mask
 
 SIZE = (20, 40)
 
@@ -104,6 +106,25 @@ def test_results_of_a_run_are_joined_by_file_name(truth_path: Path, tmp_path: Pa
     assert mask_metrics(truth, results)["AP"] == pytest.approx(100.0)
 
 
+def test_a_coco_instances_file_is_joined_by_file_name(truth_path: Path, tmp_path: Path) -> None:
+    """Polygons, other ids, no scores; a crowd is no mask."""
+    polygon = {"segmentation": [[0, 0, 10, 0, 10, 5, 0, 5]], "area": 50, "bbox": [0, 0, 10, 5]}
+    images = [
+        {"id": 70, "file_name": "b.png", "height": 20, "width": 40},
+        {"id": 71, "file_name": "unknown.png", "height": 9, "width": 9},
+    ]
+    rows = [{"id": n, "image_id": 70, "category_id": 1, **polygon} for n in (1, 2)]
+    rows[0]["iscrowd"] = 1
+    rows.append({"id": 3, "image_id": 71, "category_id": 1, **polygon})
+    path = tmp_path / "found.json"
+    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "x"}]}
+    path.write_text(json.dumps(content))
+    results, truth = read_mask_results(path, read_mask_truth(truth_path))
+    assert [(r["image_id"], r["score"]) for r in results] == [(6, 1.0)]
+    assert [i["id"] for i in truth.images] == [6]
+    assert best_mask_ious(truth.annotations, results) == [0.5]  # 50 of 100 pixels
+
+
 def test_runs_that_do_not_fit_are_refused(truth_path: Path, tmp_path: Path) -> None:
     truth = read_mask_truth(truth_path)
     run = tmp_path / "run"
@@ -172,6 +193,32 @@ def test_unreadable_photographs_are_named(truth_path: Path, tmp_path: Path) -> N
     Image.new("RGB", (3, 3)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png is \(3, 3\), .*\(20, 40\)"):
         score_masks(path, truth_path, tmp_path)
+
+
+@pytest.mark.shared
+@needs_shared("data", "coco_train128")
+def test_equals_pycocotools_from_files(tmp_path: Path) -> None:
+    """Every second instance, half of them shifted, beside pycocotools as its users run it."""
+    path = SHARED / "data/coco_train128/instances_train2017.json"
+    truth = read_mask_truth(path)
+    results = []
+    for n, annotation in enumerate(truth.annotations[::2]):
+        mask = decode_mask(annotation["segmentation"])
+        moved = np.roll(mask, 5 * (n % 2), axis=1)
+        results += results_of([(annotation["image_id"], moved, (n * 37 % 101) / 101)])
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    theirs = COCO(path)
+    run = COCOeval(theirs, theirs.loadRes(str(tmp_path / "results.json")), "segm")
+    run.params.useCats = 0
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    ours = score_masks(tmp_path / "results.json", path)["masks"]
+    names = {0: "AP", 1: "AP50", 2: "AP75", 6: "AR1", 7: "AR10", 8: "AR100"}
+    names |= {9: "AR_small", 10: "AR_medium", 11: "AR_large"}
+    for index, name in names.items():
+        assert ours[name] == pytest.approx(100 * run.stats[index], abs=1e-9), name
+    assert 0 < ours["AR_small"] < ours["AR_large"]
 
 
 @pytest.mark.shared

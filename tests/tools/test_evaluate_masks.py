@@ -29,7 +29,10 @@ def test_table_beside_baselines(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}
-    assert rows["masks"][1:] == ["100.00"] * 5
+    header = rows["class-agnostic"]
+    for name in ("AP", "AP50", "AR100", "best_mask_iou", "hits"):
+        assert rows["masks"][header.index(name)] == "100.00", name
+    assert {"AR1", "AR10", "AR_small", "AR_medium", "AR_large"} <= set(header)
     assert float(rows["centered_box"][-1]) < float(rows["masks"][-1])
     assert float(rows["slic_superpixels"][-1]) < float(rows["masks"][-1])
     scores = json.loads((tmp_path / "scores.json").read_text())

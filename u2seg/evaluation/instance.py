@@ -23,6 +23,7 @@ from u2seg.structures.masks import encode_mask, mask_box
 IOU_KINDS = {"box": "bbox", "segm": "segm"}
 """Our name of an IoU -> pycocotools'."""
 _STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
+_SIZES = {"AR_small": 9, "AR_medium": 10, "AR_large": 11}
 ANY_CLASS = 1
 
 Record = dict[str, Any]
@@ -70,6 +71,7 @@ def instance_metrics(
     image_ids: Sequence[int],
     kind: str,
     classes: Sequence[int] | None = None,
+    by_size: bool = False,
 ) -> dict[str, Any]:
     """Return AP and AR in percent.
 
@@ -80,11 +82,13 @@ def instance_metrics(
         image_ids: Every image of the split, those without a record too.
         kind: ``box`` or ``segm``.
         classes: Category ids to average over; None = class-agnostic (all are one class).
+        by_size: Also return recall by the true ``area``, with COCO's limits.
 
     Returns:
-        ``{"AP", "AP50", "AP75", "AR1", "AR10", "AR100"}``, and with ``classes`` also
-        ``"per_class": {category id: {"AP", "AP50", "AR100"}}``; None where the truth has no
-        instance. An area range is not applied.
+        ``{"AP", "AP50", "AP75", "AR1", "AR10", "AR100"}``; with ``by_size`` also ``AR_small``
+        (up to 32^2 pixels), ``AR_medium`` and ``AR_large`` (from 96^2), each at 100 detections;
+        with ``classes`` also ``"per_class": {category id: {"AP", "AP50", "AR100"}}``; None
+        where the truth has no instance.
 
     Raises:
         ValueError: for an unknown ``kind``.
@@ -104,7 +108,8 @@ def instance_metrics(
         run.evaluate()
         run.accumulate()
         run.summarize()
-    metrics: dict[str, Any] = {name: _percent(run.stats[i]) for name, i in _STATS.items()}
+    wanted = {**_STATS, **(_SIZES if by_size else {})}
+    metrics: dict[str, Any] = {name: _percent(run.stats[i]) for name, i in wanted.items()}
     if not agnostic:
         metrics["per_class"] = _per_class(run)
     return metrics

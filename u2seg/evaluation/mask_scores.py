@@ -9,14 +9,15 @@ from u2seg.evaluation.baselines import baseline_results
 from u2seg.evaluation.masks import mask_metrics, read_mask_results, read_mask_truth
 from u2seg.evaluation.table import align
 
-_COLUMNS = ("AP50", "AP", "AR100", "best_mask_iou", "hits")
+_RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
+_COLUMNS = ("AP", "AP50", *_RECALLS, "best_mask_iou", "hits")
 
 
 def score_masks(results: Path, truth: Path, images: Path | None = None) -> dict[str, Any]:
     """Return name -> ``mask_metrics`` of the given masks and, with ``images``, of baselines.
 
     Args:
-        results: COCO results JSON or the folder of a labelling run.
+        results: COCO results or instances JSON, or the folder of a labelling run.
         truth: COCO instances JSON.
         images: Folder of the photographs; None = no baselines. Baselines are scored on exactly
             the images the masks are scored on.

@@ -18,7 +18,7 @@ from u2seg.errors import UserError
 from u2seg.evaluation.files import compressed_result
 from u2seg.evaluation.instance import instance_metrics
 from u2seg.io.coco import image_sizes, read_instances, read_results, segmentation_rle
-from u2seg.io.jsonfile import read_json_object
+from u2seg.io.jsonfile import read_json, read_json_object
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -67,53 +67,67 @@ def read_mask_results(path: Path, truth: MaskTruth) -> tuple[list[Record], MaskT
     """Return masks and the part of the truth they are to be scored on.
 
     Args:
-        path: A COCO results JSON, whose image ids are the truth's: every image of the truth is
-            scored. Or the output folder of a labelling run: its photographs that the truth
-            knows, by file name, are scored, the others passed over.
+        path: A COCO results JSON (a list), whose image ids are the truth's: every image of the
+            truth is scored. Or masks that name their photographs: a COCO instances JSON (a
+            mask without ``score`` has 1, crowds are left out) or the output folder of a
+            labelling run. Of these the photographs that the truth knows, by file name, are
+            scored, the others passed over.
         truth: The truth.
 
     Raises:
         UserError: if a file is missing or garbled, a result is for an unknown image, a mask
-            has another size than the true image, or no photograph of the run is in the truth.
+            has another size than the true image, or no photograph is in the truth.
     """
     path = Path(path)
     if path.is_dir():
-        return _read_run(path, truth)
+        images, records = _read_run(path)
+        return _join(path, images, records, truth)
+    if isinstance(read_json(path), dict):
+        content = read_instances(path)
+        records = [{"score": 1.0, **r} for r in content["annotations"] if not r.get("iscrowd")]
+        return _join(path, content["images"], records, truth)
     sizes = image_sizes(truth.images)
     results = read_results(path, sizes)
     return [compressed_result(r, sizes[r["image_id"]]) for r in results], truth
 
 
-def _read_run(folder: Path, truth: MaskTruth) -> tuple[list[Record], MaskTruth]:
-    images = read_json_object(folder / "images.json", "images")["images"]
+def _read_run(folder: Path) -> tuple[list[Record], list[Record]]:
+    """Return the image records and COCO results of a labelling run."""
+    images: list[Record] = read_json_object(folder / "images.json", "images")["images"]
     parts = sorted((folder / "masks").glob("part-*.json"))
     if not parts:
         raise UserError(
             f"{folder / 'masks'} holds no part-*.json: run tools/generate_pseudo.py with "
             f"--output-dir {folder} --stages masks first"
         )
+    sizes = image_sizes(images)
+    return images, [result for part in parts for result in read_results(part, sizes)]
+
+
+def _join(
+    source: Path, images: Sequence[Record], records: Sequence[Record], truth: MaskTruth
+) -> tuple[list[Record], MaskTruth]:
+    """Return the records of images that the truth knows by file name, under its ids."""
     by_file = {image["file_name"]: image["id"] for image in truth.images}
     true_ids = {i["id"]: by_file[i["file_name"]] for i in images if i["file_name"] in by_file}
     if not true_ids:
-        raise UserError(f"none of the {len(images)} photographs of {folder} is in {truth.source}")
+        raise UserError(f"none of the {len(images)} photographs of {source} is in {truth.source}")
     if len(true_ids) < len(images):
         logger.info("%d of %d photographs have truth", len(true_ids), len(images))
-    run_sizes, sizes = image_sizes(images), image_sizes(truth.images)
+    own, sizes = image_sizes(images), image_sizes(truth.images)
     results = []
-    for part in parts:
-        for result in read_results(part, run_sizes):
-            if result["image_id"] in true_ids:
-                true_id = true_ids[result["image_id"]]
-                _check_size(part, result, sizes[true_id])
-                results.append(compressed_result({**result, "image_id": true_id}, sizes[true_id]))
+    for record in records:
+        if record["image_id"] in true_ids:
+            true_id = true_ids[record["image_id"]]
+            _check_size(source, record["image_id"], own[record["image_id"]], sizes[true_id])
+            results.append(compressed_result({**record, "image_id": true_id}, sizes[true_id]))
     return results, truth.only(true_ids.values())
 
 
-def _check_size(part: Path, result: Record, size: tuple[int, int]) -> None:
-    found = tuple(result["segmentation"]["size"])
+def _check_size(source: Path, image: int, found: tuple[int, int], size: tuple[int, int]) -> None:
     if found != size:
         raise UserError(
-            f"{part}: a mask of image {result['image_id']} is {found}, the true image {size} "
+            f"{source}: a mask of image {image} is {found}, the true image {size} "
             "(height, width): the photographs are not those of the truth"
         )
 
@@ -169,8 +183,9 @@ def mask_metrics(truth: MaskTruth, results: Sequence[Record]) -> dict[str, Any]:
 
     Returns:
         ``images``, ``instances`` (without crowds), ``masks``: counts; ``AP``, ``AP50``,
-        ``AP75``, ``AR1``, ``AR10``, ``AR100``, ``best_mask_iou``: percent, None without true
-        instances; ``hits``: percent of the masks that reach IoU 0.5 with a true instance, None
+        ``AP75``, ``AR1``, ``AR10``, ``AR100``, ``AR_small``, ``AR_medium``, ``AR_large`` (see
+        ``instance_metrics``), ``best_mask_iou``: percent, None without true instances (of that
+        size); ``hits``: percent of the masks that reach IoU 0.5 with a true instance, None
         without masks.
     """
     best = best_mask_ious(truth.annotations, results)
@@ -180,7 +195,7 @@ def mask_metrics(truth: MaskTruth, results: Sequence[Record]) -> dict[str, Any]:
         "images": len(image_ids),
         "instances": len(best),
         "masks": len(results),
-        **instance_metrics(truth.annotations, results, image_ids, "segm"),
+        **instance_metrics(truth.annotations, results, image_ids, "segm", by_size=True),
         "hits": 100.0 * float(np.mean(np.array(reached) >= 0.5)) if reached else None,
         "best_mask_iou": 100.0 * float(np.mean(best)) if best else None,
     }
