@@ -55,9 +55,10 @@ def test_everything_once_again_and_not_mixed(tmp_path: Path) -> None:
 
 
 def test_missing_folders_are_named_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"image folder .* does not exist"):
+    with pytest.raises(UserError, match=r"images/train does not exist"):
         run_everything(arguments(tmp_path))
     (tmp_path / "data/images/train").mkdir(parents=True)
+    (tmp_path / "data/images/train/a.png").write_bytes(b"not looked at yet")
     wrong = arguments(tmp_path)
     wrong.truth = tmp_path / "nowhere"
     with pytest.raises(UserError, match="--truth"):

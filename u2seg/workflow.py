@@ -17,7 +17,9 @@ from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
+from u2seg.io.imagefile import image_file
 from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.sources import open_source
 from u2seg.io.yamlfile import load_yaml
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ def label_folder(args: argparse.Namespace) -> str:
     """Do the work of ``tools/generate_pseudo.py``.
 
     Args:
-        args: config_file, images, output_dir, stages, overwrite, dry_run, opts.
+        args: config_file, images, output_dir, stages, overwrite, dry_run, executor, workers,
+            opts.
 
     Returns:
         What to tell the user.
@@ -40,6 +43,7 @@ def label_folder(args: argparse.Namespace) -> str:
         StageError: if a stage fails.
     """
     from u2seg.pipeline import generate_labels
+    from u2seg.pipeline.executors.build import build_crew
     from u2seg.pipeline.runner import estimate
     from u2seg.pipeline.territory import remove_run
 
@@ -58,6 +62,7 @@ def label_folder(args: argparse.Namespace) -> str:
         overwrite=args.overwrite,
         limit=args.dry_run,
         detector=_detector(settings),
+        crew=build_crew(args.executor, args.workers),
     )
     return estimate(output) if args.dry_run else f"labels are in {output}"
 
@@ -124,8 +129,7 @@ def run_everything(args: argparse.Namespace) -> str:
 
     folders = Folders(args.output_dir)
     settings = load_settings(args.config_file, args.opts)
-    if not args.images.is_dir():
-        raise UserError(f"image folder {args.images} does not exist (--images)")
+    open_source(args.images, settings.images.extensions)  # there, before hours of work
     if args.truth and not args.truth.is_dir():
         raise UserError(f"data set {args.truth} does not exist (--truth)")
     generate_labels(settings, args.images, folders.labels, detector=_detector(settings))
@@ -224,20 +228,22 @@ def _untrained_metrics(
 
 def _predict(args: argparse.Namespace, folders: Folders, opts: list[str]) -> None:
     """Run the demo on (at most 24 of) the photographs."""
-    from u2seg.engine.demo import run_demo
+    from u2seg.engine.demo import segment_images
     from u2seg.pipeline.ingest import spread
 
-    records = read_json_object(folders.labels / "images.json", "images")["images"]
-    inputs = [str(args.images / record["file_name"]) for record in spread(records, 24)]
-    run_demo(
+    content = read_json_object(folders.labels / "images.json", "images", "info")
+    root = content["info"]["image_root"]
+    chosen = spread(content["images"], 24)
+    inputs = [(record["file_name"], image_file(root, record)) for record in chosen]
+    segment_images(
         argparse.Namespace(
             config_file=args.config_file,
-            input=inputs,
             output=str(folders.predictions),
             weights=str(folders.train / "model_final.pth"),
             confidence_threshold=0.3,
             opts=opts,
-        )
+        ),
+        inputs,
     )
 
 

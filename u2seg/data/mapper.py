@@ -32,7 +32,8 @@ def read_photograph(record: Record, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt
         StageError: if it cannot be decoded or has another size than when it was labelled.
     """
     try:
-        image = read_image(record["file_name"], max_pixels)
+        place = record["photograph"] if "photograph" in record else record["file_name"]
+        image = read_image(place, max_pixels)
     except BadImageError as error:
         raise StageError(
             f"{record['file_name']}: {error}. Mend or remove the file and make the labels again."

@@ -12,6 +12,7 @@ from u2seg.data.records import Record, existing_file, image_records
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file
 from u2seg.io.coco import image_sizes, read_instances, read_panoptic, segmentation_rle
+from u2seg.io.imagefile import SHARD_KEYS
 from u2seg.io.jsonfile import read_json_object
 from u2seg.structures.labels import LabelSpace
 
@@ -132,8 +133,10 @@ def read_pseudo_panoptic(root: Path | str, image_root: Path | str = "") -> list[
     """
     labels = open_pseudo_labels(root, image_root)
     source = labels.panoptic_json
+    content = read_panoptic(source)
+    content["images"] = _with_shards(labels, content["images"])
     records = image_records(
-        read_panoptic(source),
+        content,
         source,
         (labels.image_root, labels.panoptic_pngs),
         ("Set U2SEG.DATA.IMAGES to the folder of the photographs.", MAKE_LABELS),
@@ -150,6 +153,16 @@ def read_pseudo_panoptic(root: Path | str, image_root: Path | str = "") -> list[
             f"does not annotate. {MAKE_LABELS}"
         )
     return records
+
+
+def _with_shards(labels: PseudoLabels, images: list[Record]) -> list[Record]:
+    """Return the images with what ``images.json`` says of those that lie in tar shards."""
+    path = labels.root / "images.json"
+    known: dict[str, Record] = {}
+    for record in read_json_object(path, "images")["images"]:
+        if isinstance(record, dict) and "shard" in record:
+            known[str(record.get("file_name"))] = {key: record.get(key) for key in SHARD_KEYS}
+    return [{**image, **known.get(image["file_name"], {})} for image in images]
 
 
 def _annotations(labels: PseudoLabels) -> dict[int, list[Record]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.errors import UserError
+from u2seg.io.imagefile import image_file
 from u2seg.io.paths import safe_join, stem_of
 
 Record = dict[str, Any]
@@ -43,7 +44,8 @@ def image_records(
     Returns:
         Dictionaries in Detectron2's format: ``file_name``, ``stem`` (relative, without suffix,
         forward slashes), ``image_id``, ``height``, ``width``, ``pan_seg_file_name`` and
-        ``segments_info`` (the file's category ids, ``iscrowd`` filled in).
+        ``segments_info`` (the file's category ids, ``iscrowd`` filled in). A photograph in a tar
+        shard has its ``ImageFile`` as ``photograph``; ``file_name`` cannot be opened then.
 
     Raises:
         UserError: if a file name leaves its folder, a file does not exist, or there is no
@@ -55,7 +57,7 @@ def image_records(
         image = images[label["image_id"]]
         records.append(
             {
-                "file_name": existing_file(folders[0], image["file_name"], source, advice[0]),
+                **_photograph(folders[0], image, source, advice[0]),
                 "stem": stem_of(image["file_name"]),
                 "image_id": image["id"],
                 "height": image["height"],
@@ -72,3 +74,10 @@ def image_records(
     if not records:
         raise UserError(f"{source} annotates no image: there is nothing to work on")
     return records
+
+
+def _photograph(root: Path, image: Record, source: Path, advice: str) -> Record:
+    place = image_file(root, image)
+    if not place.path.is_file():
+        raise UserError(f"{source} names {place}, which does not exist. {advice}")
+    return {"file_name": str(place), **({"photograph": place} if place.name else {})}

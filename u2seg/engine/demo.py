@@ -7,7 +7,8 @@ import glob
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ from u2seg.engine.segmenter import Segmenter
 from u2seg.engine.writer import PredictionWriter
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, write_bytes
+from u2seg.io.imagefile import ImageFile, image_file
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.paths import stem_of
+from u2seg.io.tarshards import index_shard
 from u2seg.structures.panoptic import PanopticLabel
 from u2seg.visualization.compose import draw_legend, magnify, side_by_side
 from u2seg.visualization.draw import draw_panoptic
@@ -42,7 +45,19 @@ def run_demo(args: argparse.Namespace) -> int:
     Raises:
         UserError: for a bad setting, missing weights, no input, or no readable input.
     """
-    inputs = name_inputs(args.input, image_extensions())
+    return segment_images(args, name_inputs(args.input, image_extensions()))
+
+
+def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFile]]) -> int:
+    """Segment photographs; return 0.
+
+    Args:
+        args: As for ``run_demo``; ``input`` is not looked at.
+        inputs: Relative name, no two with the same stem, and place of each.
+
+    Raises:
+        UserError: as ``run_demo``.
+    """
     segmenter = Segmenter.from_config(
         args.config_file, args.weights, args.opts, args.confidence_threshold
     )
@@ -76,12 +91,13 @@ def image_extensions() -> tuple[str, ...]:
     return ImageSettings().extensions
 
 
-def name_inputs(inputs: Sequence[str], extensions: Sequence[str]) -> list[tuple[str, Path]]:
-    """Return (relative name, path) of every image the inputs stand for.
+def name_inputs(inputs: Sequence[str], extensions: Sequence[str]) -> list[tuple[str, ImageFile]]:
+    """Return (relative name, place) of every image the inputs stand for.
 
     Args:
-        inputs: Files, folders (searched with their sub-folders) or glob patterns.
-        extensions: Endings taken from folders, lower case; files named one by one are all taken.
+        inputs: Files, tar shards, folders (searched with their sub-folders) or glob patterns.
+        extensions: Endings taken from folders and shards, lower case; files named one by one are
+            all taken.
 
     Returns:
         Sorted within each input, each file once; names keep sub-folders, and no two share a
@@ -90,25 +106,32 @@ def name_inputs(inputs: Sequence[str], extensions: Sequence[str]) -> list[tuple[
     Raises:
         UserError: if an input does not exist or nothing is found.
     """
-    found: dict[Path, str] = {}
+    found: dict[ImageFile, str] = {}
     for text in inputs:
-        for name, path in _expand(text, extensions):
-            found.setdefault(path.resolve(), name)
+        for name, place in _expand(text, extensions):
+            found.setdefault(replace(place, path=place.path.resolve()), name)
     if not found:
         raise UserError(
             f"no images in {' '.join(inputs)[:200]}: looked for {', '.join(extensions)}"
         )
-    return _distinct([(name, path) for path, name in found.items()])
+    return _distinct([(name, place) for place, name in found.items()])
 
 
-def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[str, Path]]:
+def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[str, ImageFile]]:
     path = Path(text)
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.is_file() and file.suffix.lower() in extensions:
-                yield file.relative_to(path).as_posix(), file
+                yield file.relative_to(path).as_posix(), ImageFile(file)
+    elif path.suffix.lower() == ".tar" and path.is_file():
+        for entry in index_shard(path, extensions):
+            name = entry["file_name"]
+            if "reason" in entry:
+                logger.warning("skipped %s/%s: %s", path, name, entry["reason"])
+            else:
+                yield name, image_file(path.parent, {**entry, "shard": path.name})
     elif path.exists():
-        yield path.name, path
+        yield path.name, ImageFile(path)
     elif glob.has_magic(text):
         for match in sorted(glob.glob(text, recursive=True)):
             yield from _expand(match, extensions)
@@ -116,18 +139,18 @@ def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[str, Path]]:
         raise UserError(f"input {text} does not exist")
 
 
-def _distinct(named: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+def _distinct(named: list[tuple[str, ImageFile]]) -> list[tuple[str, ImageFile]]:
     taken: set[str] = set()
     result = []
-    for name, path in named:
-        stem, suffix = stem_of(name), path.suffix
+    for name, place in named:
+        stem, suffix = stem_of(name), PurePath(name).suffix
         candidate, number = stem, 1
         while candidate in taken:
             number += 1
             ending = f"_{suffix[1:]}" if number == 2 else f"_{number}"
             candidate = stem + ending
         taken.add(candidate)
-        result.append((candidate + suffix, path))
+        result.append((candidate + suffix, place))
     return result
 
 

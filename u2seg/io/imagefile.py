@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from u2seg.errors import UserError
 from u2seg.io.paths import safe_join
+
+SHARD_KEYS = ("shard", "offset", "size")
+"""What a record of ``images.json`` says of a photograph in a tar shard besides its name."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,14 @@ def image_file(root: Path | str, record: Mapping[str, Any]) -> ImageFile:
     name = record["file_name"]
     if "shard" not in record:
         return ImageFile(safe_join(root, name))
-    path = safe_join(root, record["shard"])
-    for key in ("offset", "size"):
-        value = record.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UserError(f"{key} of {name} in {path} is {value!r}, expected a number >= 0")
-    return ImageFile(path, record["offset"], record["size"], name)
+    shard, offset, size = (record.get(key) for key in SHARD_KEYS)
+    if not isinstance(shard, str) or not _is_count(offset) or not _is_count(size):
+        raise UserError(
+            f"{name} lies in shard {shard!r} at byte {offset!r}, {size!r} bytes long: expected a "
+            "name and two numbers >= 0"
+        )
+    return ImageFile(safe_join(root, shard), offset, size, name)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value >= 0

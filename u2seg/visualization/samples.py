@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from u2seg.errors import UserError
+from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import read_label_png, read_panoptic_png
@@ -203,7 +204,7 @@ def _full_photo(root: Path | None, record: ImageRecord) -> Rgb:
     if root is None:
         raise UserError("images.json names no image_root")
     try:
-        photo = read_image(safe_join(root, record.file_name))
+        photo = read_image(image_file(root, {"file_name": record.file_name, **record.shard}))
     except BadImageError as error:
         raise UserError(str(error)) from error
     if photo.shape[:2] != (record.height, record.width):

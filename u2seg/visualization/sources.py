@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from u2seg.errors import UserError
+from u2seg.io.imagefile import SHARD_KEYS
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.yamlfile import parse_yaml
 from u2seg.structures.labels import LabelSpace
@@ -26,12 +27,21 @@ _TROUBLE = (UserError, KeyError, TypeError, ValueError, AttributeError, OSError,
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One photograph: id, relative file name, height and width in pixels."""
+    """One photograph.
+
+    Args:
+        id: Of ``images.json``.
+        file_name: Relative.
+        height: Pixels.
+        width: Pixels.
+        shard: ``shard``, ``offset`` and ``size`` if it lies in a tar shard.
+    """
 
     id: int
     file_name: str
     height: int
     width: int
+    shard: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -201,7 +211,13 @@ def _images(run: LabelRun) -> None:
     root = content.get("info", {}).get("image_root")
     run.image_root = Path(str(root)) if root else None
     run.images = [
-        ImageRecord(int(r["id"]), str(r["file_name"]), int(r["height"]), int(r["width"]))
+        ImageRecord(
+            int(r["id"]),
+            str(r["file_name"]),
+            int(r["height"]),
+            int(r["width"]),
+            {key: r[key] for key in SHARD_KEYS if key in r},
+        )
         for r in content["images"]
     ]
 
