@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import SemanticSettings
 from u2seg.semantics.draws import StepDraws
-from u2seg.semantics.head import ClusterProbe, CodeHead, drop_channels
+from u2seg.semantics.head import ClusterProbe, CodeHead, Decoder, drop_channels
 from u2seg.semantics.losses import (
     Correspondence,
     feature_similarity,
@@ -43,7 +44,7 @@ def _close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["active_default", "cocostuff27", "noclamp", "nopointwise", "stabalize"]
+    "case", ["active_default", "cocostuff27", "noclamp", "nopointwise", "salience", "stabalize"]
 )
 def test_correspondence_losses_and_gradients(case: str) -> None:
     saved = _load(f"corr_{case}")
@@ -99,14 +100,33 @@ def _head(weights: dict[str, Any], prefix: str) -> CodeHead:
     return head
 
 
-def test_head_with_and_without_dropout() -> None:
+@pytest.mark.parametrize("facet", ["feat", "KK"])
+def test_head_with_and_without_dropout(facet: str) -> None:
     saved = _load("projection_head")
     head = _head(saved, "w_")
-    features = saved["feat_nonlinear_image_feat"]
-    _close(head(features), saved["feat_nonlinear_code"])
-    dropout = saved["feat_nonlinear_train_dropout_masks"].float() / 0.9
-    _close(head(features, dropout), saved["feat_nonlinear_train_code"])
-    _close(drop_channels(features, dropout), saved["feat_nonlinear_train_image_feat"])
+    features = saved[f"{facet}_nonlinear_image_feat"]
+    _close(head(features), saved[f"{facet}_nonlinear_code"])
+    dropout = saved[f"{facet}_nonlinear_train_dropout_masks"].float() / 0.9
+    _close(head(features, dropout), saved[f"{facet}_nonlinear_train_code"])
+    _close(drop_channels(features, dropout), saved[f"{facet}_nonlinear_train_image_feat"])
+
+
+@pytest.mark.parametrize("facet", ["feat", "KK"])
+def test_linear_head(facet: str) -> None:
+    saved = _load("projection_head")
+    head = CodeHead(48, 20, torch.Generator(), "linear")
+    for kind, value in head.linear.named_parameters():
+        value.data = saved[f"w_cluster1.0.{kind}"].clone()
+    assert len(list(head.parameters())) == 2
+    _close(head(saved[f"{facet}_linear_image_feat"]), saved[f"{facet}_linear_code"])
+
+
+def test_small_operations() -> None:
+    saved = _load("misc_ops")
+    first, second = unit(saved["t"]), unit(saved["u"])
+    _close(first, saved["norm"])
+    _close(similarity_volume(first, second), saved["tensor_correlation"])
+    _close(sample(saved["t"], saved["coords"]), saved["sample"])
 
 
 @pytest.mark.parametrize(("suffix", "alpha"), [("none", None), ("a2", 2.0), ("a3", 3.0)])
@@ -122,6 +142,16 @@ def test_cluster_probe(suffix: str, alpha: float | None) -> None:
         _close(probe.log_probs(saved["x"]), saved["cluster_logprobs_a2"])
 
 
+@pytest.mark.parametrize(("suffix", "alpha"), [("a2", 2.0), ("a3", 3.0)])
+def test_cluster_probabilities(suffix: str, alpha: float) -> None:
+    saved = _load("probes")
+    probe = ClusterProbe(27, 20, torch.Generator())
+    probe.clusters.data = saved["clusters"].clone()
+    _close(probe.log_probs(saved["x"], alpha).exp(), saved[f"cluster_probs_{suffix}"])
+    nearest = saved["cluster_probs_none"].argmax(dim=1)  # one-hot
+    assert torch.equal(probe.cosines(saved["x"]).argmax(dim=1), nearest)
+
+
 def test_cluster_prediction_at_image_size() -> None:
     from u2seg.semantics.predict import log_probabilities
 
@@ -129,12 +159,13 @@ def test_cluster_prediction_at_image_size() -> None:
     probe = ClusterProbe(27, 20, torch.Generator())
     probe.clusters.data = saved["clusters"].clone()
     for code, expected in zip(saved["x"], saved["val_cluster_preds"]):
-        scores = log_probabilities(probe, code[None], (40, 48))
+        scores = log_probabilities(probe.log_probs, code[None], (40, 48))
         assert (scores.argmax(axis=0) == expected.numpy()).mean() >= 0.999
 
 
-def test_three_training_steps() -> None:
-    saved = _load("training_steps")
+@pytest.mark.parametrize("case", ["training_steps", "training_steps_rec"])
+def test_three_training_steps(case: str) -> None:
+    saved = _load(case)
     config = json.loads(str(saved["config_json"]))
     settings = dataclasses.replace(
         SemanticSettings(dense_codes=True),
@@ -143,11 +174,13 @@ def test_three_training_steps() -> None:
         samples=config["feature_samples"],
         neg_samples=config["neg_samples"],
         lr=config["lr"],
+        weight_rec=config["rec_weight"],
     )
     head = _head(saved, "w0_net.")
     probe = ClusterProbe(27, 20, torch.Generator())
     probe.clusters.data = saved["w0_cluster_probe.clusters"].clone()
-    trainer = Trainer(settings, head, probe)
+    decoder = _decoder(saved, "w0_") if config["rec_weight"] else None
+    trainer = Trainer(settings, head, probe, decoder)
     names = json.loads(str(saved["log_names"]))
     for step in range(3):
         dropout = saved["dropout_masks"][step].float() / 0.9
@@ -169,13 +202,32 @@ def test_three_training_steps() -> None:
         assert losses["probe"] == pytest.approx(log["loss/cluster"], abs=1e-5)
         head_loss = log["loss/total"] - log["loss/cluster"] - log["loss/linear"]
         assert losses["total"] == pytest.approx(head_loss, abs=1e-5)
+        assert losses.get("rec", 0) == pytest.approx(log.get("loss/rec", 0), abs=1e-5)
         if step == 0:
-            _same_weights(head, probe, saved, "w1_")
-    _same_weights(head, probe, saved, "w3_")
+            _same_weights(trainer, saved, "w1_")
+    _same_weights(trainer, saved, "w3_")
 
 
-def _same_weights(head: CodeHead, probe: ClusterProbe, saved: dict[str, Any], prefix: str) -> None:
+def _decoder(weights: dict[str, Any], prefix: str) -> Decoder:
+    out_dim, code_dim = weights[f"{prefix}decoder.weight"].shape[:2]
+    decoder = Decoder(code_dim, out_dim, torch.Generator())
+    for kind, value in decoder.linear.named_parameters():
+        value.data = weights[f"{prefix}decoder.{kind}"].clone()
+    return decoder
+
+
+def _same_weights(trainer: Trainer, saved: dict[str, Any], prefix: str) -> None:
     expected = _head(saved, f"{prefix}net.").state_dict()
-    for name, value in head.state_dict().items():
+    for name, value in trainer.head.state_dict().items():
         _close(value, expected[name])
-    _close(probe.clusters, saved[f"{prefix}cluster_probe.clusters"])
+    _close(trainer.probe.clusters, saved[f"{prefix}cluster_probe.clusters"])
+    if trainer.decoder:
+        known = _decoder(saved, prefix).state_dict()
+        for name, value in trainer.decoder.state_dict().items():
+            _close(value, known[name])
+
+
+def test_every_file_of_the_reference_is_used() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    for path in FOLDER.glob("*.npz"):
+        assert f'"{path.stem.removeprefix("corr_")}"' in text, f"no test reads {path.name}"

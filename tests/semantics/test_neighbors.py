@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from u2seg.errors import UserError
 from u2seg.semantics import neighbors
-from u2seg.semantics.neighbors import image_descriptors, nearest_images
+from u2seg.semantics.neighbors import (
+    NeighborCache,
+    image_descriptors,
+    nearest_images,
+    neighbors_of,
+)
 
 ANGLES = np.radians([0, 10, 25, 80, 90]).astype(np.float32)
 CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
@@ -62,3 +68,54 @@ def test_bad_features_are_named() -> None:
         image_descriptors([good, np.ones((3, 3, 3), np.float32)], 2, progress=False)
     with pytest.raises(UserError, match="image 1 hold NaN"):
         image_descriptors([good, good * np.nan], 2, progress=False)
+
+
+class Counted(list):  # type: ignore[type-arg]
+    """A source that counts how often features are read."""
+
+    reads = 0
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def _grids() -> Counted:
+    return Counted(row[:, None, None].copy() for row in CIRCLE)
+
+
+def test_neighbours_are_computed_once_and_kept(tmp_path: Path) -> None:
+    cache = NeighborCache(tmp_path / "neighbors.safetensors", "a")
+    source = _grids()
+    first = neighbors_of(source, 2, 2, False, cache)
+    assert first.tolist() == [[1, 2], [0, 2], [1, 0], [4, 2], [3, 2]]
+    assert source.reads == 5
+    assert np.array_equal(neighbors_of(source, 2, 2, False, cache), first)
+    assert source.reads == 5
+    assert np.array_equal(neighbors_of(source, 2, 2, False, None), first)
+    assert source.reads == 10
+
+
+def test_kept_neighbours_of_other_features_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "neighbors.safetensors"
+    cache = NeighborCache(path, "a")
+    neighbors_of(_grids(), 2, 2, False, cache)
+    for other, count, grids in (
+        (NeighborCache(path, "b"), 2, _grids()),  # other key
+        (NeighborCache(path, "b"), 3, _grids()),  # more neighbours
+        (NeighborCache(path, "b"), 3, Counted(_grids()[:4])),  # fewer images
+    ):
+        neighbors_of(grids, 2, count, False, other)
+        assert grids.reads >= len(grids)
+        assert other.load(len(grids), count) is not None
+
+
+def test_damaged_neighbours_are_computed_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = NeighborCache(tmp_path / "neighbors.safetensors", "a")
+    cache.path.write_bytes(b"\x00" * 3)
+    assert neighbors_of(_grids(), 2, 1, False, cache).tolist() == [[1], [0], [1], [4], [3]]
+    assert "cannot be read" in caplog.text
+    cache.store(np.full((5, 1), 9))  # no such image
+    assert cache.load(5, 1) is None

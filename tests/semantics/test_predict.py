@@ -9,9 +9,9 @@ from u2seg.config.schema import SemanticSettings
 from u2seg.semantics.head import ClusterProbe, CodeHead
 from u2seg.semantics.predict import (
     code_of,
+    label_map,
     log_probabilities,
     most_likely,
-    predict_map,
     refine,
     working_size,
 )
@@ -39,7 +39,7 @@ def test_codes_are_enlarged_before_they_are_compared() -> None:
     # Two patches, codes (1, 0) and (0, 3), four pixels: at pixel 1 the code is
     # 3/4 (1, 0) + 1/4 (0, 3) = (0.75, 0.75), equally near to both clusters.
     code = torch.tensor([[1.0, 0.0], [0.0, 3.0]]).T.reshape(1, 2, 1, 2)
-    probs = np.exp(log_probabilities(_probe(), code, (1, 4))[:, 0])
+    probs = np.exp(log_probabilities(_probe().log_probs, code, (1, 4))[:, 0])
     np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-6)
     np.testing.assert_allclose(probs[:, 1], 0.5, atol=1e-6)
     # Cosines (1, 0), alpha 2: e^2 / (e^2 + 1).
@@ -76,6 +76,6 @@ def test_map_has_the_size_of_the_photograph() -> None:
     image[:, 30:] = 255
     for crf in (False, True):
         settings = SemanticSettings(num_classes=2, max_pixels=600, crf=crf)
-        label = predict_map(_probe(), code, image, settings)
+        label = label_map(_probe().log_probs, code, image, settings)
         assert label.shape == (40, 60) and label.dtype == np.uint8
         assert (label[:, :28] == 0).all() and (label[:, 32:] == 1).all()

@@ -45,7 +45,7 @@ def _fit(settings: SemanticSettings = SMALL) -> tuple[StegoSegmenter, dict[str, 
 
 
 def test_registered_under_its_name() -> None:
-    assert SEMANTIC_SEGMENTERS.names() == ["stego"]
+    assert SEMANTIC_SEGMENTERS.names() == ["kmeans_probe", "stego"]
     assert SEMANTIC_SEGMENTERS.get("stego") is StegoSegmenter
 
 
@@ -133,12 +133,12 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         StegoSegmenter.load(tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04 not a model")
-    with pytest.raises(UserError, match="not a saved STEGO model"):
+    with pytest.raises(UserError, match="not a saved stego model"):
         StegoSegmenter.load(tmp_path / "bad.safetensors")
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors", {"stego": json.dumps({})})
-    with pytest.raises(UserError, match="not a saved STEGO model"):
+    with pytest.raises(UserError, match="not a saved stego model"):
         StegoSegmenter.load(tmp_path / "other.safetensors")
 
 

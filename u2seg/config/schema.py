@@ -216,9 +216,17 @@ class SemanticSettings:
     """A stuff label for every pixel (STEGO commit eb4d6b5).
 
     Args:
-        method: A registered semantic segmenter: ``stego``.
+        method: A registered semantic segmenter: ``stego``, or ``kmeans_probe`` (K-means on patch
+            features, the baseline).
+        model: Path of a ``model.safetensors`` of an earlier run to label with instead of fitting;
+            empty = fit on these images.
+        crops: Training images made of each photograph: ``none`` (itself) or ``five`` (its corners
+            and its centre, the reference's training set; five times the features).
+        crop_ratio: Side of such a crop over the photograph's, 0 < r <= 1 (0.5).
         num_classes: S, 1..254 stuff clusters; the semantic head has S + 1 classes.
         code_dim: Channels of the code, >= 1 (70).
+        projection: ``nonlinear`` adds a one-hidden-layer head to the linear one (the reference's
+            default), ``linear`` has the linear head alone.
         dropout: Feature dropout while training, 0..1 (0.1).
         steps: Optimiser steps, >= 1 (5000).
         batch_size: Images per step, >= 2 (16).
@@ -227,9 +235,11 @@ class SemanticSettings:
         neighbors: Nearest neighbours an image is paired with (7).
         neg_samples: Random pairings per step (5).
         weight_neg, weight_inter, weight_intra: Loss weights (random, neighbour, self).
+        weight_rec: Weight of a decoder's loss: features are to be read off the code; 0 = off (the
+            reference).
         shift_neg, shift_inter, shift_intra: Loss shifts b. Defaults: the published
-            COCO-Stuff-27 values for ViT-S; for ViT-B (weights 0.1538, 1, 0.1, shifts 1, 0.2,
-            0.12) they are in ``configs/Base-U2Seg-R50-FPN.yaml``.
+            COCO-Stuff-27 values for ViT-S; those for ViT-B and for Cityscapes are in
+            ``configs/semantics``.
         pointwise, zero_clamp, stabilize: Variants of the correspondence loss.
         dense_codes: Run the head on whole grids and sample its codes (the reference) instead of
             on sampled features, which is several times cheaper.
@@ -244,8 +254,12 @@ class SemanticSettings:
     """
 
     method: str = "stego"
+    model: str = ""
     num_classes: int = 27
+    crops: str = "none"
+    crop_ratio: float = 0.5
     code_dim: int = 70
+    projection: str = "nonlinear"
     dropout: float = 0.1
     steps: int = 5000
     batch_size: int = 16
@@ -257,6 +271,7 @@ class SemanticSettings:
     weight_neg: float = 0.63
     weight_inter: float = 0.25
     weight_intra: float = 0.67
+    weight_rec: float = 0.0
     shift_neg: float = 0.66
     shift_inter: float = 0.02
     shift_intra: float = 0.08
@@ -280,6 +295,10 @@ class SemanticSettings:
         _require(1 <= self.num_classes <= 254, "SEMANTICS.NUM_CLASSES", self.num_classes, "1..254")
         _require(0 <= self.dropout < 1, "SEMANTICS.DROPOUT", self.dropout, "0 <= p < 1")
         _one_of("SEMANTICS.PROBE_START", self.probe_start, ("kmeans", "random"))
+        _one_of("SEMANTICS.CROPS", self.crops, ("none", "five"))
+        _one_of("SEMANTICS.PROJECTION", self.projection, ("nonlinear", "linear"))
+        _require(0 < self.crop_ratio <= 1, "SEMANTICS.CROP_RATIO", self.crop_ratio, "0 < r <= 1")
+        _require(self.weight_rec >= 0, "SEMANTICS.WEIGHT_REC", self.weight_rec, ">= 0")
         counts = ("code_dim", "steps", "samples", "neighbors", "neg_samples", "crf_iterations")
         for key in (*counts, "max_pixels"):
             value = getattr(self, key)

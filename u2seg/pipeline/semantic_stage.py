@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,34 +14,39 @@ import numpy.typing as npt
 from u2seg.errors import UserError
 from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.features.base import check_name
-from u2seg.io.atomic import write_json
+from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, write_json
 from u2seg.io.images import BadImageError
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import write_label_png
 from u2seg.pipeline.batches import check_skipped, with_features, write_stage_skips
 from u2seg.pipeline.stage import Record, RunContext, Stage
-from u2seg.semantics import SEMANTIC_SEGMENTERS
+from u2seg.semantics import SEMANTIC_SEGMENTERS, SemanticSegmenter
+from u2seg.semantics.crops import CROPS, crop_box
+from u2seg.semantics.neighbors import NeighborCache
 
 CACHE_BYTES = 2 << 30
 """Features kept in memory while fitting; beyond this they are computed again when visited."""
 MODEL_FILE = "model.safetensors"
+NEIGHBORS_FILE = "neighbors.safetensors"
 
 
 class ImageFeatures:
-    """Features of the run's images by index, computed on demand, the latest kept in memory.
+    """Features of the training images by index, computed on demand, the latest kept in memory.
 
     Dense features are never written to disk: 2.8 MB an image for a ViT-S/8 at 480 pixels.
+    ``SEMANTICS.CROPS`` says how many training images, one after the other, a photograph makes.
     """
 
     def __init__(self, context: RunContext, extractor: FeatureExtractor) -> None:
         self.context = context
         self.extractor = extractor
         self.records = context.images()
+        self._each = CROPS[context.settings.semantics.crops]
         self._kept: OrderedDict[int, npt.NDArray[np.float32]] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.records) * self._each
 
     def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
         """Return (D, h, w) float32; an image that became unreadable gives zeros."""
@@ -49,8 +56,7 @@ class ImageFeatures:
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends iteration by index
         try:
-            image = self.context.read(self.records[index])
-            grid = self.extractor.extract([image], "token")[0].grid
+            grid = self.extractor.extract([self._pixels(index)], "token")[0].grid
         except UserError:  # a ValueError too, but never the fault of an image
             raise
         except (BadImageError, ValueError):
@@ -60,6 +66,29 @@ class ImageFeatures:
         while self._bytes > CACHE_BYTES and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return grid
+
+    def _pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        number, part = divmod(index, self._each)
+        image: npt.NDArray[np.uint8] = self.context.read(self.records[number])
+        settings = self.context.settings.semantics
+        size = (image.shape[0], image.shape[1])
+        top, left, bottom, right = crop_box(settings.crops, part, *size, settings.crop_ratio)
+        return image[top:bottom, left:right]
+
+    def key(self) -> str:
+        """Return a digest of what decides all features.
+
+        Settings and photographs; and the features of the first image themselves, because weights
+        can change under the same name.
+        """
+        settings = self.context.settings
+        facts = [
+            asdict(settings.features),
+            [settings.semantics.crops, settings.semantics.crop_ratio],
+            [record["sha256"] for record in self.records],
+            sha256_bytes(self[0].tobytes()) if len(self) else "",
+        ]
+        return sha256_bytes(json_bytes(facts))
 
 
 class SemanticStage(Stage):
@@ -80,31 +109,60 @@ class SemanticStage(Stage):
         """Look the names up."""
         check_name(self.context.settings.features)
         SEMANTIC_SEGMENTERS.get(self.context.settings.semantics.method)
+        self.extra_plan()
 
     @functools.cached_property
     def extractor(self) -> FeatureExtractor:
         """The feature extractor, built on first use."""
         return build_extractor(self.context.settings.features)
 
+    def extra_plan(self) -> dict[str, Any]:
+        """The fitted model of another run, if one is used."""
+        path = self.context.settings.semantics.model
+        if not path:
+            return {}
+        self._load(Path(path))
+        return {"model": sha256_file(Path(path))}
+
     def run(self) -> dict[str, int]:
         """Fit once, then predict shard by shard."""
-        settings = self.context.settings.semantics
-        model_path = self.folder / MODEL_FILE
-        factory = SEMANTIC_SEGMENTERS.get(settings.method)
-        if not model_path.is_file():
-            model = factory(settings, self.extractor.dim)
-            source = ImageFeatures(self.context, self.extractor)
-            losses = model.fit(source, progress=self.context.progress)
-            write_json(self.folder / "losses.json", losses)
-            model.save(model_path)
-        # Always the saved model: a resumed run must predict with the very same numbers.
-        self.model = factory.load(model_path)  # type: ignore[attr-defined]
+        self.fit()
         self.each_shard(
             self._shard, lambda index: self.context.space.part(self.name, index).is_file()
         )
         total = len(self.context.images())
         labelled = total - check_skipped(self, total)
-        return {"images": labelled, "classes": settings.num_classes}
+        return {"images": labelled, "classes": self.context.settings.semantics.num_classes}
+
+    def fit(self) -> None:
+        """Make the model file unless it is there; the same photographs give the same file."""
+        settings = self.context.settings.semantics
+        if settings.model:
+            write_bytes(self.model_path, Path(settings.model).read_bytes())
+        if self.model_path.is_file():
+            return
+        model = SEMANTIC_SEGMENTERS.get(settings.method)(settings, self.extractor.dim)
+        source = ImageFeatures(self.context, self.extractor)
+        cache = NeighborCache(self.folder / NEIGHBORS_FILE, source.key())
+        losses = model.fit(source, self.context.progress, cache)
+        write_json(self.folder / "losses.json", losses)
+        model.save(self.model_path)
+
+    @property
+    def model_path(self) -> Path:
+        """Where the fitted model lies."""
+        return self.folder / MODEL_FILE
+
+    @functools.cached_property
+    def model(self) -> SemanticSegmenter:
+        """The fitted model, read from its file: a resumed run predicts with the same numbers."""
+        return self._load(self.model_path)
+
+    def _load(self, path: Path) -> SemanticSegmenter:
+        settings = self.context.settings.semantics
+        kind = SEMANTIC_SEGMENTERS.get(settings.method)
+        model: SemanticSegmenter = kind.load(path, settings)  # type: ignore[attr-defined]
+        return model
 
     def _shard(self, index: int, records: list[Record]) -> None:
         skipped: list[Record] = []

@@ -6,7 +6,7 @@ Shapes: D feature channels, h x w patches, H x W pixels, S stuff clusters.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,12 @@ from u2seg.config.schema import SemanticSettings
 from u2seg.registry import Registry
 from u2seg.structures.features import PatchFeatures
 
-SEMANTIC_SEGMENTERS = Registry("semantic segmenter", locations=("u2seg.semantics.stego",))
+if TYPE_CHECKING:
+    from u2seg.semantics.neighbors import NeighborCache
+
+SEMANTIC_SEGMENTERS = Registry(
+    "semantic segmenter", locations=("u2seg.semantics.kmeans_probe", "u2seg.semantics.stego")
+)
 """Members are classes: ``cls(settings, in_dim)`` makes a segmenter that is not fitted yet,
 ``cls.load(path)`` a fitted one."""
 
@@ -38,8 +43,15 @@ class SemanticSegmenter(Protocol):
     def __init__(self, settings: SemanticSettings, in_dim: int) -> None:
         """Make a segmenter for features of ``in_dim`` channels, not fitted yet."""
 
-    def fit(self, source: FeatureSource, progress: bool) -> dict[str, list[float]]:
+    def fit(
+        self, source: FeatureSource, progress: bool, cache: NeighborCache | None = None
+    ) -> dict[str, list[float]]:
         """Learn from all images of ``source``; return loss curves by name, one value a step.
+
+        Args:
+            source: Features of n >= 1 images.
+            progress: Show a bar with the time left.
+            cache: Where nearest neighbours are kept for the next time; None = nowhere.
 
         Raises:
             UserError: if the source is empty or its features do not fit.
@@ -69,6 +81,16 @@ class SemanticSegmenter(Protocol):
         ...
 
     @classmethod
-    def load(cls, path: Path | str) -> SemanticSegmenter:
-        """Return the segmenter that ``save`` wrote; UserError if the file is not one."""
+    def load(cls, path: Path | str, settings: SemanticSettings | None = None) -> SemanticSegmenter:
+        """Return the segmenter that ``save`` wrote.
+
+        Args:
+            path: The file.
+            settings: Of this run: sizes, CRF and mirror averaging are taken from it; None = all
+                from the file.
+
+        Raises:
+            UserError: if the file is missing or not one, or has another number of clusters than
+                ``settings``.
+        """
         ...

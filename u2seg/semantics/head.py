@@ -32,19 +32,24 @@ class CodeHead(nn.Module):
         in_dim: D >= 1.
         code_dim: K >= 1.
         generator: Draws the initial weights, uniform in +-1 / sqrt(D).
+        projection: ``nonlinear`` (both), or ``linear`` without the hidden layer.
     """
 
-    def __init__(self, in_dim: int, code_dim: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        code_dim: int,
+        generator: torch.Generator,
+        projection: str = "nonlinear",
+    ) -> None:
         super().__init__()
-        self.linear = _projection(in_dim, code_dim)
-        self.nonlinear = nn.Sequential(
-            _projection(in_dim, in_dim),
-            nn.ReLU(),
-            _projection(in_dim, code_dim),
+        self.linear = _pointwise(in_dim, code_dim)
+        self.nonlinear = (
+            nn.Sequential(_pointwise(in_dim, in_dim), nn.ReLU(), _pointwise(in_dim, code_dim))
+            if projection == "nonlinear"
+            else None
         )
-        bound = 1 / math.sqrt(in_dim)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        _start(self, in_dim, generator)
 
     def forward(self, features: Tensor, dropout: Tensor | None = None) -> Tensor:
         """Return (B, K, h, w) float32 codes.
@@ -56,8 +61,27 @@ class CodeHead(nn.Module):
         first = second = features
         if dropout is not None:
             first, second = features * _spread(dropout[0]), features * _spread(dropout[1])
-        code: Tensor = self.linear(first) + self.nonlinear(second)
-        return code
+        code: Tensor = self.linear(first)
+        return code if self.nonlinear is None else code + self.nonlinear(second)
+
+
+class Decoder(nn.Module):
+    """Codes back to features, position by position: used while training only.
+
+    Args:
+        code_dim: K >= 1.
+        out_dim: D >= 1.
+        generator: Draws the initial weights, uniform in +-1 / sqrt(K).
+    """
+
+    def __init__(self, code_dim: int, out_dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.linear = _pointwise(code_dim, out_dim)
+        _start(self, code_dim, generator)
+
+    def loss(self, code: Tensor, features: Tensor) -> Tensor:
+        """Return minus the mean cosine of decoded (B, K, h, w) codes and (B, D, h, w) features."""
+        return -functional.cosine_similarity(self.linear(code), features, dim=1).mean()
 
 
 def drop_channels(features: Tensor, dropout: Tensor | None) -> Tensor:
@@ -75,10 +99,16 @@ def draw_dropout(
     return kept.float() / (1 - probability)
 
 
-def _projection(in_dim: int, out_dim: int) -> nn.Module:
+def _pointwise(in_dim: int, out_dim: int) -> nn.Module:
     # Without torch's own initialisation, which would draw from the global generator.
     layer: nn.Module = skip_init(nn.Conv2d, in_dim, out_dim, 1)  # type: ignore[no-untyped-call]
     return layer
+
+
+def _start(module: nn.Module, in_dim: int, generator: torch.Generator) -> None:
+    bound = 1 / math.sqrt(in_dim)
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 def _spread(factors: Tensor) -> Tensor:

@@ -7,17 +7,86 @@ Source: STEGO commit eb4d6b5, src/precompute_knns.py.
 from __future__ import annotations
 
 import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from u2seg.errors import UserError
+from u2seg.io.atomic import write_bytes
 from u2seg.semantics.base import FeatureSource
 
 Float = npt.NDArray[np.float32]
+_log = logging.getLogger(__name__)
 CHUNK_BYTES = 64 << 20
 """Similarities are computed for so many images at once that they take this much memory."""
+
+
+@dataclass(frozen=True)
+class NeighborCache:
+    """Nearest neighbours on disk.
+
+    Args:
+        path: A safetensors file; made when missing, replaced when its key or count differs.
+        key: Digest of what decides the features of all images.
+    """
+
+    path: Path
+    key: str
+
+    def load(self, images: int, count: int) -> npt.NDArray[np.int64] | None:
+        """Return the (n, k) neighbours of ``store``; None if they are others or unreadable."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.is_file():
+            return None
+        try:
+            with safe_open(str(self.path), framework="np") as file:
+                note = file.metadata() or {}
+                found: npt.NDArray[np.int64] = file.get_tensor("neighbors")
+        except (OSError, SafetensorError):
+            _log.warning("%s cannot be read: neighbours are computed again", self.path)
+            return None
+        shape = (images, min(count, images - 1))
+        if note.get("key") != self.key or found.shape != shape or found.dtype != np.int64:
+            return None
+        return found if found.size == 0 or 0 <= found.min() <= found.max() < images else None
+
+    def store(self, neighbors: npt.NDArray[np.int64]) -> None:
+        """Write (n, k) int64 neighbours, atomically."""
+        from safetensors.numpy import save
+
+        write_bytes(self.path, save({"neighbors": neighbors}, {"key": self.key}))
+
+
+def neighbors_of(
+    source: FeatureSource, in_dim: int, count: int, progress: bool, cache: NeighborCache | None
+) -> npt.NDArray[np.int64]:
+    """Return the nearest other images of every image: from the cache, or computed and kept there.
+
+    Args:
+        source: Features of n >= 1 images; not read if the cache knows the answer.
+        in_dim: D.
+        count: Neighbours wanted, k >= 1.
+        progress: Show a bar if it takes over five seconds.
+        cache: None = always compute.
+
+    Returns:
+        (n, min(k, n - 1)) int64, as ``nearest_images``.
+
+    Raises:
+        UserError: as ``image_descriptors``.
+    """
+    kept = cache.load(len(source), count) if cache and len(source) else None
+    if kept is not None:
+        return kept
+    found = nearest_images(image_descriptors(source, in_dim, progress), count)
+    if cache:
+        cache.store(found)
+    return found
 
 
 def image_descriptors(source: FeatureSource, in_dim: int, progress: bool) -> Float:

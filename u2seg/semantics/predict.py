@@ -7,6 +7,7 @@ Source: STEGO commit eb4d6b5, src/eval_segmentation.py and src/crf.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,11 @@ from torch.nn import functional
 from u2seg.config.schema import SemanticSettings
 from u2seg.crf import CrfKernels, DenseCrf
 from u2seg.io.images import resize_image
-from u2seg.semantics.head import ClusterProbe, CodeHead, grid_tensor
+from u2seg.semantics.head import CodeHead, grid_tensor
 from u2seg.structures.features import PatchFeatures
 
 Float = npt.NDArray[np.float32]
+Score = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
@@ -34,11 +36,21 @@ def code_of(head: CodeHead, features: PatchFeatures, flipped: PatchFeatures | No
     return (code + mirrored.flip(dims=(3,))) / 2
 
 
+def check_features(features: PatchFeatures, flipped: PatchFeatures | None, in_dim: int) -> None:
+    """Raise ValueError if features have other channels than D, or the mirror image another grid."""
+    if features.grid.shape[0] != in_dim:
+        raise ValueError(f"features have {features.grid.shape[0]} channels, the model {in_dim}")
+    if flipped is not None and flipped.grid.shape != features.grid.shape:
+        raise ValueError(
+            f"mirror image has features {flipped.grid.shape}, image {features.grid.shape}"
+        )
+
+
 @torch.no_grad()
-def log_probabilities(probe: ClusterProbe, code: Tensor, size: tuple[int, int]) -> Float:
-    """Return (S, H, W) float32 log-probabilities of the code enlarged bilinearly to (H, W)."""
+def log_probabilities(score: Score, code: Tensor, size: tuple[int, int]) -> Float:
+    """Return (S, H, W) float32 scores of the (1, K, h, w) code enlarged bilinearly to (H, W)."""
     large = functional.interpolate(code, size=size, mode="bilinear", align_corners=False)
-    result: Float = probe.log_probs(large)[0].numpy()
+    result: Float = score(large)[0].numpy()
     return result
 
 
@@ -97,13 +109,20 @@ def most_likely(scores: Float, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     return label
 
 
-def predict_map(
-    probe: ClusterProbe, code: Tensor, image: npt.NDArray[np.uint8], settings: SemanticSettings
+def label_map(
+    score: Score, code: Tensor, image: npt.NDArray[np.uint8], settings: SemanticSettings
 ) -> npt.NDArray[np.uint8]:
-    """Return the (H, W) uint8 stuff map of an image from its (1, K, h, w) code."""
+    """Return the (H, W) uint8 stuff map of an image from its (1, K, h, w) code.
+
+    Args:
+        score: (1, K, h, w) code -> (1, S, h, w) log-probabilities.
+        code: Of the image.
+        image: (H, W, 3) uint8 RGB.
+        settings: ``max_pixels`` and ``crf*`` are used.
+    """
     full = (image.shape[0], image.shape[1])
     work = working_size(*full, settings.max_pixels)
-    scores = log_probabilities(probe, code, work)
+    scores = log_probabilities(score, code, work)
     if settings.crf:
         small = image if work == full else resize_image(image, work, Image.Resampling.BILINEAR)
         scores = refine(scores, small, settings)

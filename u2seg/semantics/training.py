@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from u2seg.config.schema import SemanticSettings
-from u2seg.errors import UserError
 from u2seg.semantics.draws import StepDraws
-from u2seg.semantics.head import ClusterProbe, CodeHead, drop_channels
+from u2seg.semantics.head import ClusterProbe, CodeHead, Decoder, drop_channels
 from u2seg.semantics.losses import Correspondence, sample, unit
+from u2seg.semantics.sampling import unit_centers
 
 CURVES = ("total", "intra", "inter", "neg", "probe")
+"""Losses of a step; ``rec`` as well with a decoder."""
 
 
 class Trainer:
@@ -29,22 +29,31 @@ class Trainer:
         settings: Loss weights, shifts, variants and learning rates are used.
         head: Trained by the correspondence loss.
         probe: Trained on the head's codes; sends no gradient back.
+        decoder: Trained with the head if ``settings.weight_rec`` > 0, None otherwise.
 
     Notes:
         With ``settings.dense_codes`` the head sees whole grids and its codes are sampled, as
         upstream. Otherwise it sees the sampled features only, several times cheaper: a code
         of an interpolated feature instead of an interpolated code, and random pairs reuse the
-        positions drawn for each image.
+        positions drawn for each image; the decoder then sees codes of unit length.
     """
 
-    def __init__(self, settings: SemanticSettings, head: CodeHead, probe: ClusterProbe) -> None:
+    def __init__(
+        self,
+        settings: SemanticSettings,
+        head: CodeHead,
+        probe: ClusterProbe,
+        decoder: Decoder | None = None,
+    ) -> None:
         self.settings = settings
         self.head = head
         self.probe = probe
+        self.decoder = decoder
         self.correspondence = Correspondence(
             settings.pointwise, settings.zero_clamp, settings.stabilize
         )
-        self.head_optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr)
+        learnt = [*head.parameters(), *(decoder.parameters() if decoder else ())]
+        self.head_optimizer = torch.optim.Adam(learnt, lr=settings.lr)
         self.probe_optimizer = torch.optim.Adam(probe.parameters(), lr=settings.probe_lr)
 
     def step(
@@ -64,6 +73,8 @@ class Trainer:
             + weights.weight_intra * terms["intra"]
             + weights.weight_neg * terms["neg"]
         )
+        if "rec" in terms:
+            loss = loss + weights.weight_rec * terms["rec"]
         # The probe sees detached codes, so one backward pass serves both optimisers.
         probe_loss = torch.stack([self.probe.loss(code.detach()) for code in codes]).mean()
         self.head_optimizer.zero_grad()
@@ -72,7 +83,7 @@ class Trainer:
         self.head_optimizer.step()
         self.probe_optimizer.step()
         losses = {"total": loss, **terms, "probe": probe_loss}
-        return {name: float(losses[name].detach()) for name in CURVES}
+        return {name: float(value.detach()) for name, value in losses.items()}
 
     def _terms(
         self, grids: Sequence[Tensor], paired: Sequence[Tensor], draws: StepDraws
@@ -87,12 +98,12 @@ class Trainer:
                 _sample_each([first[i] for i in order], draws.coords_paired)
                 for order in draws.permutations.tolist()
             ]
-            codes = [code for _, code in first]
+            codes, seen = [code for _, code in first], [features for features, _ in first]
         else:
             here = self._sampled(grids, draws.coords, draws.dropout)
             there = self._sampled(paired, draws.coords_paired, draws.dropout_paired)
             negatives = [(here[0][order], here[1][order]) for order in draws.permutations]
-            codes = [here[1]]
+            codes, seen = [here[1]], [here[0]]
         terms = {
             "intra": compare((here[0], here[0]), (here[1], here[1]), settings.shift_intra).mean(),
             "inter": compare((here[0], there[0]), (here[1], there[1]), settings.shift_inter).mean(),
@@ -102,6 +113,9 @@ class Trainer:
             for other in negatives
         ]
         terms["neg"] = torch.stack(apart).mean() if apart else terms["intra"].new_zeros(())
+        if self.decoder:
+            rebuilt = [self.decoder.loss(*pair) for pair in zip(codes, seen)]
+            terms["rec"] = torch.stack(rebuilt).mean()
         return terms, codes
 
     def _dense(
@@ -143,18 +157,9 @@ def start_probe(probe: ClusterProbe, codes: Tensor, seed: int) -> None:
     Raises:
         UserError: if there are fewer positions than clusters; says both numbers.
     """
-    from sklearn.cluster import KMeans
-
-    count, width = probe.clusters.shape
-    if len(codes) < count:
-        raise UserError(
-            f"{len(codes)} patches cannot make {count} stuff clusters: lower "
-            "U2SEG.SEMANTICS.NUM_CLASSES or give more images"
-        )
-    unit = functional.normalize(codes, dim=1).numpy()
-    if len(np.unique(unit, axis=0)) < count:
+    width = probe.clusters.shape[1]
+    centers = unit_centers(codes, len(probe.clusters), seed)
+    if centers is None:
         return  # constant images: there are not S different directions to start from
-    kmeans = KMeans(count, n_init=3, max_iter=50, random_state=seed).fit(unit)
-    centers = torch.from_numpy(kmeans.cluster_centers_.astype(np.float32))
     # The length of a standard normal vector, so that probe_lr turns directions as upstream.
-    probe.clusters.data = functional.normalize(centers, dim=1) * width**0.5
+    probe.clusters.data = functional.normalize(torch.from_numpy(centers), dim=1) * width**0.5
