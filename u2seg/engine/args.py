@@ -47,7 +47,11 @@ def demo_parser() -> argparse.ArgumentParser:
     parser = _parser("Segment photographs with a trained model.", DEMO_EXAMPLES)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML settings")
     parser.add_argument(
-        "--input", nargs="+", required=True, metavar="PATH", help="files, folders, globs or .tar shards"
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="files, folders, globs or .tar shards",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="result folder")
     parser.add_argument(
