@@ -99,6 +99,8 @@ def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
             stages="masks",
             overwrite=False,
             dry_run=0,
+            executor="local",
+            workers=1,
             opts=[
                 *FAST, "U2SEG.MASKS.PROPOSER", "cutler", "U2SEG.MASKS.DETECTOR_SCORE", "0.1",
                 "U2SEG.MASKS.DETECTOR_CONFIG", str(config), "U2SEG.FEATURES.DEVICE", "cpu",

@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--resume", action="store_true", help="the default; kept for clarity")
     p.add_argument("--overwrite", action="store_true", help="make these and later stages anew")
+    p.add_argument("--executor", default="local", metavar="NAME", help="who works: local")
+    p.add_argument("--workers", type=int, default=1, metavar="N", help="processes (1)")
     p.add_argument("--dry-run", type=int, default=0, metavar="N", help="N images, then estimate")
     p.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     p.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings to change")

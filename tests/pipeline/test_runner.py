@@ -20,7 +20,8 @@ from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.panoptic.validate import check_panoptic
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.assignments import shard_assignments
-from u2seg.pipeline.runner import estimate, only_run
+from u2seg.pipeline.lock import only_run
+from u2seg.pipeline.runner import estimate
 from u2seg.pipeline.workspace import Workspace
 
 
@@ -222,7 +223,7 @@ def test_too_many_clusters_names_both_numbers(
 
 
 def test_two_runs_cannot_share_a_folder(photos: Path, settings: Settings, tmp_path: Path) -> None:
-    with only_run(tmp_path), pytest.raises(UserError, match="in use by another run"):
+    with only_run(tmp_path / ".lock"), pytest.raises(UserError, match="in use by another run"):
         generate_labels(settings, photos, tmp_path, progress=False)
 
 

@@ -341,14 +341,21 @@ class RunSettings:
     Args:
         shard_size: Images per part file, >= 1; an interruption loses at most one shard.
         max_bad: Share of unreadable images above which the run fails, 0..1.
+        lease_seconds: A worker that gets on with no image for so long counts as dead, > 0: its
+            shard goes to another. More than the slowest image takes.
+        threads: Threads of each worker; 0 = its share of the machine's cores.
     """
 
     shard_size: int = 64
     max_bad: float = 1.0
+    lease_seconds: float = 600.0
+    threads: int = 0
 
     def __post_init__(self) -> None:
         _require(self.shard_size >= 1, "RUN.SHARD_SIZE", self.shard_size, ">= 1")
         _require(0 <= self.max_bad <= 1, "RUN.MAX_BAD", self.max_bad, "0..1")
+        _require(self.lease_seconds > 0, "RUN.LEASE_SECONDS", self.lease_seconds, "> 0")
+        _require(self.threads >= 0, "RUN.THREADS", self.threads, ">= 0")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class Detector:
                 )
         prepare_host()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process prepares its own host and loads its own model.
+        return Detector, (self.settings, self.device)
+
     def fingerprint(self) -> dict[str, str]:
         """Return digests of the merged config and of the weights."""
         config = repr(load_yaml(self.settings.detector_config))

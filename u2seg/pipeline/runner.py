@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,12 +17,15 @@ from u2seg.io.sources import open_source
 from u2seg.masks.base import ImageProposer
 from u2seg.pipeline.batches import collect_skips
 from u2seg.pipeline.cluster_stage import ClusterStage
+from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.ingest import ImagesStage
+from u2seg.pipeline.ledger import set_aside_in
+from u2seg.pipeline.lock import only_run
 from u2seg.pipeline.mask_stage import MaskStage
 from u2seg.pipeline.panoptic_stage import PanopticStage
 from u2seg.pipeline.semantic_stage import SemanticStage
 from u2seg.pipeline.stage import RunContext, Stage, library_versions
-from u2seg.pipeline.territory import LOCK, check_apart, remove_stage
+from u2seg.pipeline.territory import check_apart, remove_stage
 from u2seg.pipeline.workspace import Workspace
 from u2seg.structures.manifest import StageManifest
 from u2seg.version import __version__
@@ -37,7 +39,7 @@ STAGES = tuple(stage.name for stage in ORDER if stage is not ImagesStage)
 """Stages a user can ask for; listing the images always comes first."""
 
 
-def generate_labels(
+def generate_labels(  # noqa: PLR0913 - all but three have a default
     settings: Settings,
     images: Path,
     output: Path,
@@ -47,6 +49,7 @@ def generate_labels(
     limit: int = 0,
     progress: bool = True,
     detector: ImageProposer | None = None,
+    crew: Crew | None = None,
 ) -> Path:
     """Label photographs; running it again resumes.
 
@@ -60,6 +63,7 @@ def generate_labels(
         limit: Use only so many images, evenly spaced; 0 = all.
         progress: Show progress bars.
         detector: Predicts the masks if ``U2SEG.MASKS.PROPOSER`` is ``cutler``.
+        crew: Workers; None = this process does everything. The labels are the same.
 
     Returns:
         ``output``.
@@ -72,15 +76,16 @@ def generate_labels(
     """
     wanted = check_stages(stages)
     source = open_source(images, settings.images.extensions)
-    context = RunContext(settings, Workspace(output), source, limit, progress, detector)
+    context = RunContext(settings, Workspace(output), source, limit, progress, detector, crew)
     check_apart(source, context.space, [stage.name for stage in ORDER])
     todo = [kind(context) for kind in ORDER if kind is ImagesStage or kind.name in wanted]
     for stage in todo:  # before hours of work, and before anything is deleted
         stage.check()
-    with only_run(output):
+    with only_run(context.space.lock), at_work(context):
         if overwrite:
             _forget(context, wanted)
         for stage in todo:
+            stage.set_aside(set_aside_in(context.space))
             stage.execute()
             skipped = collect_skips(context, [kind.name for kind in ORDER])
             if skipped and isinstance(stage, ImagesStage):
@@ -90,38 +95,26 @@ def generate_labels(
     return output
 
 
+@contextlib.contextmanager
+def at_work(context: RunContext) -> Iterator[None]:
+    """Have a crew while the block runs, and end what an earlier driver may have left."""
+    context.space.phase.unlink(missing_ok=True)  # tells its workers to end
+    try:
+        if context.crew:
+            context.crew.open(context)
+        yield
+    finally:
+        if context.crew:
+            context.crew.close()
+        context.space.progress.unlink(missing_ok=True)
+
+
 def check_stages(stages: Sequence[str]) -> set[str]:
     """Return the stages as a set; UserError names an unknown one."""
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown or not stages:
         raise UserError(f"unknown stage {unknown or 'none'}: known are {', '.join(STAGES)}")
     return set(stages)
-
-
-@contextlib.contextmanager
-def only_run(output: Path) -> Iterator[None]:
-    """Hold the output folder; UserError if another live process of this machine holds it."""
-    import fcntl
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {output}: {error.strerror}. Choose another output folder"
-        ) from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(handle, 64, 0).decode("ascii", "replace").strip() or "unknown"
-            raise UserError(f"{output} is in use by another run (process {holder})") from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield
-        os.ftruncate(handle, 0)
-    finally:
-        os.close(handle)
 
 
 def _forget(context: RunContext, wanted: set[str]) -> None:

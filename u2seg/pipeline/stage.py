@@ -1,7 +1,8 @@
 """What every stage has: a plan written first, parts in between, a manifest written last.
 
-A part that exists is complete (it was renamed into place) and belongs to the plan beside it, so
-running the same command again continues where the last run ended and yields the same bytes.
+A stage's ``run`` is a sequence of steps over the whole set and of sharded phases, one call of
+``each_shard`` each. A shard with a receipt in the ledger is done and belongs to the plan beside
+it, so running the same command again continues where the last run ended and yields the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,12 @@ from u2seg.io.images import BadImageError, decode_image, read_content
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.sources import ImageSource
 from u2seg.masks.base import ImageProposer
+from u2seg.pipeline.attempts import Record, Turn, Work
+from u2seg.pipeline.executors.base import Crew
+from u2seg.pipeline.ledger import Ledger
+from u2seg.pipeline.oversight import Progress, oversee
 from u2seg.pipeline.territory import check_owned
-from u2seg.pipeline.workspace import Workspace
+from u2seg.pipeline.workspace import LEDGER, Workspace
 from u2seg.structures.manifest import StageManifest
 from u2seg.version import __version__
 
@@ -49,7 +54,6 @@ LIBRARIES = (
     "scikit-image",
     "faiss-cpu",
 )
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class RunContext:
         limit: Use only this many images, evenly spaced; 0 = all.
         progress: Show progress bars.
         detector: Predicts masks where ``U2SEG.MASKS.PROPOSER`` asks for one.
+        crew: The workers; None = the driver works itself.
+        aside: Images that are not read, because they made a stage fail -> why.
     """
 
     settings: Settings
@@ -71,6 +77,8 @@ class RunContext:
     limit: int = 0
     progress: bool = True
     detector: ImageProposer | None = None
+    crew: Crew | None = None
+    aside: dict[str, str] = field(default_factory=dict)
 
     def images(self) -> list[Record]:
         """Return the records of ``images.json``."""
@@ -85,12 +93,18 @@ class RunContext:
 
     def read(self, record: Record) -> Any:
         """Return the (H, W, 3) uint8 RGB pixels of a record; BadImageError if it changed."""
+        self.refuse(record)
         limit = self.settings.images.max_pixels
         content = read_content(image_file(self.source.root, record), limit)
         image = decode_image(content, limit)
         if sha256_bytes(content) != record["sha256"]:
             raise BadImageError("changed since the run began")
         return image
+
+    def refuse(self, record: Record) -> None:
+        """Raise BadImageError for an image that was set aside."""
+        if record["file_name"] in self.aside:
+            raise BadImageError(self.aside[record["file_name"]])
 
 
 class Stage(ABC):
@@ -103,10 +117,13 @@ class Stage(ABC):
     name: str
     inputs: tuple[str, ...] = ()
     """Stages whose manifests this one builds on."""
+    isolates: bool = True
+    """Whether a shard can be tried with one image alone: it reads photographs by ``readable``."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
         self.folder = context.space.folder(self.name)
+        self.turn = Turn()
 
     @abstractmethod
     def sections(self) -> tuple[Any, ...]:
@@ -137,11 +154,12 @@ class Stage(ABC):
         """
         plan = self._plan()
         self._check_plan(plan)
-        if self.context.space.stage_manifest(self.name).is_file():
+        if self.context.space.stage_manifest(self.name).is_file() and self._intact():
             logger.info("%s: done already", self.name)
             return
         check_owned(self.folder, self.context.space.plan(self.name))
-        remove_temporaries(self.folder)
+        if not self._leased():
+            remove_temporaries(self.folder)
         write_json(self.context.space.plan(self.name), plan, indent=1)
         start = time.perf_counter()
         counts = self.run()
@@ -156,6 +174,7 @@ class Stage(ABC):
             "stage": self.name,
             "settings_hash": settings_hash(*self.sections()),
             "shard_size": self.context.settings.run.shard_size,
+            "versions": {"u2seg": __version__, **library_versions()},
             "inputs": {name: self._input_hash(name) for name in self.inputs},
             **self.extra_plan(),
         }
@@ -206,17 +225,68 @@ class Stage(ABC):
         content[self.name] = round(seconds, 2)
         write_json(path, content, indent=1)
 
-    def each_shard(
-        self, work: Callable[[int, list[Record]], None], done: Callable[[int], bool]
-    ) -> None:
-        """Call ``work(shard, records)`` for every shard that is not ``done``, with progress."""
-        shards = self.context.shards()
-        total = sum(len(records) for records in shards)
-        with self.bar(total) as bar:
-            for index, records in enumerate(shards):
-                if not done(index):
-                    work(index, records)
-                bar.update(len(records))
+    def shards(self) -> Sequence[list[Record]]:
+        """Return the records of every shard."""
+        return self.context.shards()
+
+    def ledger(self, method: str) -> Ledger:
+        """Return the ledger of the phase in which a method makes the shards."""
+        space = self.context.space
+        return Ledger(space.ledger(self.name, method.strip("_")), space.root)
+
+    def ledgers(self) -> list[Ledger]:
+        """Return the ledgers there are."""
+        folders = sorted((self.folder / LEDGER).glob("*"))
+        return [Ledger(folder, self.context.space.root) for folder in folders]
+
+    def each_shard(self, work: Work, done: Callable[[int], bool] | None = None) -> None:
+        """Have ``work(shard, records)`` done for every shard that has no receipt, with progress.
+
+        Args:
+            work: A method of this stage. It may be called in another process, on a stage built
+                from the same settings, so it uses nothing that ``run`` did but what is in files.
+                Called again it writes the same files. It reads photographs by ``readable``.
+            done: Not used any more.
+
+        Raises:
+            UserError: for settings, files or a disk that cannot be used.
+            StageError: if a shard fails again and again.
+        """
+        shards = self.shards()
+        sizes = [len(records) for records in shards]
+        with self.bar(sum(sizes)) as bar:
+            oversee(
+                self,
+                work,
+                shards,
+                self.ledger(work.__name__),
+                workers=self.context.crew,
+                patience=self.context.settings.run.lease_seconds,
+                progress=Progress(self.context.space, self.name, sizes, bar),
+            )
+
+    def set_aside(self, images: dict[str, str]) -> None:
+        """Read these images no more; each is skipped for the reason given."""
+        self.context.aside.update(images)
+
+    def _leased(self) -> bool:
+        return any(ledger.snapshot().leases for ledger in self.ledgers())
+
+    def _intact(self) -> bool:
+        """Return whether all files are as the manifest says; prepare to make the others again."""
+        path = self.context.space.stage_manifest(self.name)
+        expected = read_json_object(path, "files")["files"]
+        found = hash_files(self.folder)
+        if found == expected:
+            return True
+        changed = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+        logger.warning("%s: %s changed; making it again", self.name, ", ".join(sorted(changed)))
+        self.context.space.manifest.unlink(missing_ok=True)
+        path.unlink()
+        for name in changed:
+            if not name.endswith("**.png"):  # shards whose pictures changed are found by receipts
+                (self.folder / name).unlink(missing_ok=True)
+        return False
 
     def bar(self, total: int) -> Any:
         """Return a progress bar of ``total`` images with rate and ETA."""
@@ -227,11 +297,21 @@ class Stage(ABC):
         self, records: Sequence[Record], skipped: list[Record]
     ) -> Iterator[tuple[Record, Any]]:
         """Yield (record, pixels); an image that cannot be read goes to ``skipped``."""
-        for record in records:
+        for record in self.tried(records, skipped):
             try:
                 yield record, self.context.read(record)
             except BadImageError as error:
                 skipped.append(self.skip(record, str(error)))
+
+    def tried(self, records: Sequence[Record], skipped: list[Record]) -> Iterator[Record]:
+        """Yield the records to work on: all, or the one that is tried alone."""
+        for record in records:
+            self.turn.beat()
+            if self.turn.only in ("", record["file_name"]):
+                yield record
+            else:
+                entry = {"file_name": record["file_name"], "reason": "", "stage": self.name}
+                skipped.append(entry)
 
     def skip(self, record: Record, reason: str) -> Record:
         """Return the ``skipped.jsonl`` entry of an image, and log it."""
@@ -242,13 +322,15 @@ class Stage(ABC):
 def hash_files(folder: Path) -> dict[str, str]:
     """Return relative name -> SHA-256 of a stage's files; PNG trees as one digest per folder.
 
-    Plans and manifests are left out.
+    Plans, manifests and ledgers are left out.
     """
     files: dict[str, str] = {}
     pictures: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         if name in ("manifest.json", "plan.json") or path.name.startswith("."):
+            continue
+        if name.startswith(f"{LEDGER}/"):
             continue
         if path.suffix == ".png":
             top = name.split("/", 1)[0] + "/" if "/" in name else ""

@@ -14,8 +14,6 @@ from u2seg.errors import UserError
 from u2seg.io.sources import ImageSource
 from u2seg.pipeline.workspace import Workspace
 
-LOCK = ".lock"
-
 
 def check_apart(source: ImageSource, space: Workspace, stages: Iterable[str]) -> None:
     """Raise UserError if photographs and results would share a folder.
@@ -85,7 +83,7 @@ def remove_run(output: Path) -> None:
     """Delete the folder of a whole run, if there is one; UserError if it is not a run's."""
     if not output.exists():
         return
-    if not (output / LOCK).is_file() and (not output.is_dir() or any(output.iterdir())):
+    if not (Workspace(output).lock).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(
             f"{output} was not made by a dry run, so it is not deleted: choose another "
             "--output-dir, or move it away"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+LEDGER = "ledger"
+"""Folder, in that of a stage, of its ledgers."""
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -36,6 +39,21 @@ class Workspace:
         """Manifest of the whole run, written last."""
         return self.root / "manifest.json"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the driver of a run, and touched while it lives."""
+        return self.root / ".lock"
+
+    @property
+    def phase(self) -> Path:
+        """What the workers of a run are to do now; removed when there is no more."""
+        return self.root / ".phase.json"
+
+    @property
+    def progress(self) -> Path:
+        """The driver's note for ``--status``; removed when it ends."""
+        return self.root / ".progress.json"
+
     def folder(self, stage: str) -> Path:
         """Folder of a stage."""
         return self.root / stage
@@ -47,6 +65,10 @@ class Workspace:
     def plan(self, stage: str) -> Path:
         """What a stage set out to do, written first: settings, inputs, shard size."""
         return self.folder(stage) / "plan.json"
+
+    def ledger(self, stage: str, phase: str) -> Path:
+        """Folder of the ledger of a sharded phase of a stage."""
+        return self.folder(stage) / LEDGER / phase
 
     def part(self, stage: str, shard: int, suffix: str = ".json") -> Path:
         """A stage's result for one shard of images."""

@@ -1,0 +1,52 @@
+"""Threads of a worker: its share of the cores, so that workers do not fight over them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def share(workers: int) -> int:
+    """Return the threads of one of ``workers`` processes on this machine, at least 1."""
+    return max(cores() // max(workers, 1), 1)
+
+
+def limit_threads(count: int) -> None:
+    """Limit the thread pools of the libraries in this process; 0 leaves them as they are."""
+    if count < 1:
+        return
+    import faiss
+    import numba
+    import torch
+
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    faiss.omp_set_num_threads(count)
+
+
+@contextlib.contextmanager
+def inherited_threads(count: int) -> Iterator[None]:
+    """Have processes started within the block begin with so many threads.
+
+    Some libraries (OpenBLAS) make their pools when they are loaded and ask the environment.
+    """
+    saved = {name: os.environ.get(name) for name in VARIABLES}
+    os.environ.update(dict.fromkeys(VARIABLES, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

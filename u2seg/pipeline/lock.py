@@ -1,0 +1,141 @@
+"""One driver per output folder: a lock that says who holds it, on this or another machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from u2seg.errors import UserError
+from u2seg.pipeline.leases import machine
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 2.0
+"""How often a driver touches its lock."""
+FOREIGN_S = 15.0
+"""How long to watch a lock that another machine left: longer than its driver could be silent."""
+
+
+def holder_of(lock: Path) -> dict[str, str]:
+    """Return ``host``, ``pid``, ``since`` and ``machine`` of the driver that wrote a lock.
+
+    Empty if there is none, or the last one ended in order.
+    """
+    try:
+        content = json.loads(lock.read_bytes()[:4096])
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def told(holder: dict[str, str]) -> str:
+    """Return who holds a lock, in words.
+
+    Examples:
+        >>> told({"host": "node-3", "pid": "123", "since": "2026-01-31 10:00:00 UTC"})
+        'process 123 on node-3, since 2026-01-31 10:00:00 UTC'
+    """
+    facts = {key: holder.get(key, "unknown") for key in ("pid", "host", "since")}
+    return "process {pid} on {host}, since {since}".format(**facts)
+
+
+@contextlib.contextmanager
+def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
+    """Hold an output folder.
+
+    A process of the same machine is kept out by the operating system, and so is one of another
+    machine where the file system carries locks. Where it does not, the driver there is known to
+    live by its touching the lock.
+
+    Args:
+        lock: The lock's file; its folder is made if missing.
+        patience: Seconds to watch a lock that another machine left.
+
+    Raises:
+        UserError: if another live driver holds it (names host, process and since when), or the
+            folder cannot be written to.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {lock.parent}: {error.strerror}. Choose another output folder"
+        ) from error
+    try:
+        holder = holder_of(lock)
+        if not _locked(handle) or _lives_elsewhere(lock, holder, patience):
+            raise UserError(
+                f"{lock.parent} is in use by another run: {told(holder_of(lock))}. Wait for it, "
+                "end it, or choose another --output-dir"
+            )
+        _write(handle)
+        stop = threading.Event()
+        beat = threading.Thread(target=_beat, args=(handle, stop), daemon=True)
+        beat.start()
+        try:
+            yield
+            os.ftruncate(handle, 0)
+        finally:
+            stop.set()
+            beat.join()
+    finally:
+        os.close(handle)
+
+
+def is_held(lock: Path) -> bool:
+    """Return whether a driver of this machine holds a lock."""
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lives_elsewhere(lock: Path, holder: dict[str, str], patience: float) -> bool:
+    """Watch whether a driver on another machine touches the lock, by this one's stopwatch."""
+    if not holder or holder.get("machine") == machine():
+        return False
+    logger.info("%s was left by %s; watching it for %g s", lock, told(holder), patience)
+    start, seen = time.monotonic(), lock.stat().st_mtime_ns
+    while time.monotonic() - start < patience:
+        time.sleep(min(BEAT_S / 4, patience / 4))
+        if lock.stat().st_mtime_ns != seen:
+            return True
+    return False
+
+
+def _write(handle: int) -> None:
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    facts = {
+        "host": socket.gethostname(), "pid": str(os.getpid()), "since": since,
+        "machine": machine(),
+    }  # fmt: skip
+    content = json.dumps(facts).encode()
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, content, 0)
+
+
+def _beat(handle: int, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(handle)
