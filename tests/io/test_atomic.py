@@ -77,8 +77,14 @@ def test_a_full_disk_at_any_step_keeps_the_old_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(atomic.os, step, full)
-    with pytest.raises(UserError, match=r"cannot write .*x: No space left.*free space"):
+    told = r"cannot write .*x: No space left.*needs 3 bytes, the free space there is \d+ bytes"
+    with pytest.raises(UserError, match=told):
         write_bytes(path, b"new")
+    with (
+        pytest.raises(UserError, match=r"cannot write .*x: .*needs more than 4 bytes, the free"),
+        atomic_file(path) as file,
+    ):
+        file.write(b"some")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
     _only(tmp_path, "x")

@@ -6,10 +6,12 @@ A reader therefore sees the old file or the new one, never a half of either.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy.typing as npt
 
 from u2seg.errors import UserError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = ".tmp"
 """Ending of unfinished files; their names start with a dot."""
 
@@ -52,18 +55,19 @@ def remove_temporaries(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path | str) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path | str, size: int = 0) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under ``path`` only if the block ends without an error.
 
     Args:
         path: Final name; missing parent folders are made.
+        size: Bytes that will be written, if that is known, for the message on a full disk.
 
     Yields:
         A writable, seekable binary file.
 
     Raises:
-        UserError: if the folder or file cannot be written (permissions, full disk, a file
-            where a folder should be); names the path and the reason.
+        UserError: as ``cannot_write``, if the folder or file cannot be written (permissions, full
+            disk, a file where a folder should be).
     """
     path = Path(path)
     temporary = ""
@@ -80,16 +84,47 @@ def atomic_file(path: Path | str) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. "
-            "Check permissions and free space, or choose another output folder."
-        ) from error
+        raise cannot_write(path, error, size, _size(temporary)) from error
     finally:
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     for listener in list(_listeners):
         listener(path)
+
+
+def cannot_write(path: Path, error: OSError, size: int = 0, reached: int = 0) -> UserError:
+    """Return the error that tells why a file cannot be written and what to do.
+
+    Args:
+        path: The file.
+        error: What went wrong.
+        size: Bytes it needs; 0 = not known.
+        reached: Bytes that could be written.
+    """
+    reason = f"cannot write {path}: {error.strerror or error}"
+    if error.errno not in _FULL:
+        advice = "Check permissions and free space, or choose another output folder."
+        return UserError(f"{reason}. {advice}")
+    needs = f"needs {size} bytes" if size else f"needs more than {reached} bytes"
+    return UserError(
+        f"{reason}. The file {needs}, the free space there is {_free_space(path)} bytes: make room "
+        "and run the same command again, or choose another output folder."
+    )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _free_space(path: Path) -> int:
+    folder = path
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def _umask() -> int:
@@ -109,7 +144,7 @@ def _sync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically; UserError if that cannot be done."""
-    with atomic_file(path) as file:
+    with atomic_file(path, len(content)) as file:
         file.write(content)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from u2seg.errors import UserError
+from u2seg.io.atomic import cannot_write
 
 
 class LeaseLostError(RuntimeError):
@@ -137,7 +137,7 @@ class Lease:
         except FileExistsError:
             return None
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise cannot_write(path, error) from error
         lease = cls(path, handle, holder)
         try:
             lease.tell("")
@@ -154,7 +154,7 @@ class Lease:
             os.pwrite(self._handle, line, 0)
             os.ftruncate(self._handle, len(line))
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise cannot_write(self.path, error, len(line)) from error
 
     def beat(self) -> None:
         """Show that the holder lives and gets on; LeaseLostError if the lease was taken away."""
@@ -177,13 +177,6 @@ class Lease:
                 os.unlink(self.path)
         os.close(self._handle)
         self._handle = -1
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}. "
-        "Check permissions and free space, or choose another output folder."
-    )
 
 
 class Watch:
