@@ -1,10 +1,13 @@
-"""Label generation opens no file but the photographs: no ground truth can leak into a label."""
+"""Label generation opens no file but the photographs and loads nothing that scores: no ground truth
+can leak into a label."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SCRIPT = """
 import sys
@@ -37,3 +40,63 @@ def test_no_annotation_is_opened_while_labelling(tmp_path: Path) -> None:
     opened = done.stdout.split()
     assert len(opened) == 4
     assert all(name.startswith("images/train/") for name in opened)
+
+
+LOADED = """
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from tests.pipeline.conftest import FAST
+
+sys.path.insert(0, "tools")
+import generate_pseudo
+
+photos, output, method = sys.argv[1:]
+config = Path(output).with_suffix(".yaml")
+config.write_text("U2SEG: {}")
+code = generate_pseudo.main([
+    "--config-file", str(config), "--images", photos, "--output-dir", output,
+    *FAST, "U2SEG.SEMANTICS.METHOD", method,
+])
+assert code == 0, code
+for name in "features masks clusters semantics panoptic pipeline structures io crf".split():
+    package = importlib.import_module(f"u2seg.{name}")
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+
+def report():
+    print("LOADED", *(name for name in sys.modules if name.startswith("u2seg.evaluation")))
+
+report()
+import u2seg.evaluation.supervised_linear_probe
+report()
+"""
+
+
+@pytest.mark.parametrize("method", ["stego", "kmeans_probe"])
+def test_labelling_loads_neither_the_linear_probe_nor_anything_that_scores(
+    photos: Path, tmp_path: Path, method: str
+) -> None:
+    """The command, with every stage, and every module of the label half; then the opposite."""
+    command = [sys.executable, "-c", LOADED, str(photos), str(tmp_path / "run"), method]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("LOADED")]
+    assert lines[0] == []
+    assert "u2seg.evaluation.supervised_linear_probe" in lines[1]  # the report would have told
+    assert len(list((tmp_path / "run" / "semantics").rglob("*.png"))) == 5
+
+
+def test_a_contract_forbids_the_import_for_good() -> None:
+    """import-linter (``make lint``) must know the rule for every package of the label half."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        tomllib = pytest.importorskip("tomli")
+    text = Path("pyproject.toml").read_text(encoding="utf-8")
+    contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
+    rules = [c for c in contracts if c.get("forbidden_modules") == ["u2seg.evaluation"]]
+    label_half = {f"u2seg.{n}" for n in ("features", "masks", "clusters", "semantics", "panoptic")}
+    assert len(rules) == 1
+    assert label_half | {"u2seg.pipeline", "u2seg.io"} <= set(rules[0]["source_modules"])
