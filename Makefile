@@ -10,7 +10,7 @@ IMAGES ?=
 SCENES ?= runs/scenes
 EXTRAS := labels,train,demo,dev,docs
 
-.PHONY: help setup quickstart scenes test lint docs clean
+.PHONY: help setup quickstart scenes test faults lint docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ scenes: $(STAMP)  ## prove that the chain learns: 200 unlabelled scenes, 50 unse
 
 test: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest -q
+
+faults: $(STAMP)  ## break things on purpose, the long tests too (see docs/reliability.md)
+	$(BIN)/python -m pytest -m faults
 
 lint: $(STAMP)  ## formatting, rules, types, architecture
 	$(BIN)/ruff format --check .
