@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import unicodedata
 from pathlib import Path
@@ -13,7 +14,8 @@ from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, check_jpeg, decode_image, read_content
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.paths import stem_of
-from u2seg.pipeline.stage import Record, RunContext, Stage, check_share
+from u2seg.pipeline.records import ShardFile, write_shards
+from u2seg.pipeline.stage import Record, Stage, check_share
 
 Item = TypeVar("Item")
 
@@ -35,11 +37,23 @@ class ImagesStage(Stage):
 
     name = "images"
 
-    def __init__(self, context: RunContext) -> None:
-        super().__init__(context)
-        found = context.source.entries(context.progress)
-        self.found = len(found)
-        self.entries = spread(found, context.limit)
+    @functools.cached_property
+    def found(self) -> list[Record]:
+        """All photographs of the source, listed on first use; workers need no list."""
+        return self.context.source.entries(self.context.progress)
+
+    @property
+    def entries(self) -> list[Record]:
+        """Those that are used."""
+        return spread(self.found, self.context.limit)
+
+    def check(self) -> None:
+        """List the photographs."""
+        _ = self.found
+
+    def shards(self) -> ShardFile:
+        """Return the entries of every shard."""
+        return ShardFile(self.folder / "entries.jsonl")
 
     def sections(self) -> tuple[Any, ...]:
         """Image settings."""
@@ -57,16 +71,11 @@ class ImagesStage(Stage):
     def run(self) -> dict[str, int]:
         """Decode every image once; write one part per shard, then the lists."""
         size = self.context.settings.run.shard_size
-        shards = [self.entries[i : i + size] for i in range(0, len(self.entries), size)]
-        with self.bar(len(self.entries)) as bar:
-            for index, entries in enumerate(shards):
-                part = self.context.space.part(self.name, index)
-                if not part.is_file():
-                    self._shard(part, entries)
-                bar.update(len(entries))
+        write_shards(self.folder / "entries.jsonl", self.entries, size)
+        self.each_shard(self._shard)
         good: list[Record] = []
         bad: list[Record] = []
-        for index in range(len(shards)):
+        for index in range(len(self.shards())):
             part = self.context.space.part(self.name, index)
             content = read_json_object(part, "images", "skipped")
             good += content["images"]
@@ -76,10 +85,10 @@ class ImagesStage(Stage):
             write_json(self.folder / "part-twins.skipped", twins)
         return self._write_lists(good, bad + twins)
 
-    def _shard(self, part: Path, entries: list[Record]) -> None:
+    def _shard(self, index: int, entries: list[Record]) -> None:
         images: list[Record] = []
         skipped: list[Record] = []
-        for entry in entries:
+        for entry in self.tried(entries, skipped):
             name = entry["file_name"]
             try:
                 name.encode("utf-8")
@@ -92,10 +101,12 @@ class ImagesStage(Stage):
             except UnicodeEncodeError as error:
                 entry = {"file_name": ascii(name)}
                 skipped.append(self.skip(entry, f"cannot be used: {error}"))
-        write_json(part, {"images": images, "skipped": skipped})
+        content = {"images": images, "skipped": skipped}
+        write_json(self.context.space.part(self.name, index), content)
 
     def _look(self, entry: Record) -> Record:
         """Return the record of an entry; BadImageError or UserError if it cannot be used."""
+        self.context.refuse(entry)
         if "reason" in entry:
             raise BadImageError(entry["reason"])
         limit = self.context.settings.images.max_pixels
@@ -116,8 +127,9 @@ class ImagesStage(Stage):
                 f"reasons are in {space.skipped}"
             )
         check_share(len(bad), len(bad) + len(good), self.context.settings.run.max_bad)
-        info = {"image_root": str(self.context.source.root.resolve()), "found": self.found}
+        info = {"image_root": str(self.context.source.root.resolve()), "found": len(self.found)}
         write_json(space.images_json, {"info": info, "images": good}, indent=1)
+        write_shards(space.records, good, self.context.settings.run.shard_size)
         return {"images": len(good), "skipped": len(bad)}
 
 

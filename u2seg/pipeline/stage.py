@@ -37,6 +37,7 @@ from u2seg.pipeline.attempts import Record, Turn, Work
 from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.ledger import Ledger
 from u2seg.pipeline.oversight import Progress, oversee
+from u2seg.pipeline.records import ShardFile
 from u2seg.pipeline.territory import check_owned
 from u2seg.pipeline.workspace import LEDGER, Workspace
 from u2seg.structures.manifest import StageManifest
@@ -86,10 +87,9 @@ class RunContext:
         records: list[Record] = content["images"]
         return records
 
-    def shards(self) -> list[list[Record]]:
-        """Return the records cut into shards of ``RUN.SHARD_SIZE``."""
-        records, size = self.images(), self.settings.run.shard_size
-        return [records[i : i + size] for i in range(0, len(records), size)]
+    def shards(self) -> ShardFile:
+        """Return the records cut into shards of ``RUN.SHARD_SIZE``, read one by one."""
+        return ShardFile(self.space.records)
 
     def read(self, record: Record) -> Any:
         """Return the (H, W, 3) uint8 RGB pixels of a record; BadImageError if it changed."""
@@ -225,7 +225,7 @@ class Stage(ABC):
         content[self.name] = round(seconds, 2)
         write_json(path, content, indent=1)
 
-    def shards(self) -> Sequence[list[Record]]:
+    def shards(self) -> ShardFile:
         """Return the records of every shard."""
         return self.context.shards()
 
@@ -253,8 +253,7 @@ class Stage(ABC):
             StageError: if a shard fails again and again.
         """
         shards = self.shards()
-        sizes = [len(records) for records in shards]
-        with self.bar(sum(sizes)) as bar:
+        with self.bar(sum(shards.sizes)) as bar:
             oversee(
                 self,
                 work,
@@ -262,7 +261,7 @@ class Stage(ABC):
                 self.ledger(work.__name__),
                 workers=self.context.crew,
                 patience=self.context.settings.run.lease_seconds,
-                progress=Progress(self.context.space, self.name, sizes, bar),
+                progress=Progress(self.context.space, self.name, shards.sizes, bar),
             )
 
     def set_aside(self, images: dict[str, str]) -> None:

@@ -25,6 +25,11 @@ class Workspace:
         return self.root / "images.json"
 
     @property
+    def records(self) -> Path:
+        """The same by shards, see ``records.ShardFile``."""
+        return self.folder("images") / "records.jsonl"
+
+    @property
     def skipped(self) -> Path:
         """One JSON line for each image that was left out: file_name, reason, stage."""
         return self.root / "skipped.jsonl"
