@@ -118,8 +118,10 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
         if number is not None:
             return number
     elif isinstance(default, tuple) and isinstance(value, list | tuple):
-        if all(isinstance(item, type(default[0])) for item in value):
-            return tuple(value)
+        kind = type(default[0]) if default else float  # an empty default stands for numbers
+        items = tuple(_finite(item) if kind is float else item for item in value)
+        if all(isinstance(item, kind) for item in items):
+            return items
     elif isinstance(default, str) and value is None:
         return ""
     elif isinstance(default, str) and isinstance(value, int | float):

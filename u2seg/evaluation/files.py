@@ -138,7 +138,7 @@ def read_truth(truth: GroundTruth) -> PanopticSet:
     """Return the truth; UserError if a file is missing, garbled, or annotates no image."""
     if not Path(truth.panoptic_pngs).is_dir():
         raise UserError(f"the folder of true PNGs, {truth.panoptic_pngs}, does not exist")
-    result = _panoptic_set(Path(truth.panoptic_json), Path(truth.panoptic_pngs))
+    result = read_panoptic_set(Path(truth.panoptic_json), Path(truth.panoptic_pngs))
     if not result.segments:
         raise UserError(f"{truth.panoptic_json} annotates no image: nothing to evaluate on")
     return result
@@ -160,7 +160,7 @@ def read_predictions(folder: Path, truth: PanopticSet) -> Predictions:
         raise UserError(
             f"{folder} holds no panoptic.json: give the result folder of an evaluation run"
         )
-    panoptic = _panoptic_set(folder / "panoptic.json", folder / "panoptic")
+    panoptic = read_panoptic_set(folder / "panoptic.json", folder / "panoptic")
     _check_images(panoptic.source, panoptic.segments, truth)
     _check_label_space(folder, panoptic)
     sizes = {image_id: truth.sizes[image_id] for image_id in truth.segments}
@@ -190,7 +190,8 @@ def check_shape(path: Path, found: tuple[int, ...], expected: tuple[int, ...], w
         )
 
 
-def _panoptic_set(source: Path, pngs: Path) -> PanopticSet:
+def read_panoptic_set(source: Path, pngs: Path) -> PanopticSet:
+    """Return a COCO panoptic file; UserError if it is missing or garbled."""
     content = read_panoptic(source)
     annotations = {record["image_id"]: record for record in content["annotations"]}
     categories = sorted(content["categories"], key=lambda c: (not c["isthing"], c["id"]))

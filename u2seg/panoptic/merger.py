@@ -1,10 +1,7 @@
 """Merge thing masks and a stuff map into one panoptic label.
 
-Shapes: H x W pixels, n masks, K thing clusters, S stuff clusters.
-Source: U2Seg commit 8e9c709, ``datasets/prepare_ours/generate_pseudo_panoptic.py`` (the paper's
-eq. 5 has neither the order nor the share). Deviations: areas and boxes are those of the visible
-pixels (released: stale for things, empty for stuff), images without things keep their stuff
-(released: dropped), ids start at 1 in every image (released: counted over the data set).
+Shapes: H x W pixels, n masks, K thing clusters, S stuff clusters. What both rules share stands
+here; which masks lie on top, what is too small and what is filled is decided in ``rules``.
 """
 
 from __future__ import annotations
@@ -16,11 +13,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from u2seg.config.schema import PanopticSettings
+from u2seg.panoptic.rules import RULES, Claims
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
 from u2seg.structures.masks import InstanceMask
 from u2seg.structures.panoptic import PanopticLabel, Segment
-
-_UNCLAIMED = 0
 
 
 def merge_panoptic(
@@ -30,29 +26,24 @@ def merge_panoptic(
     space: LabelSpace,
     settings: PanopticSettings,
 ) -> PanopticLabel:
-    """Return the panoptic label of one image.
-
-    Things are painted from the largest box to the smallest (width x height; equal ones in input
-    order), later ones on top. A thing with fewer than ``min_thing_area`` visible pixels is
-    dropped and hides nothing. A stuff cluster with a share of more than
-    ``max_stuff_covered`` under things is dropped; else its visible pixels, if at least
-    ``min_stuff_area``, are one segment.
+    """Return the panoptic label of one image by the rule of the settings.
 
     Args:
         masks: n masks of size (H, W); overlapping, empty and hidden ones are allowed.
         clusters: n cluster ids, 0..K-1.
         stuff: (H, W) uint8, 0..S-1 or 255 = void.
         space: The numbering.
-        settings: Thresholds.
+        settings: ``rule`` (see ``rules.released`` and ``rules.scored``) and its thresholds.
 
     Returns:
-        Segments with ids 1.. : things in paint order, then stuff by cluster; areas and boxes of
-        the visible pixels. The score of a thing is its mask's, of stuff 1.
+        Segments by rising id: things from the bottom up, then stuff by cluster; areas and boxes
+        are those of the visible pixels. The score of a thing is its mask's, of stuff 1.
 
     Raises:
         ValueError: if the numbers of masks and clusters differ, a mask has another size than
             ``stuff``, or ``stuff`` is not (H, W) uint8 with values 0..S-1 or 255.
-        UserError: if a cluster id is outside 0..K-1.
+        UserError: if a cluster id is outside 0..K-1, or the settings name shares for another
+            number of stuff clusters than S.
 
     Examples:
         A 1 x 4 image: the small thing lies on the large one; the stuff left is one pixel.
@@ -61,7 +52,7 @@ def merge_panoptic(
         >>> small = InstanceMask.from_array(np.array([[0, 1, 0, 0]], dtype=bool))
         >>> label = merge_panoptic(
         ...     [small, large], [1, 0], np.array([[0, 1, 1, 0]], dtype=np.uint8),
-        ...     LabelSpace(2, 2), PanopticSettings(),
+        ...     LabelSpace(2, 2), PanopticSettings(rule="released"),
         ... )
         >>> label.ids.tolist()
         [[1, 2, 1, 3]]
@@ -69,22 +60,15 @@ def merge_panoptic(
         [(1, 1, 2), (2, 2, 1), (3, 3, 1)]
     """
     _check(masks, clusters, stuff, space)
-    owner = np.full(stuff.shape, _UNCLAIMED, dtype=np.int32)
-    order = sorted(range(len(masks)), key=lambda i: -masks[i].bbox[2] * masks[i].bbox[3])
-    kept: list[tuple[int, float]] = []
-    # Topmost first: a mask takes what nobody above it took. Same picture as painting bottom up,
-    # and a thing that is dropped for its size gives its pixels to the one below.
-    for index in reversed(order):
-        visible = masks[index].to_array() & (owner == _UNCLAIMED)
-        if np.count_nonzero(visible) >= settings.min_thing_area:
-            kept.append((space.thing_category(clusters[index]), masks[index].score))
-            owner[visible] = len(kept)
-    ids = _reverse_ids(owner, len(kept))
-    entries = kept[::-1]
-    for cluster in _visible_stuff(stuff, ids > 0, settings):
-        entries.append((space.stuff_category(cluster), 1.0))
-        ids[(stuff == cluster) & (ids == 0)] = len(entries)
-    return PanopticLabel(ids, _segments(ids, entries, space))
+    claims = RULES[settings.rule](masks, stuff, space.num_stuff, settings)
+    entries = {
+        identity: (space.thing_category(clusters[index]), masks[index].score)
+        for identity, index in claims.things.items()
+    }
+    entries |= {
+        identity: (space.stuff_category(cluster), 1.0) for identity, cluster in claims.stuff.items()
+    }
+    return PanopticLabel(claims.ids, _segments(claims, entries, space))
 
 
 def _check(
@@ -111,41 +95,24 @@ def _check(
             )
 
 
-def _reverse_ids(owner: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
-    """Return ids in paint order from claim order: count..1 becomes 1..count, 0 stays."""
-    table = np.concatenate([[0], np.arange(count, 0, -1)]).astype(np.int32)
-    return table[owner]
-
-
-def _visible_stuff(
-    stuff: npt.NDArray[np.uint8], things: npt.NDArray[np.bool_], settings: PanopticSettings
-) -> list[int]:
-    """Return the stuff clusters that get a segment, ascending."""
-    total = np.bincount(stuff.ravel(), minlength=256)
-    covered = np.bincount(stuff[things], minlength=256)
-    return [
-        int(cluster)
-        for cluster in np.flatnonzero(total[:VOID_STUFF])
-        if covered[cluster] / total[cluster] <= settings.max_stuff_covered
-        and total[cluster] - covered[cluster] >= settings.min_stuff_area
-    ]
-
-
 def _segments(
-    ids: npt.NDArray[np.int32], entries: list[tuple[int, float]], space: LabelSpace
+    claims: Claims, entries: dict[int, tuple[int, float]], space: LabelSpace
 ) -> tuple[Segment, ...]:
-    areas = np.bincount(ids.ravel(), minlength=len(entries) + 1)
+    """Return the segments of an id map; every id of ``entries`` has a pixel there."""
+    highest = max(entries, default=0)
+    areas = np.bincount(claims.ids.ravel(), minlength=highest + 1)
+    places = ndimage.find_objects(claims.ids, max_label=highest)
     segments = []
-    for index, place in enumerate(ndimage.find_objects(ids, max_label=len(entries))):
-        category, score = entries[index]
-        rows, cols = place
+    for identity in sorted(entries):
+        category, score = entries[identity]
+        rows, cols = places[identity - 1]
         box = (cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         segments.append(
             Segment(
-                id=index + 1,
+                id=identity,
                 category_id=category,
                 isthing=space.is_thing(category),
-                area=int(areas[index + 1]),
+                area=int(areas[identity]),
                 bbox=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
                 score=score,
             )
