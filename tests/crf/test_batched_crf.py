@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.shared import SHARED, needs_shared
-from u2seg.crf import CrfKernels, DenseCrf
+from u2seg.crf import CrfKernels, DenseCrf, batched
 from u2seg.crf.batched import BatchDenseCrf, BatchLattice
 from u2seg.errors import UserError
 from u2seg.io.images import read_image
@@ -31,7 +31,8 @@ def pictures(count: int, height: int, width: int) -> np.ndarray:
     return values.clip(0, 255).astype(np.uint8)
 
 
-def test_a_batch_has_the_values_of_each_image() -> None:
+def test_a_batch_has_the_values_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batched, "ROOM", 1.0)  # the pictures are small and noisy
     images = pictures(3, 40, 56)
     masks = np.random.default_rng(1).random((3, 4, 5, 7)) < 0.4
     masks = masks.repeat(8, axis=2).repeat(8, axis=3)
@@ -48,6 +49,34 @@ def test_a_batch_has_the_values_of_each_image() -> None:
     alone = BatchDenseCrf(torch.from_numpy(images[1:2]), CUTLER)
     soft = alone.refine_masks(torch.from_numpy(masks[1:2]).float(), 10)
     np.testing.assert_allclose(soft[0], got[1], atol=1e-5)
+
+
+def test_images_that_find_no_room_are_named_and_leave_the_others_alone() -> None:
+    """36 pixels, each alone in its colour: 216 vertices; an even image has few."""
+    even = np.full((6, 6, 3), 90, dtype=np.uint8)
+    many = np.random.default_rng(0).permutation(36 * 3).reshape(6, 6, 3).astype(np.uint8) * 2
+    narrow = CrfKernels(3.0, 7.0, 50.0, 0.5, 10.0)
+    batch = torch.from_numpy(np.stack([even, many, even]))
+    crf = BatchDenseCrf(batch, narrow)
+    assert crf.fits.tolist() == [True, False, False], "room is taken up in the order of images"
+    masks = torch.zeros(3, 1, 6, 6, dtype=torch.bool)
+    masks[..., 2:] = True
+    alone = BatchDenseCrf(batch[:1], narrow)
+    assert alone.fits.all()
+    got = crf.refine_masks(masks, 5)
+    assert torch.isfinite(got).all()
+    assert torch.equal(got[0], alone.refine_masks(masks[:1], 5)[0])
+
+
+def test_sums_in_pieces_are_those_of_one_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three vertices have all 40 points; pieces begin with a vertex and at every sixth entry."""
+    positions = torch.zeros(40, 2)
+    values = torch.arange(40, dtype=torch.float32)[:, None]
+    whole = BatchLattice(positions, [(0.0, 1.0)] * 2, 1).filter(values)
+    monkeypatch.setattr(batched, "PIECE", 6)
+    lattice = BatchLattice(positions, [(0.0, 1.0)] * 2, 1)
+    assert lattice._pieces_of.tolist()[:3] == [7, 8, 7]
+    assert torch.equal(lattice.filter(values), whole), "whole numbers: exact in any order"
 
 
 def test_no_iteration_returns_the_unary() -> None:

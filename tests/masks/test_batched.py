@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Sequence
 
@@ -13,21 +12,17 @@ import torch
 
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import MaskSettings
-from u2seg.masks import batched
 from u2seg.masks.batched import (
     cut_scores,
     label_components,
     maskcut_batch,
-    propose_batch,
     refused,
     seed_component,
 )
 from u2seg.masks.batched_ncut import BatchGraph, cut_vectors, fix_signs, top_eigenvector
-from u2seg.masks.batched_refine import refine_batch
 from u2seg.masks.bitgraph import BitGraph
-from u2seg.masks.maskcut import cut_score, maskcut
-from u2seg.masks.ncut import second_eigenvector
-from u2seg.masks.refine import MASK_REFINERS
+from u2seg.masks.maskcut import PatchMask, cut_score, maskcut
+from u2seg.masks.ncut import DENSE_LIMIT, second_eigenvector
 from u2seg.structures.features import PatchFeatures
 
 GOLDEN = sorted((SHARED / "golden" / "maskcut").glob("img_*.npz"))
@@ -54,13 +49,25 @@ def blobs() -> np.ndarray:
     return grid
 
 
+def cut_together(images: np.ndarray, settings: MaskSettings) -> list[list[PatchMask] | None]:
+    """Return the masks of a batch; None for images that are left to ``maskcut``."""
+    found = maskcut_batch(torch.from_numpy(images), settings)
+    results: list[list[PatchMask] | None] = []
+    for i in range(len(images)):
+        rounds = zip(found.grids[i], found.scores[i], found.valid[i], strict=True)
+        masks = [PatchMask(g.numpy(), float(s)) for g, s, counts in rounds if counts]
+        results.append(masks if found.settled[i] else None)
+    return results
+
+
 def assert_same_as_alone(images: Sequence[np.ndarray], settings: MaskSettings) -> int:
     """Compare with ``maskcut`` and return how many masks there were."""
-    together = propose_batch(torch.from_numpy(np.stack(images)), settings)
+    together = cut_together(np.stack(images), settings)
     total = 0
     for image, masks in zip(images, together, strict=True):
         alone = maskcut(PatchFeatures(image, (8, 8)), settings)
-        assert masks is not None
+        if masks is None:
+            continue
         assert [m.grid.tolist() for m in masks] == [m.grid.tolist() for m in alone]
         np.testing.assert_allclose([m.score for m in masks], [m.score for m in alone], atol=1e-6)
         total += len(alone)
@@ -77,7 +84,7 @@ def test_random_smooth_features_give_the_same_masks(rule: str, painted: str) -> 
 def test_two_blobs_are_cut_one_after_another(rule: str, painted: str) -> None:
     settings = MaskSettings(rule=rule, painted=painted)
     assert assert_same_as_alone([blobs(), blobs()[:, ::-1].copy()], settings) >= 4
-    (found,) = propose_batch(torch.from_numpy(blobs()[None]), settings) or [None]
+    (found,) = cut_together(blobs()[None], settings)
     assert found is not None
     cut = [m.grid.sum() for m in found]
     assert 4 in cut and 9 in cut
@@ -89,17 +96,25 @@ def test_constant_zero_and_broken_images_do_not_disturb_their_neighbours() -> No
     holed = blobs()
     holed[:, 5:7, 5:7] = 0  # patches of zero length
     images = np.concatenate([images, holed[None]])
-    found = propose_batch(torch.from_numpy(images), MaskSettings())
-    assert found[1] == [] and found[2] == [] and found[3] is None
-    assert_same_as_alone(images[[0, 1, 2, 4]], MaskSettings())
+    found = maskcut_batch(torch.from_numpy(images), MaskSettings())
+    assert found.finite.tolist() == [True, True, True, False, True]
+    assert found.valid.any(dim=1).tolist() == [True, False, False, False, True]
+    assert found.settled.all()
+    assert assert_same_as_alone(images[[0, 1, 2, 4]], MaskSettings()) >= 4
     assert_same_as_alone(images[[0, 1, 2, 4]], MaskSettings(tau=-0.5))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 9), (3, 3)])
-def test_tiny_grids_end_cleanly(shape: tuple[int, int]) -> None:
-    images = smooth(2, *shape, seed=3)
-    assert_same_as_alone(images, MaskSettings(num_masks=12, tau=0.9, min_area=0.0))
-    assert_same_as_alone(images, MaskSettings(num_masks=12, tau=0.9, painted="exclude"))
+def test_tiny_grids_end_cleanly_and_are_left_to_the_dense_solver(shape: tuple[int, int]) -> None:
+    images = torch.from_numpy(smooth(2, *shape, seed=3))
+    assert images[0, 0].numel() <= DENSE_LIMIT
+    for painted in ("isolate", "exclude"):
+        settings = MaskSettings(num_masks=12, tau=0.9, min_area=0.0, painted=painted)
+        found = maskcut_batch(images, settings)
+        for i, image in enumerate(images.numpy()):
+            nothing = maskcut(PatchFeatures(image, (8, 8)), settings) == []
+            assert not found.settled[i] or (nothing and not found.valid[i].any())
+        assert torch.isfinite(found.scores).all()
 
 
 def test_shapes_are_checked() -> None:
@@ -138,22 +153,18 @@ def test_batches_and_repetition_change_no_byte() -> None:
 
 def test_bf16_features_are_taken_as_they_are() -> None:
     images = torch.from_numpy(smooth(2, 10, 10)).bfloat16()
-    found = propose_batch(images, MaskSettings(tau=0.4))
-    same = propose_batch(images.float(), MaskSettings(tau=0.4))
-    for a, b in zip(found, same, strict=True):
-        assert a and b and [m.grid.tolist() for m in a] == [m.grid.tolist() for m in b]
+    found = maskcut_batch(images, MaskSettings(tau=0.4))
+    same = maskcut_batch(images.float(), MaskSettings(tau=0.4))
+    assert found.valid.any(dim=1).all()
+    assert torch.equal(found.grids, same.grids) and torch.equal(found.scores, same.scores)
 
 
-def test_a_cut_that_needs_more_steps_is_done_alone(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(cut_vectors, "__defaults__", (3,))
-    images = smooth(2, 14, 17)
+def test_a_cut_that_needs_more_steps_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.from_numpy(smooth(2, 14, 17))
     settings = MaskSettings(tau=0.4)
-    assert not maskcut_batch(torch.from_numpy(images), settings).settled.any()
-    with caplog.at_level(logging.WARNING, batched.__name__):
-        assert_same_as_alone(images, settings)
-    assert "image 1 of a batch is done alone" in caplog.text
+    assert maskcut_batch(images, settings).settled.all()
+    monkeypatch.setattr(cut_vectors, "__defaults__", (3,))
+    assert not maskcut_batch(images, settings).settled.any()
 
 
 def test_products_are_exact() -> None:
@@ -278,39 +289,12 @@ def test_scores_equal_those_of_one_graph() -> None:
     assert got == pytest.approx(expected, abs=1e-12) and got[2] == 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_gives_the_same_masks_and_is_never_waited_for() -> None:
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_masks() -> None:
     images = torch.from_numpy(smooth(4, 24, 24))
     settings = MaskSettings(tau=0.4)
-    expected = maskcut_batch(images, settings)
-    on_device = images.cuda()
-    maskcut_batch(on_device, settings)  # the start vector is copied once
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        found = maskcut_batch(on_device, settings)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    found = batched.to_host(found)
-    assert torch.equal(found.grids, expected.grids) and torch.equal(found.valid, expected.valid)
-    assert torch.allclose(found.scores, expected.scores, atol=1e-12)
-
-
-def test_refining_a_batch_equals_refining_each_image() -> None:
-    rng = np.random.default_rng(2)
-    images, masks = [], []
-    for number in (2, 1, 3):
-        image = rng.integers(0, 30, (24, 32, 3)).astype(np.uint8)
-        image[4:20, 6:22] += 180
-        mask = np.zeros((number, 24, 32), dtype=bool)
-        mask[:, 4:20, 6:22] = True
-        mask[:, 10 : 10 + number, 10:12] = False
-        images.append(image)
-        masks.append(mask)
-    for refiner in ("dense_crf", "none"):
-        settings = MaskSettings(refiner=refiner)
-        together = refine_batch(images, masks, settings, torch.device("cpu"))
-        for image, mask, mine in zip(images, masks, together, strict=True):
-            expected = MASK_REFINERS.get(refiner)(image, mask, settings)
-            assert mine.shape == mask.shape and np.mean(mine == expected) >= 0.999
-            assert (refiner == "none") == np.array_equal(mine, mask)
-    assert refine_batch([], [], MaskSettings(), torch.device("cpu")) == []
+    expected, found = maskcut_batch(images, settings), maskcut_batch(images.cuda(), settings)
+    assert torch.equal(found.grids.cpu(), expected.grids)
+    assert torch.equal(found.valid.cpu(), expected.valid)
+    assert torch.allclose(found.scores.cpu(), expected.scores, atol=1e-12)

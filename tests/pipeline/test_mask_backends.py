@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import re
+import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +15,26 @@ import timm
 import torch
 
 from u2seg.config.schema import FeatureSettings, MaskSettings, Settings
+from u2seg.crf import batched as crf
 from u2seg.errors import UserError
 from u2seg.features import build_extractor
 from u2seg.features.base import target_size
-from u2seg.io.images import read_image
+from u2seg.features.vit import VitExtractor
+from u2seg.io.images import BadImageError, read_image
 from u2seg.io.jsonfile import read_json
-from u2seg.masks import batched
+from u2seg.masks import batched_pixels, batched_propose
+from u2seg.masks.batched_propose import MaskBatch, Proposed
 from u2seg.masks.propose import propose_masks
-from u2seg.pipeline import generate_labels
-from u2seg.pipeline.mask_batches import is_batched, masks_of_batch
+from u2seg.pipeline import generate_labels, mask_batches
+from u2seg.pipeline.mask_batches import (
+    Loaded,
+    check_backend,
+    group_by_size,
+    is_batched,
+    masks_of_batches,
+    read_ahead,
+)
+from u2seg.pipeline.stage import RunContext
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +65,15 @@ def test_both_backends_write_the_same_masks(
     changes: dict[str, object],
 ) -> None:
     calls: list[int] = []
-    cut = batched.maskcut_batch
+    collect = MaskBatch.collect
 
-    def count(features: torch.Tensor, masks: MaskSettings) -> batched.BatchMasks:
-        calls.append(len(features))
-        found = cut(features, masks)
-        assert found.settled.all() and found.valid.any()
+    def count(self: MaskBatch) -> list[Proposed]:
+        found = collect(self)
+        calls.append(len(found))
+        assert not any(one.left for one in found) and any(one.masks for one in found)
         return found
 
-    monkeypatch.setattr(batched, "maskcut_batch", count)
+    monkeypatch.setattr(MaskBatch, "collect", count)
     written = {}
     for backend in ("cpu", "torch", "auto"):
         wanted = with_vit(settings, weights, backend, **changes)
@@ -71,24 +86,33 @@ def test_both_backends_write_the_same_masks(
     assert written["torch"] == written["cpu"] == written["auto"]
 
 
+def loaded(extractor: VitExtractor, images: list[np.ndarray]) -> list[Loaded]:
+    names = [{"file_name": f"{i}.png"} for i in range(len(images))]
+    return [Loaded(n, i, extractor.work_image(i)) for n, i in zip(names, images, strict=True)]
+
+
 @pytest.mark.parametrize("resize", ["square", "keep"])
 def test_batches_are_refined_like_images(
-    settings: Settings, weights: Path, photos: Path, resize: str
+    settings: Settings, weights: Path, photos: Path, resize: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Masks after the CRF and at full size; other proportions make batches of their own."""
+    monkeypatch.setattr(crf, "ROOM", 1.0)  # the scenes are small and noisy
     wanted = with_vit(settings, weights, "torch", resize=resize)
     masks = dataclasses.replace(wanted.masks, refiner="dense_crf", min_refine_iou=0.1)
     wanted = dataclasses.replace(wanted, masks=masks)
-    extractor = build_extractor(wanted.features)
+    extractor = VitExtractor(wanted.features)
     images = [read_image(path) for path in sorted(photos.rglob("*.png"))[:3]]
     images[1] = np.ascontiguousarray(images[1][:60])
-    total, start = 0, 0
-    for tensor in extractor.extract_tensors(images):  # type: ignore[attr-defined]
-        group = images[start : start + len(tensor)]
-        start += len(tensor)
-        together = masks_of_batch(group, tensor, extractor, wanted)
-        for image, mine in zip(group, together, strict=True):
+    groups = list(group_by_size(loaded(extractor, images), 2))
+    assert [len(group) for group in groups] == ([2, 1] if resize == "square" else [1, 1, 1])
+    start, total = 0, 0
+    for group, together in masks_of_batches(groups, extractor, wanted):
+        for part, mine in zip(group, together, strict=True):
+            image = images[start]
+            assert part.image is image
+            start += 1
             size = target_size(*image.shape[:2], extractor.patch_size, wanted.features)
+            assert part.work.shape[:2] == size
             alone = propose_masks(image, extractor.extract([image])[0], size, masks)
             assert mine is not None and len(mine) == len(alone)
             for a, b in zip(mine, alone, strict=True):
@@ -98,6 +122,89 @@ def test_batches_are_refined_like_images(
     assert start == 3 and total >= 3
 
 
+@pytest.mark.parametrize(
+    ("where", "name", "value", "reason"),
+    [
+        (crf, "ROOM", 0.01, "no room|too many for the room"),
+        (batched_pixels, "ROUNDS", 0, "flood"),
+        (batched_propose, "pass_order", lambda *_: None, "unknown way"),
+    ],
+)
+def test_what_a_batch_leaves_over_is_done_alone(
+    settings: Settings,
+    weights: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: object,
+    name: str,
+    value: object,
+    reason: str,
+) -> None:
+    wanted = with_vit(settings, weights, "torch")
+    masks = dataclasses.replace(wanted.masks, refiner="dense_crf", min_refine_iou=0.1)
+    wanted = dataclasses.replace(wanted, masks=masks)
+    extractor = VitExtractor(wanted.features)
+    images = [read_image(path) for path in sorted(photos.rglob("*.png"))[:2]]
+    monkeypatch.setattr(where, name, value)
+    monkeypatch.setattr(crf, "ROOM_ALONE", 0.01 if name == "ROOM" else 2.0)
+    with caplog.at_level(logging.WARNING, mask_batches.__name__):
+        ((_, found),) = masks_of_batches([loaded(extractor, images)], extractor, wanted)
+    assert re.search(f"[01].png is done alone, on the CPU: .*({reason})", caplog.text)
+    size = target_size(*images[0].shape[:2], extractor.patch_size, wanted.features)
+    for image, mine, message in zip(images, found, ("0.png", "1.png"), strict=True):
+        if message in caplog.text:
+            assert mine == propose_masks(image, extractor.extract([image])[0], size, masks)
+
+
+def test_unreadable_photographs_keep_their_place_among_the_skipped(
+    settings: Settings,
+    weights: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Threads read ahead, in any order; the list of what was skipped does not show it."""
+    whole = RunContext.read
+
+    def read(self: RunContext, record: dict[str, str]) -> np.ndarray:
+        if record["file_name"] in ("scene 0.png", "scene 4.png"):
+            raise BadImageError("gone")
+        pixels: np.ndarray = whole(self, record)
+        return pixels
+
+    monkeypatch.setattr(RunContext, "read", read)
+    wanted = with_vit(settings, weights, "cpu")
+    run = dataclasses.replace(wanted.run, max_bad=0.9, shard_size=10)
+    written = {}
+    for backend in ("cpu", "torch"):
+        masks = dataclasses.replace(wanted.masks, backend=backend)
+        chosen = dataclasses.replace(wanted, masks=masks, run=run)
+        space = tmp_path / backend
+        generate_labels(chosen, photos, space, stages=("masks",), progress=False)
+        written[backend] = (space / "skipped.jsonl").read_bytes()
+        assert read_json(next(space.glob("masks/part-*.json")))
+    assert written["torch"] == written["cpu"]
+    assert [b"scene 0" in line for line in written["cpu"].splitlines()] == [True, False]
+
+
+def test_threads_that_read_ahead_stop_with_the_work(settings: Settings, weights: Path) -> None:
+    class Reading:
+        context = types.SimpleNamespace(settings=settings)
+        read = 0
+
+        def readable(self, records: list[dict[str, int]], _: object) -> Iterator[object]:
+            type(self).read += 1
+            yield records[0], np.zeros((8, 8, 3), np.uint8)
+
+    extractor = types.SimpleNamespace(work_image=lambda image: image)
+    records = [{"id": i} for i in range(500)]
+    parts = read_ahead(Reading(), extractor, records, {})  # type: ignore[arg-type]
+    assert [next(parts).record["id"] for _ in range(3)] == [0, 1, 2]
+    parts.close()
+    assert 3 <= Reading.read <= 3 + 2 * settings.features.batch_size
+
+
 def test_an_image_with_broken_features_is_skipped_alone(
     settings: Settings,
     weights: Path,
@@ -105,18 +212,18 @@ def test_an_image_with_broken_features_is_skipped_alone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from u2seg.features.vit import VitExtractor
+    whole = VitExtractor.extract_work
 
-    whole = VitExtractor.extract_tensors
+    def spoiled(
+        self: VitExtractor, batch: list[np.ndarray], facet: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels, features = whole(self, batch, facet)
+        features = features.clone()
+        if len(features) == 1:  # the last shard
+            features[0, 0, 0, 0] = float("inf")
+        return pixels, features
 
-    def spoiled(self: VitExtractor, images: list[np.ndarray], facet: str) -> object:
-        for tensor in whole(self, images, facet):
-            tensor = tensor.clone()
-            if len(tensor) == 1:  # the last shard
-                tensor[0, 0, 0, 0] = float("inf")
-            yield tensor
-
-    monkeypatch.setattr(VitExtractor, "extract_tensors", spoiled)
+    monkeypatch.setattr(VitExtractor, "extract_work", spoiled)
     wanted = with_vit(settings, weights, "torch")
     wanted = dataclasses.replace(wanted, run=dataclasses.replace(wanted.run, max_bad=0.5))
     generate_labels(wanted, photos, tmp_path / "run", stages=("masks",), progress=False)
@@ -132,6 +239,7 @@ def test_auto_batches_maskcut_on_a_gpu_only(settings: Settings, weights: Path) -
     assert is_batched(MaskSettings(), extractor)
     assert not is_batched(MaskSettings(backend="cpu"), extractor)
     assert not is_batched(MaskSettings(proposer="another"), extractor)
+    assert not is_batched(MaskSettings(refiner="another"), extractor)
 
 
 def test_features_without_tensors_are_refused(
@@ -143,3 +251,6 @@ def test_features_without_tensors_are_refused(
         generate_labels(wanted, photos, tmp_path / "run", stages=("masks",), progress=False)
     with pytest.raises(UserError, match="BACKEND"):
         MaskSettings(backend="jax")
+    for key in ("proposer", "refiner"):
+        with pytest.raises(UserError, match=f"BACKEND torch has no {key} 'another': use"):
+            check_backend(MaskSettings(backend="torch", **{key: "another"}), settings.features)

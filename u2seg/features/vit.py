@@ -9,6 +9,7 @@ Shapes: B images, D channels, h x w patches, N = prefix + h * w tokens.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from u2seg.features.base import FEATURE_EXTRACTORS, check_facet, target_size
 from u2seg.features.weights import check_sha256, local_weights
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.images import resize_image
+from u2seg.io.transfer import upload
 from u2seg.structures.features import PatchFeatures
 
 ARCHITECTURES = {
@@ -62,7 +64,9 @@ class VitExtractor:
         self.dim = int(self.model.embed_dim)
         self.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         mean_std = [self.model.pretrained_cfg[key] for key in ("mean", "std")]
-        self._mean, self._std = (torch.tensor(v).view(3, 1, 1) for v in mean_std)
+        self._mean, self._std = (torch.tensor(v).view(3, 1, 1).to(self.device) for v in mean_std)
+        # A tensor: a GPU would multiply by the rounded inverse of a plain number.
+        self._white = torch.tensor(255.0).to(self.device)
 
     def extract(
         self, images: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
@@ -89,35 +93,57 @@ class VitExtractor:
             a batch ends at ``batch_size`` or where the size changes.
         """
         check_facet(facet)
-        prefix = int(self.model.num_prefix_tokens)
         for batch in self._batches(images):
-            tokens, keys = self._forward(batch)
-            patches = (keys if facet == "key" else tokens)[:, prefix:].transpose(1, 2)
-            height, width = (side // self.patch_size for side in batch.shape[-2:])
-            yield patches.reshape(*patches.shape[:2], height, width)
+            yield self.extract_work(batch, facet)[1]
+
+    def work_image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return an (H, W, 3) uint8 RGB image resized to what the transformer sees."""
+        size = target_size(image.shape[0], image.shape[1], self.patch_size, self.settings)
+        return resize_image(image, size, Image.Resampling.LANCZOS)
+
+    def extract_work(
+        self, batch: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pixels and features of a batch; the host does not wait for a GPU.
+
+        Args:
+            batch: B images of one size, from ``work_image``.
+            facet: ``key`` or ``token``.
+
+        Returns:
+            (B, H, W, 3) uint8 and (B, D, h, w) of ``dtype``, not checked to be finite; both on
+            the device that computes them.
+        """
+        check_facet(facet)
+        pixels = upload(np.stack(batch), self.device)
+        tokens, keys = self._forward(self._normalized(pixels))
+        prefix = int(self.model.num_prefix_tokens)
+        patches = (keys if facet == "key" else tokens)[:, prefix:].transpose(1, 2)
+        height, width = (side // self.patch_size for side in pixels.shape[1:3])
+        return pixels, patches.reshape(*patches.shape[:2], height, width)
 
     def cls(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Return CLS tokens, (n, D) float32."""
-        rows = [self._forward(batch)[0][:, 0].float().cpu() for batch in self._batches(images)]
+        inputs = (self._normalized(upload(np.stack(b), self.device)) for b in self._batches(images))
+        rows = [self._forward(batch)[0][:, 0].float().cpu() for batch in inputs]
         if not rows:
             return np.zeros((0, self.dim), dtype=np.float32)
         stacked: npt.NDArray[np.float32] = torch.cat(rows).numpy()
         return stacked
 
-    def _batches(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[torch.Tensor]:
-        """Return (B, 3, H, W) inputs of equal size, order kept."""
-        batches: list[list[torch.Tensor]] = []
-        for image in images:
-            size = target_size(image.shape[0], image.shape[1], self.patch_size, self.settings)
-            pixels = resize_image(image, size, Image.Resampling.LANCZOS).copy()
-            tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-            tensor = (tensor - self._mean) / self._std
-            last = batches[-1] if batches else None
-            full = last is None or len(last) >= self.settings.batch_size
-            if last is None or full or last[0].shape != tensor.shape:
-                batches.append([])
-            batches[-1].append(tensor)
-        return [torch.stack(tensors) for tensors in batches]
+    def _batches(
+        self, images: Sequence[npt.NDArray[np.uint8]]
+    ) -> Iterator[list[npt.NDArray[np.uint8]]]:
+        """Yield images as the transformer sees them, up to ``batch_size`` of equal size."""
+        resized = map(self.work_image, images)
+        for _, same in itertools.groupby(resized, key=np.shape):
+            while batch := list(itertools.islice(same, self.settings.batch_size)):
+                yield batch
+
+    def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (B, 3, H, W) float32 inputs of (B, H, W, 3) uint8 pixels."""
+        levels = pixels.permute(0, 3, 1, 2).contiguous().float() / self._white
+        return (levels - self._mean) / self._std
 
     def _forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (B, N, D) tokens after the last norm and (B, N, D) keys of the last block.
@@ -126,7 +152,7 @@ class VitExtractor:
         """
         if self.device.type != "cpu" or len(batch) == 1:
             return self._forward_together(batch)
-        tokens, keys = zip(*map(self._forward_together, batch.split(1)), strict=True)
+        tokens, keys = zip(*map(self._forward_together, torch.split(batch, 1)), strict=True)
         return torch.cat(tokens), torch.cat(keys)
 
     def _forward_together(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +169,7 @@ class VitExtractor:
                     self.device.type, self.dtype, enabled=self.dtype is not torch.float32
                 ),
             ):
-                tokens = self.model.forward_features(batch.to(self.device))
+                tokens = self.model.forward_features(batch)
         finally:
             handle.remove()
         if not caught:

@@ -2,9 +2,8 @@
 
 The rules of ``u2seg.masks.maskcut`` on tensors, with nothing that makes a GPU wait for the host:
 every image goes through every round, and flags say what counts (numbers enter by ``masked_fill``:
-``torch.where`` would copy them to the device, and wait). Where the fixed number of
-steps did not settle an image, the result says so, and ``propose_batch`` has that image done by
-``maskcut``; so both give the same masks.
+``torch.where`` would copy them to the device, and wait). Where the fixed number of steps did not
+settle an image, the result says so: that image is left to ``maskcut``, so both give the same masks.
 
 Shapes: B images, D channels, h x w patches, n = h w, N rounds.
 """
@@ -12,22 +11,15 @@ Shapes: B images, D channels, h x w patches, n = h w, N rounds.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
-from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from u2seg.config.schema import MaskSettings
 from u2seg.masks.batched_ncut import BatchGraph, cut_vectors, first_index
-from u2seg.masks.maskcut import TIE, PatchMask, maskcut
-from u2seg.masks.naming import image_named
+from u2seg.masks.maskcut import TIE
 from u2seg.masks.ncut import DENSE_LIMIT
-from u2seg.structures.features import PatchFeatures
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,59 +82,6 @@ def maskcut_batch(features: Tensor, settings: MaskSettings) -> BatchMasks:
         scores.append(score.masked_fill(~counts, 0.0))
     masks, quality, counted = (torch.stack(part, dim=1) for part in (grids, scores, valid))
     return BatchMasks(masks, quality, counted, state.settled, finite)
-
-
-def propose_batch(
-    features: Tensor, settings: MaskSettings, names: Sequence[str] = ()
-) -> list[list[PatchMask] | None]:
-    """Return the masks of every image, equal to those of ``maskcut``.
-
-    The device is waited for once, for the result of the whole batch, and again for images that
-    ``maskcut`` has to do: those whose cuts did not converge in the fixed number of steps, and
-    those with so few patches left that it solves them densely.
-
-    Args:
-        features: (B, D, h, w) float.
-        settings: As for ``maskcut``.
-        names: Of the images, for warnings; none = their numbers.
-
-    Returns:
-        A list for each image; None where its features are not finite.
-
-    Raises:
-        ValueError: as ``maskcut_batch``.
-    """
-    found = to_host(maskcut_batch(features, settings))
-    results: list[list[PatchMask] | None] = []
-    for i in range(len(features)):
-        if not found.finite[i]:
-            results.append(None)
-        elif not found.settled[i]:
-            name = names[i] if names else f"image {i} of a batch"
-            if features[i, 0].numel() > DENSE_LIMIT:
-                reason = "its cuts did not converge, or few patches are left"
-                logger.warning("%s is done alone: %s", name, reason)
-            grid = np.ascontiguousarray(features[i].float().cpu().numpy())
-            with image_named(name):
-                results.append(maskcut(PatchFeatures(grid, grid.shape[1:]), settings))
-        else:
-            rounds = zip(found.grids[i], found.scores[i], found.valid[i], strict=True)
-            results.append([PatchMask(g.numpy(), float(s)) for g, s, counts in rounds if counts])
-    return results
-
-
-def to_host(found: BatchMasks) -> BatchMasks:
-    """Return the same in main memory, moved in one piece: the device is waited for once."""
-    parts = [getattr(found, field.name) for field in dataclasses.fields(found)]
-    # Float64 first, so that its bytes are aligned.
-    parts = [parts[1], parts[0], *parts[2:]]
-    packed = torch.cat([part.contiguous().view(torch.uint8).flatten() for part in parts]).cpu()
-    moved, start = [], 0
-    for part in parts:
-        size = part.numel() * part.element_size()
-        moved.append(packed[start : start + size].view(part.dtype).view(part.shape))
-        start += size
-    return BatchMasks(moved[1], moved[0], *moved[2:])
 
 
 def _next_component(

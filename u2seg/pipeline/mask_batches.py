@@ -1,10 +1,19 @@
-"""Photographs of a shard and their masks: image by image, or in batches on a device."""
+"""Photographs of a shard and their masks: image by image, or in batches on a device.
+
+While a device works on a batch, the host reads and resizes the photographs of the next, queues
+its work, and only then waits for the masks of the first.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from u2seg.config.schema import FeatureSettings, MaskSettings, Settings
 from u2seg.errors import UserError
@@ -12,25 +21,63 @@ from u2seg.features import FeatureExtractor
 from u2seg.features.base import check_name, target_size
 from u2seg.masks.base import ImageProposer
 from u2seg.masks.naming import image_name, image_named
-from u2seg.masks.propose import at_work_size, keep_masks, propose_masks
+from u2seg.masks.ncut import DENSE_LIMIT
+from u2seg.masks.propose import propose_masks
 from u2seg.masks.tiles import second_pass
+from u2seg.pipeline.attempts import Record
 from u2seg.pipeline.batches import Image, features_alone, with_features
-from u2seg.pipeline.stage import Record, Stage
+from u2seg.pipeline.stage import Stage
+from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from u2seg.masks.batched_propose import MaskBatch
+
+logger = logging.getLogger(__name__)
+
 FACET = "key"
+EXTRACT = "extract_work"
+"""What an extractor needs for batches, see ``VitExtractor``."""
+PROPOSERS, REFINERS = ("maskcut",), ("dense_crf", "none")
+"""What batches can do."""
+AHEAD = 2
+"""Batches that are queued on the device before the masks of the first are waited for."""
+READERS = 8
+"""Threads that read and resize photographs; decoders and Pillow let others run meanwhile."""
+Found = list[InstanceMask] | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A photograph ready for a batch.
+
+    Args:
+        record: Of the photograph, or what stands for one: ``file_name`` is used.
+        image: (H, W, 3) uint8 RGB.
+        work: The same as the features see it.
+    """
+
+    record: Record
+    image: Image
+    work: Image
 
 
 def check_backend(masks: MaskSettings, features: FeatureSettings) -> None:
     """Raise UserError if ``U2SEG.MASKS.BACKEND`` cannot be had with the other settings."""
     if masks.backend != "torch":
         return
-    if masks.proposer != "maskcut":
-        raise UserError(
-            f"U2SEG.MASKS.BACKEND torch has no proposer {masks.proposer!r}: use "
-            "U2SEG.MASKS.PROPOSER maskcut, or BACKEND cpu or auto"
-        )
-    if not hasattr(check_name(features), "extract_tensors"):
+    for key, value, known in (
+        ("PROPOSER", masks.proposer, PROPOSERS),
+        ("REFINER", masks.refiner, REFINERS),
+    ):
+        if value not in known:
+            raise UserError(
+                f"U2SEG.MASKS.BACKEND torch has no {key.lower()} {value!r}: use U2SEG.MASKS.{key} "
+                f"{' or '.join(known)}, or BACKEND cpu or auto"
+            )
+    if not hasattr(check_name(features), EXTRACT):
         raise UserError(
             f"U2SEG.MASKS.BACKEND torch needs features as tensors, which U2SEG.FEATURES.NAME "
             f"{features.name!r} does not give: name a ViT, or use BACKEND cpu or auto"
@@ -46,7 +93,8 @@ def is_batched(masks: MaskSettings, extractor: Any) -> bool:
         return masks.backend == "torch"
     device = getattr(extractor, "device", None)
     on_gpu = device is not None and device.type == "cuda"
-    return on_gpu and masks.proposer == "maskcut" and hasattr(extractor, "extract_tensors")
+    known = masks.proposer in PROPOSERS and masks.refiner in REFINERS
+    return on_gpu and known and hasattr(extractor, EXTRACT)
 
 
 def with_masks(
@@ -100,18 +148,19 @@ def masks_of_crops(
     extractor: FeatureExtractor | None,
     detector: ImageProposer | None,
     settings: Settings,
-) -> list[list[InstanceMask] | None]:
+) -> list[Found]:
     """Return the masks of parts of one photograph; None where features are not finite."""
     if extractor is None:
         return [detector(crop) if detector else None for crop in crops]
-    found: list[list[InstanceMask] | None] = []
+    found: list[Found] = []
     if is_batched(settings.masks, extractor):
-        rest = iter(crops)
-        for tensor in extractor.extract_tensors(crops, FACET):  # type: ignore[attr-defined]
-            group = [next(rest) for _ in range(len(tensor))]
-            names = [image_name()] * len(group)
-            found += masks_of_batch(group, tensor, extractor, settings, names)
-        return found
+        record = {"file_name": image_name()}
+        works = map(extractor.work_image, crops)  # type: ignore[attr-defined]
+        parts = (Loaded(record, crop, work) for crop, work in zip(crops, works, strict=True))
+        groups = group_by_size(parts, settings.features.batch_size)
+        return [
+            masks for _, some in masks_of_batches(groups, extractor, settings) for masks in some
+        ]
     for crop in crops:
         features = features_alone(extractor, crop, FACET)
         size = target_size(crop.shape[0], crop.shape[1], extractor.patch_size, settings.features)
@@ -123,52 +172,116 @@ def _batched(
     stage: Stage, extractor: Any, records: Sequence[Record], skipped: list[Record]
 ) -> Iterator[tuple[Record, Image, list[InstanceMask]]]:
     settings = stage.context.settings
-    step = settings.features.batch_size
-    for start in range(0, len(records), step):
-        loaded = list(stage.readable(records[start : start + step], skipped))
-        rest = iter(loaded)
-        for tensor in extractor.extract_tensors([image for _, image in loaded], FACET):
-            group = [next(rest) for _ in range(len(tensor))]
-            names = [record["file_name"] for record, _ in group]
-            pixels = [image for _, image in group]
-            found = masks_of_batch(pixels, tensor, extractor, settings, names)
-            for (record, image), masks in zip(group, found, strict=True):
-                if masks is None:
-                    skipped.append(stage.skip(record, "its features are not finite"))
-                else:
-                    yield record, image, masks
+    unread: dict[int, list[Record]] = {}
+    loaded = read_ahead(stage, extractor, records, unread)
+    groups = group_by_size(loaded, settings.features.batch_size)
+    waiting = iter(records)
+    for group, found in masks_of_batches(groups, extractor, settings):
+        for part, masks in zip(group, found, strict=True):
+            _skip_up_to(part.record, waiting, unread, skipped)
+            if masks is None:
+                skipped.append(stage.skip(part.record, "its features are not finite"))
+            else:
+                yield part.record, part.image, masks
+    _skip_up_to(None, waiting, unread, skipped)
 
 
-def masks_of_batch(
-    images: Sequence[Image],
-    features: Any,
-    extractor: Any,
-    settings: Settings,
-    names: Sequence[str] = (),
-) -> list[list[InstanceMask] | None]:
-    """Return what ``propose_masks`` does of photographs with features of one size, in torch.
+def _skip_up_to(
+    record: Record | None,
+    waiting: Iterator[Record],
+    unread: dict[int, list[Record]],
+    skipped: list[Record],
+) -> None:
+    """Move the entries of unreadable photographs before ``record`` to ``skipped``, in order."""
+    for other in waiting:
+        if other is record:
+            return
+        skipped += unread.pop(other["id"], [])
+
+
+def read_ahead(
+    stage: Stage, extractor: Any, records: Sequence[Record], unread: dict[int, list[Record]]
+) -> Iterator[Loaded]:
+    """Yield photographs in order, read and resized by threads before they are asked for.
 
     Args:
-        images: B photographs, (H, W, 3) uint8 RGB each.
-        features: (B, D, h, w) tensor; its device does the work.
-        extractor: Where the features are from.
-        settings: Sections ``features`` and ``masks`` are used.
-        names: Of the photographs, for warnings.
+        stage: Reads.
+        extractor: Knows the size.
+        records: Of the photographs.
+        unread: Gets the entry of each that cannot be read, by its id.
+    """
+
+    def load(record: Record) -> Loaded | None:
+        bad: list[Record] = []
+        for _, image in stage.readable([record], bad):
+            return Loaded(record, image, extractor.work_image(image))
+        unread[record["id"]] = bad
+        return None
+
+    ahead = AHEAD * stage.context.settings.features.batch_size
+    queue: deque[Future[Loaded | None]] = deque()
+    rest = iter(records)
+    with ThreadPoolExecutor(min(READERS, ahead)) as pool:
+        queue.extend(pool.submit(load, record) for record in itertools.islice(rest, ahead))
+        try:
+            while queue:
+                part = queue.popleft().result()
+                queue.extend(pool.submit(load, record) for record in itertools.islice(rest, 1))
+                if part is not None:
+                    yield part
+        finally:
+            for future in queue:
+                future.cancel()
+
+
+def group_by_size(parts: Iterable[Loaded], most: int) -> Iterator[list[Loaded]]:
+    """Yield up to ``most`` photographs at a time, a batch ends where the size changes."""
+    for _, same in itertools.groupby(parts, key=lambda part: part.work.shape):
+        while group := list(itertools.islice(same, most)):
+            yield group
+
+
+def masks_of_batches(
+    groups: Iterable[Sequence[Loaded]], extractor: Any, settings: Settings
+) -> Iterator[tuple[Sequence[Loaded], list[Found]]]:
+    """Yield batches and what ``propose_masks`` makes of each photograph, in torch.
+
+    Args:
+        groups: Photographs of one size each, as the features see them.
+        extractor: ``extract_work`` gives pixels and features; their device does the work.
+        settings: Section ``masks`` is used.
 
     Returns:
         Masks of every photograph; None where the features are not finite.
     """
-    from u2seg.masks.batched import propose_batch
-    from u2seg.masks.batched_refine import refine_batch
+    from u2seg.masks.batched_propose import propose_batch
 
-    found = propose_batch(features, settings.masks, names)
-    height, width = images[0].shape[:2]
-    size = target_size(height, width, extractor.patch_size, settings.features)
-    some = {i: proposals for i, proposals in enumerate(found) if proposals}
-    drafts = {i: at_work_size(images[i], proposals, size) for i, proposals in some.items()}
-    work_images, coarse = [d[0] for d in drafts.values()], [d[1] for d in drafts.values()]
-    refined = refine_batch(work_images, coarse, settings.masks, features.device)
-    results: list[list[InstanceMask] | None] = [None if p is None else [] for p in found]
-    for i, before, after in zip(some, coarse, refined, strict=True):
-        results[i] = keep_masks(images[i], some[i], before, after, settings.masks)
-    return results
+    queue: deque[tuple[Sequence[Loaded], Tensor, MaskBatch]] = deque()
+    for group in groups:
+        pixels, features = getattr(extractor, EXTRACT)([part.work for part in group], FACET)
+        sizes = [(part.image.shape[0], part.image.shape[1]) for part in group]
+        queue.append((group, features, propose_batch(features, pixels, sizes, settings.masks)))
+        if len(queue) >= AHEAD:
+            yield _collect(*queue.popleft(), settings.masks)
+    while queue:
+        yield _collect(*queue.popleft(), settings.masks)
+
+
+def _collect(
+    group: Sequence[Loaded], features: Tensor, batch: MaskBatch, settings: MaskSettings
+) -> tuple[Sequence[Loaded], list[Found]]:
+    """Return the masks of a batch; those it left over are made image by image."""
+    found: list[Found] = []
+    for i, proposed in enumerate(batch.collect()):
+        if not proposed.left:
+            found.append(proposed.masks)
+            continue
+        part, name = group[i], group[i].record["file_name"]
+        if features[i, 0].numel() > DENSE_LIMIT:
+            logger.warning("%s is done alone, on the CPU: %s", name, proposed.left)
+        grid = features[i].float().cpu().contiguous().numpy()
+        alone = PatchFeatures(grid, (part.image.shape[0], part.image.shape[1]))
+        size = (part.work.shape[0], part.work.shape[1])
+        with image_named(name):
+            found.append(propose_masks(part.image, alone, size, settings))
+    return group, found
