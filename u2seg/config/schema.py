@@ -108,6 +108,10 @@ class MaskSettings:
         min_area: A later cut that covers no more than this share of the patches is dropped.
         max_area: A cut that covers more than this share of the image is dropped; 1 = never
             (the reference).
+        max_border: A mask that covers more than this share of the patches along the image's
+            border is dropped before refinement, 0..1; 1 = never (the reference).
+        score: ``cut``: 1 - NCut / 2; ``border``: that times the share of the image's border
+            outside the mask.
         rule: After a refused cut, ``stop`` ends the search; ``released`` cuts the same graph
             again and accepts the result, as the published code does.
         painted: What becomes of patches under earlier masks: ``isolate`` keeps them as nodes
@@ -139,6 +143,8 @@ class MaskSettings:
     max_overlap: float = 0.5
     min_area: float = 0.01
     max_area: float = 1.0
+    max_border: float = 1.0
+    score: str = "cut"
     rule: str = "stop"
     painted: str = "isolate"
     backend: str = "auto"
@@ -162,11 +168,12 @@ class MaskSettings:
         _require(0 < self.eps < 1, "MASKS.EPS", self.eps, "0 < eps < 1")
         _require(self.num_masks >= 1, "MASKS.NUM_MASKS", self.num_masks, ">= 1")
         for key in (
-            "max_overlap", "min_area", "max_area", "min_refine_iou", "detector_score",
-            "detector_nms", "tile_max_area",
+            "max_overlap", "min_area", "max_area", "max_border", "min_refine_iou",
+            "detector_score", "detector_nms", "tile_max_area",
         ):  # fmt: skip
             value = getattr(self, key)
             _require(0 <= value <= 1, f"MASKS.{key.upper()}", value, "0..1")
+        _one_of("MASKS.SCORE", self.score, ("cut", "border"))
         _one_of("MASKS.RULE", self.rule, ("stop", "released"))
         _one_of("MASKS.PAINTED", self.painted, ("isolate", "exclude"))
         _one_of("MASKS.BACKEND", self.backend, ("auto", "cpu", "torch"))

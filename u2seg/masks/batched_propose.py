@@ -23,6 +23,7 @@ from u2seg.masks.batched import BatchMasks, maskcut_batch
 from u2seg.masks.batched_pixels import agrees, fill_holes, upsample_nearest
 from u2seg.masks.batched_resize import pass_order, resize_masks
 from u2seg.masks.batched_runs import pack_changes, read_mask
+from u2seg.masks.batched_select import select_batch
 from u2seg.structures.masks import InstanceMask
 
 REFINERS = ("dense_crf", "none")
@@ -135,7 +136,7 @@ def propose_batch(
             f"a batch needs as many features, pixels and sizes as images, got {len(features)}, "
             f"{len(pixels)} and {len(sizes)}"
         )
-    cuts = maskcut_batch(features, settings)
+    cuts = select_batch(maskcut_batch(features, settings), settings)
     return MaskBatch(cuts, refine_cuts(cuts, pixels, settings), sizes)
 
 

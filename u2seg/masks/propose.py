@@ -1,4 +1,4 @@
-"""From one photograph to its instance masks: propose, upsample, refine, filter, encode.
+"""From one photograph to its instance masks: propose, select, upsample, refine, filter, encode.
 
 Shapes: H x W pixels of the photograph, N masks.
 """
@@ -16,6 +16,7 @@ from u2seg.io.images import resize_image
 from u2seg.masks.base import MASK_PROPOSERS
 from u2seg.masks.maskcut import PatchMask
 from u2seg.masks.refine import MASK_REFINERS, Masks, agrees
+from u2seg.masks.select import select
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
 
@@ -42,7 +43,8 @@ def propose_masks(
     Raises:
         UserError: if the proposer or refiner is unknown.
     """
-    proposals: list[PatchMask] = MASK_PROPOSERS.get(settings.proposer)(features, settings)
+    cuts: list[PatchMask] = MASK_PROPOSERS.get(settings.proposer)(features, settings)
+    proposals = select(cuts, settings)
     if not proposals:
         return []
     work_image, coarse = at_work_size(image, proposals, work_size)

@@ -1,0 +1,94 @@
+"""Which cuts are kept, and their scores; by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from u2seg.config.schema import MaskSettings
+from u2seg.masks.batched import BatchMasks
+from u2seg.masks.batched_select import select_batch
+from u2seg.masks.maskcut import PatchMask
+from u2seg.masks.propose import propose_masks
+from u2seg.masks.select import border_share, select
+from u2seg.structures.features import PatchFeatures
+from u2seg.structures.masks import InstanceMask
+
+
+def mask(rows: slice, columns: slice, score: float = 0.8) -> PatchMask:
+    grid = np.zeros((4, 5), dtype=bool)
+    grid[rows, columns] = True
+    return PatchMask(grid, score)
+
+
+SKY = mask(slice(0, 2), slice(0, 5))  # 7 of the 14 border patches
+BALL = mask(slice(1, 3), slice(1, 4), 0.5)  # none
+FOOT = mask(slice(2, 4), slice(1, 3), 0.6)  # 2
+
+
+def scores(settings: MaskSettings) -> list[float]:
+    return [cut.score for cut in select([SKY, BALL, FOOT], settings)]
+
+
+def test_border_share_by_hand() -> None:
+    assert [border_share(m.grid) for m in (SKY, BALL, FOOT)] == [0.5, 0.0, 2 / 14]
+    assert border_share(np.ones((4, 5), dtype=bool)) == 1.0
+    # Where every patch lies on the border, it is the share of all.
+    assert border_share(np.array([[True, False, False, False]])) == 0.25
+
+
+def test_the_reference_keeps_every_cut_and_its_score() -> None:
+    assert scores(MaskSettings()) == [0.8, 0.5, 0.6]
+
+
+def test_masks_along_the_border_are_dropped() -> None:
+    assert scores(MaskSettings(max_border=0.5)) == [0.8, 0.5, 0.6]
+    assert scores(MaskSettings(max_border=0.49)) == [0.5, 0.6]
+    assert scores(MaskSettings(max_border=0.0)) == [0.5]
+
+
+def test_the_border_lowers_the_score_and_not_the_order() -> None:
+    expected = [0.8 * 7 / 14, 0.5, 0.6 * 12 / 14]
+    assert scores(MaskSettings(score="border")) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("proposer", ["maskcut", "tokencut"])
+def test_photographs_get_what_is_selected(proposer: str) -> None:
+    """The left two of six columns: 2 x 2 + 2 of the 16 + 0 border patches of a 4 x 6 grid."""
+    row = np.repeat([[1.0, 0.0], [0.0, 1.0]], [2, 4], axis=1).astype(np.float32)
+    features = PatchFeatures(row[:, None].repeat(4, axis=1), (16, 24))
+    image = np.zeros((16, 24, 3), np.uint8)
+
+    def propose(**changes: object) -> list[InstanceMask]:
+        settings = MaskSettings(proposer=proposer, tau=0.5, num_masks=1, refiner="none")
+        return propose_masks(image, features, (16, 24), replace(settings, **changes))
+
+    [cut], [border] = propose(), propose(score="border")
+    assert cut.area == border.area == 16 * 8
+    assert border.score == pytest.approx(cut.score * 10 / 16)
+    assert propose(max_border=6 / 16) and not propose(max_border=0.37)
+
+
+@pytest.mark.parametrize("max_border", [1.0, 0.5, 0.49, 0.0])
+@pytest.mark.parametrize("score", ["cut", "border"])
+def test_a_batch_selects_the_same(max_border: float, score: str) -> None:
+    """A second image without cuts, and a round of the first that gave none."""
+    cuts = [SKY, BALL, FOOT]
+    grids = np.zeros((2, 4, 4, 5), dtype=bool)
+    grids[0, :3] = [cut.grid for cut in cuts]
+    valid = torch.from_numpy(grids).flatten(2).any(dim=2)
+    values = torch.zeros((2, 4), dtype=torch.float64)
+    values[0, :3] = torch.tensor([cut.score for cut in cuts], dtype=torch.float64)
+    flags = torch.ones(2, dtype=torch.bool)
+    settings = MaskSettings(max_border=max_border, score=score)
+    batch = BatchMasks(torch.from_numpy(grids), values, valid, flags, flags)
+    found = select_batch(batch, settings)
+    alone = select(cuts, settings)
+    assert [float(s) for s in found.scores[0][found.valid[0]]] == [c.score for c in alone]
+    kept = found.grids[0][found.valid[0]].numpy()
+    assert [g.tolist() for g in kept] == [c.grid.tolist() for c in alone]
+    assert not found.valid[1].any() and not found.scores[~found.valid].any()
+    np.testing.assert_array_equal(found.settled, batch.settled)
