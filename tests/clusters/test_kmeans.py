@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from tests.shared import SHARED, needs_shared
 from u2seg.clusters import kmeans as module
 from u2seg.clusters.assign import assign
 from u2seg.clusters.base import CLUSTERERS
+from u2seg.clusters.descriptors import normalize_rows
 from u2seg.clusters.kmeans import KMeans, resolve_backend
+from u2seg.clusters.rows import ArrayRows, Rows
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
 
-BACKENDS = ("faiss", "sklearn")
+BACKENDS = ("blocks", "faiss", "sklearn")
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    pytest.importorskip(name)
+    pytest.importorskip(module.NEEDS[name])
     return name
 
 
@@ -35,7 +40,7 @@ def _blobs(per_blob: int = 20, blobs: int = 4, depth: int = 3) -> np.ndarray:
 
 def test_well_separated_groups_are_found(backend: str) -> None:
     points = _blobs(blobs=3)
-    model = KMeans(3, normalize=False, backend=backend)
+    model = KMeans(3, backend=backend)
     assert model.fit(points) is model
     groups = model.labels_.reshape(3, 20)
     assert (groups == groups[:, :1]).all()
@@ -48,7 +53,7 @@ def test_well_separated_groups_are_found(backend: str) -> None:
 def test_labels_centres_and_inertia_agree(backend: str) -> None:
     points = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
     before = points.copy()
-    model = KMeans(7, normalize=False, backend=backend).fit(points)
+    model = KMeans(7, backend=backend).fit(points)
     labels, distances = assign(points, model.cluster_centers_)
     np.testing.assert_array_equal(model.labels_, labels)
     np.testing.assert_array_equal(model.predict(points), labels)
@@ -59,7 +64,7 @@ def test_labels_centres_and_inertia_agree(backend: str) -> None:
 
 def test_same_seed_same_bytes_other_seed_other_start(backend: str) -> None:
     points = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
-    runs = [KMeans(9, seed=s, iterations=2, backend=backend).fit(points) for s in (5, 5, 6)]
+    runs = [KMeans(9, random_state=s, max_iter=2, backend=backend).fit(points) for s in (5, 5, 6)]
     centers = [run.cluster_centers_.tobytes() for run in runs]
     assert centers[0] == centers[1]
     assert centers[0] != centers[2]
@@ -70,24 +75,16 @@ def test_restarts_keep_the_best(backend: str, monkeypatch: pytest.MonkeyPatch) -
     seen = []
     original = module._fill_empty
 
-    def spy(x: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def spy(x: Rows, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         result = original(x, c)
         seen.append(result[2])
         return result
 
     monkeypatch.setattr(module, "_fill_empty", spy)
-    model = KMeans(12, restarts=5, normalize=False, backend=backend).fit(points)
+    model = KMeans(12, n_init=5, backend=backend).fit(points)
     assert len(seen) == 5
     assert len(set(seen)) > 1
     assert model.inertia_ == min(seen)
-
-
-def test_normalize_makes_length_irrelevant_in_fit_and_predict(backend: str) -> None:
-    # Two directions, lengths from 1 to 50.
-    points = np.array([[1, 0], [50, 1], [0, 1], [1, 50]], dtype=np.float32)
-    model = KMeans(2, normalize=True, backend=backend).fit(points)
-    assert model.labels_[0] == model.labels_[1] != model.labels_[2] == model.labels_[3]
-    assert model.predict(points[[0]] * 1000).tolist() == [model.labels_[0]]
 
 
 def test_more_clusters_than_masks_is_an_error_with_both_numbers(backend: str) -> None:
@@ -119,37 +116,17 @@ def test_empty_clusters_are_seeded_at_the_farthest_points(
     points = np.array([[0], [1], [9]], dtype=np.float32)
     centers = np.array([[0.5], [1e6]], dtype=np.float32)
     with caplog.at_level(logging.WARNING):
-        filled, labels, inertia = module._fill_empty(points, centers)
+        filled, labels, inertia = module._fill_empty(ArrayRows(points), centers)
     assert filled.tolist() == [[0.5], [9.0]]
     assert labels.tolist() == [0, 0, 1]
     assert inertia == 0.5
     assert "1 of 2 clusters were empty" in caplog.text
 
 
-def test_faiss_makes_no_more_iterations_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    faiss = pytest.importorskip("faiss")
-    original, asked = faiss.Kmeans, []
-
-    def spy(*args: Any, **options: Any) -> Any:
-        asked.append(options["niter"])
-        return original(*args, **options)
-
-    monkeypatch.setattr(faiss, "Kmeans", spy)
+def test_no_more_iterations_than_asked_and_fewer_where_it_converges(backend: str) -> None:
     points = np.random.default_rng(0).standard_normal((2000, 8)).astype(np.float32)
-    KMeans(20, iterations=7, backend="faiss").fit(points)
-    assert asked == [5, 2]
-    # Converged data stops at the second look, long before 100.
-    asked.clear()
-    KMeans(3, iterations=100, normalize=False, backend="faiss").fit(_blobs(blobs=3))
-    assert asked == [5, 5]
-
-
-def test_the_start_looks_at_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "START_POINTS", 3)
-    points = np.arange(100, dtype=np.float32)[:, None]
-    start = module._plus_plus(points, 5, seed=0)
-    assert len(np.unique(start)) == 5
-    assert np.isin(start, points).all()
+    assert KMeans(20, max_iter=7, tol=0, backend=backend).fit(points).n_iter_ == 7
+    assert KMeans(3, max_iter=100, backend=backend).fit(_blobs(blobs=3)).n_iter_ <= 5
 
 
 @pytest.mark.parametrize(
@@ -165,35 +142,65 @@ def test_bad_descriptors_are_refused(points: np.ndarray, message: str) -> None:
 
 
 def test_predict_before_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs fit"):
-        KMeans(1, backend="sklearn").predict(np.ones((1, 1), np.float32))
+    with pytest.raises(NotFittedError):
+        KMeans(1).predict(np.ones((1, 1), np.float32))
+
+
+def test_predict_refuses_other_dimensions_and_bad_numbers() -> None:
+    model = KMeans(1).fit(np.ones((2, 3), np.float32))
+    with pytest.raises(UserError, match="2 dimensions, the centroids 3"):
+        model.predict(np.ones((1, 2), np.float32))
+    with pytest.raises(ValueError, match="NaN"):
+        model.predict(np.full((1, 3), np.nan, np.float32))
 
 
 def test_settings_reach_the_model() -> None:
     settings = ClusterSettings(
-        num_clusters=7, iterations=3, restarts=2, seed=9, normalize=False, backend="sklearn"
+        num_clusters=7,
+        init="random",
+        iterations=3,
+        restarts=2,
+        batch_size=50,
+        seed=9,
+        backend="sklearn",
     )
-    model = KMeans.from_settings(settings)
-    got = (model.num_clusters, model.iterations, model.restarts, model.seed, model.normalize)
-    assert got == (7, 3, 2, 9, False)
-    assert model.backend == "sklearn"
+    assert KMeans.from_settings(settings).get_params() == {
+        "n_clusters": 7,
+        "init": "random",
+        "n_init": 2,
+        "max_iter": 3,
+        "tol": 1e-4,
+        "batch_size": 50,
+        "random_state": 9,
+        "backend": "sklearn",
+    }
 
 
-def test_auto_is_faiss_where_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = {"faiss", "sklearn"}
-    monkeypatch.setattr(
-        module.importlib.util, "find_spec", lambda name: object() if name in installed else None
-    )
+def test_scikit_learn_takes_it_for_one_of_its_own() -> None:
+    points = _blobs(blobs=3)
+    model = KMeans(3, random_state=4).fit(points)
+    copy = clone(model).set_params(n_clusters=2)
+    assert not hasattr(copy, "labels_")
+    assert (copy.n_clusters, copy.random_state, model.n_clusters) == (2, 4, 3)
+    piped = make_pipeline(StandardScaler(), KMeans(3)).fit(points)
+    assert len(set(piped.predict(points).tolist())) == 3
+    np.testing.assert_array_equal(KMeans(3, random_state=4).fit_predict(points), model.labels_)
+    assert (model.n_features_in_, model.cluster_centers_.shape) == (3, (3, 3))
+
+
+def test_auto_is_faiss_only_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_faiss_sees_gpu", lambda: False)
+    assert resolve_backend("auto") == "blocks"
+    monkeypatch.setattr(module, "_faiss_sees_gpu", lambda: True)
     assert resolve_backend("auto") == "faiss"
-    installed.discard("faiss")
-    assert resolve_backend("auto") == "sklearn"
-    with pytest.raises(UserError, match="BACKEND is 'faiss', but it is not installed"):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="BACKEND is 'faiss', but faiss is not installed"):
         resolve_backend("faiss")
 
 
 def test_unknown_backends_list_the_known() -> None:
-    assert CLUSTERERS.names() == ["faiss", "sklearn"]
-    with pytest.raises(UserError, match=r"known are faiss, sklearn.*Did you mean 'faiss'"):
+    assert CLUSTERERS.names() == ["blocks", "faiss", "sklearn"]
+    with pytest.raises(UserError, match=r"known are blocks, faiss, sklearn.*Did you mean 'faiss'"):
         resolve_backend("fais")
 
 
@@ -204,7 +211,10 @@ def test_inertia_within_one_percent_of_the_reference(backend: str, normalize: bo
     folder = SHARED / "golden" / "kmeans"
     points = np.load(folder / "kmeans.npz")["X"]
     reference = np.load(folder / ("kmeans_l2.npz" if normalize else "kmeans.npz"))
-    model = KMeans(20, restarts=10, normalize=normalize, backend=backend).fit(points)
+    given = normalize_rows(points) if normalize else points
+    model = KMeans(20, n_init=10, backend=backend).fit(given)
+    gaps = given - model.cluster_centers_[model.labels_]
+    assert float(np.sum(gaps.astype(float) ** 2)) == pytest.approx(model.inertia_, rel=1e-5)
     assert model.inertia_ <= 1.01 * float(reference["inertia"])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from u2seg.clusters.rows import Rows, as_rows
 from u2seg.errors import UserError
 
 BLOCK_BYTES = 64 << 20
@@ -15,12 +16,13 @@ BLOCK_BYTES = 64 << 20
 
 
 def assign(
-    descriptors: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]
+    descriptors: npt.ArrayLike | Rows, centroids: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return the nearest centroid of every descriptor and its distance.
 
     Args:
-        descriptors: (n, D) finite; n = 0 is allowed. Scaled like those the centroids are of.
+        descriptors: (n, D) finite, an array or a table on disk; n = 0 is allowed. Scaled like
+            those the centroids are of.
         centroids: (K, D) finite, K >= 1.
 
     Returns:
@@ -43,26 +45,24 @@ def assign(
         Products are taken in double precision, so the block a descriptor falls into does not
         decide its label. Extra memory: about 64 MiB and a copy of the centroids.
     """
-    if descriptors.ndim != 2 or centroids.ndim != 2 or len(centroids) == 0:
-        raise ValueError(
-            "descriptors must be (n, D) and centroids (K, D) with K >= 1, got "
-            f"{descriptors.shape} and {centroids.shape}"
-        )
-    if descriptors.shape[1] != centroids.shape[1]:
+    rows = as_rows(descriptors)
+    if centroids.ndim != 2 or len(centroids) == 0:
+        raise ValueError(f"centroids must be (K, D) with K >= 1, got {centroids.shape}")
+    if rows.dim != centroids.shape[1]:
         raise UserError(
-            f"descriptors have {descriptors.shape[1]} dimensions, the centroids "
-            f"{centroids.shape[1]}: they come from different feature extractors. Use the "
-            "extractor the centroids were made with (U2SEG.FEATURES.NAME) or fit new ones."
+            f"descriptors have {rows.dim} dimensions, the centroids {centroids.shape[1]}: they "
+            "come from different feature extractors. Use the extractor the centroids were made "
+            "with (U2SEG.FEATURES.NAME) or fit new ones."
         )
     wide = centroids.astype(np.float64)
     half_norms = 0.5 * np.einsum("kd,kd->k", wide, wide)
-    labels = np.empty(len(descriptors), dtype=np.int64)
-    distances = np.empty(len(descriptors), dtype=np.float64)
+    labels = np.empty(len(rows), dtype=np.int64)
+    distances = np.empty(len(rows), dtype=np.float64)
     block = max(1, BLOCK_BYTES // (8 * (len(wide) + wide.shape[1] * 2)))
-    for start in range(0, len(descriptors), block):
-        part = slice(start, start + block)
-        rows = descriptors[part].astype(np.float64)
+    for start in range(0, len(rows), block):
+        part = slice(start, min(start + block, len(rows)))
+        points = rows.read(part.start, part.stop).astype(np.float64)
         # |x - c|^2 / 2 without |x|^2 / 2, which is the same for every c.
-        labels[part] = np.argmin(half_norms - rows @ wide.T, axis=1)
-        distances[part] = np.linalg.norm(rows - wide[labels[part]], axis=1)
+        labels[part] = np.argmin(half_norms - points @ wide.T, axis=1)
+        distances[part] = np.linalg.norm(points - wide[labels[part]], axis=1)
     return labels, distances

@@ -16,6 +16,9 @@ from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import mask_box
 
 Mask = npt.NDArray[np.bool_]
+Image = npt.NDArray[np.uint8]
+BACKGROUND = (124, 116, 104)
+"""ImageNet's mean colour: 0 after the normalisation of the input of a ViT."""
 
 
 def masked_mean(features: PatchFeatures, masks: Sequence[Mask]) -> npt.NDArray[np.float32]:
@@ -74,25 +77,70 @@ def patch_coverage(mask: Mask, grid: tuple[int, int]) -> npt.NDArray[np.float64]
     return np.asarray(covered.T / area, dtype=np.float64)
 
 
-def mask_crops(image: npt.NDArray[np.uint8], masks: Sequence[Mask]) -> list[npt.NDArray[np.uint8]]:
-    """Return the tight box crop of every mask, background included.
+def mask_crops(
+    image: Image,
+    masks: Sequence[Mask],
+    *,
+    padding: float = 0.0,
+    fit: str = "squash",
+    paint: bool = False,
+) -> list[Image]:
+    """Return the box crop of every mask.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         masks: n masks, each (H, W) bool.
+        padding: Share of the box's width and height by which the crop grows on either side,
+            within the image; rounded to pixels.
+        fit: ``squash`` leaves the crop as it is, for the extractor to make it a square;
+            ``center`` cuts off the ends of the longer side.
+        paint: Paint everything outside the mask in ``BACKGROUND``.
 
     Returns:
         n copies (h, w, 3) uint8 RGB with h, w >= 1, in the order of ``masks``.
 
     Raises:
         ValueError: if a mask has another shape than the image or is empty.
+
+    Examples:
+        The mask covers the first and third of six pixels.
+
+        >>> row = np.arange(18, dtype=np.uint8).reshape(1, 6, 3)
+        >>> mask = np.array([[1, 0, 1, 0, 0, 0]], dtype=bool)
+        >>> mask_crops(row, [mask])[0][0, :, 0].tolist()
+        [0, 3, 6]
+        >>> mask_crops(row, [mask], paint=True)[0][0, :, 0].tolist()
+        [0, 124, 6]
+        >>> mask_crops(row, [mask], fit="center")[0][0, :, 0].tolist()
+        [3]
+        >>> mask_crops(row, [mask], padding=0.34)[0][0, :, 0].tolist()
+        [0, 3, 6, 9]
     """
     crops = []
     for index, mask in enumerate(masks):
         _check_mask(mask, image.shape[:2], index)
         x, y, width, height = (int(v) for v in mask_box(mask))
-        crops.append(image[y : y + height, x : x + width].copy())
+        rows = _grown(y, height, padding, image.shape[0])
+        cols = _grown(x, width, padding, image.shape[1])
+        if fit == "center":
+            side = min(rows[1] - rows[0], cols[1] - cols[0])
+            rows, cols = _middle(*rows, side), _middle(*cols, side)
+        part = (slice(*rows), slice(*cols))
+        crop = image[part].copy()
+        if paint:
+            crop[~mask[part]] = BACKGROUND
+        crops.append(crop)
     return crops
+
+
+def _grown(start: int, length: int, padding: float, limit: int) -> tuple[int, int]:
+    extra = round(padding * length)
+    return max(0, start - extra), min(limit, start + length + extra)
+
+
+def _middle(start: int, stop: int, length: int) -> tuple[int, int]:
+    first = start + (stop - start - length) // 2
+    return first, first + length
 
 
 def normalize_rows(descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -103,7 +151,8 @@ def normalize_rows(descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     norms = np.linalg.norm(descriptors.astype(np.float64), axis=1, keepdims=True)
-    return (descriptors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+    lengths = np.where(norms > 0, norms, 1.0).astype(np.float32)
+    return np.asarray(descriptors / lengths, dtype=np.float32)
 
 
 def _check_mask(mask: Mask, size: tuple[int, ...], index: int) -> None:

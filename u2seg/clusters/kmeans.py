@@ -1,180 +1,214 @@
 """K-means over all descriptors of a data set.
 
 Shapes: n descriptors, K clusters, D dimensions.
-Source: Lloyd, "Least squares quantization in PCM", 1982; k-means++ start (Arthur and
-Vassilvitskii, 2007) by scikit-learn. Deviation from U2Seg (commit 8e9c709, USL copy): it starts
-from random samples and lets empty clusters become NaN; here they are seeded again.
+Source: Lloyd, "Least squares quantization in PCM", 1982. Deviation from U2Seg (commit 8e9c709, USL
+copy): it lets empty clusters become NaN; here they are seeded again.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils import check_random_state
 
 from u2seg.clusters.assign import assign
 from u2seg.clusters.base import CLUSTERERS, Lloyd
-from u2seg.clusters.descriptors import normalize_rows
+from u2seg.clusters.lloyd_blocks import farthest
+from u2seg.clusters.minibatch import minibatch
+from u2seg.clusters.rows import Rows, Table, as_rows
+from u2seg.clusters.start import start_centers
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
 
-START_POINTS = 256
-"""k-means++ looks at no more than so many points per cluster, drawn at random."""
 RESEED_ROUNDS = 10
+NEEDS = {"blocks": "numba", "faiss": "faiss", "sklearn": "sklearn"}
+"""Backend -> the module it cannot do without."""
 
 _log = logging.getLogger(__name__)
 
 
-class KMeans:
-    """K-means with scikit-learn's contract.
+class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """K-means with scikit-learn's contract, for tables of any size.
+
+    Tables on disk (``FileRows``) are read in blocks; see ``rows`` for how much is in memory.
 
     Args:
-        num_clusters: K >= 1.
-        iterations: Lloyd iterations at most, >= 1.
-        restarts: Starts of which the one with the lowest inertia is kept, >= 1.
-        seed: Same seed, same data, same backend: same result.
-        normalize: Scale descriptors to unit length first, in ``fit`` and ``predict``.
-        backend: ``auto`` (faiss if installed), or a name in ``CLUSTERERS``.
+        n_clusters: K >= 1.
+        init: ``k-means++`` (greedy, on a bounded sample) or ``random``.
+        n_init: Starts of which the one with the lowest inertia is kept, >= 1.
+        max_iter: Lloyd iterations at most, >= 1; with ``batch_size`` passes over the data.
+        tol: Stop once the squared shifts of all centres add up to no more than this share of the
+            mean variance of a dimension, >= 0.
+        batch_size: Rows of a mini-batch; 0 = Lloyd's iterations over all rows.
+        random_state: A number: same number, same data, same backend, same result.
+        backend: ``auto``, or a name in ``CLUSTERERS``: ``blocks`` (skips distances that cannot
+            matter), ``faiss`` (CPU or GPU), ``sklearn`` (in memory only). ``auto``: faiss if it
+            sees a GPU, else ``blocks``.
 
     Attributes:
         cluster_centers_: (K, D) float32, finite.
         labels_: (n,) int64, the nearest centre of every descriptor given to ``fit``.
         inertia_: Sum of squared distances to the nearest centre.
-
-    Raises:
-        UserError: for an unknown or missing backend.
+        n_iter_: Iterations of the start that was kept.
+        n_features_in_: D.
 
     Examples:
         >>> points = np.array([[0, 0], [0, 1], [9, 9], [9, 8]], dtype=np.float32)
-        >>> model = KMeans(2, normalize=False, backend="sklearn").fit(points)
+        >>> model = KMeans(2).fit(points)
         >>> sorted(model.cluster_centers_.tolist()), model.inertia_
         ([[0.0, 0.5], [9.0, 8.5]], 1.0)
     """
 
-    cluster_centers_: npt.NDArray[np.float32]
+    cluster_centers_: Table
     labels_: npt.NDArray[np.int64]
     inertia_: float
+    n_iter_: int
+    n_features_in_: int
 
     def __init__(
         self,
-        num_clusters: int,
+        n_clusters: int = 8,
         *,
-        iterations: int = 100,
-        restarts: int = 1,
-        seed: int = 0,
-        normalize: bool = True,
+        init: str = "k-means++",
+        n_init: int = 1,
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        batch_size: int = 0,
+        random_state: int | None = 0,
         backend: str = "auto",
     ) -> None:
-        self.num_clusters = num_clusters
-        self.iterations = iterations
-        self.restarts = restarts
-        self.seed = seed
-        self.normalize = normalize
-        self.backend = resolve_backend(backend)
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.random_state = random_state
+        self.backend = backend
 
     @classmethod
     def from_settings(cls, settings: ClusterSettings) -> KMeans:
         """Build from the ``CLUSTERS`` section."""
         return cls(
             settings.num_clusters,
-            iterations=settings.iterations,
-            restarts=settings.restarts,
-            seed=settings.seed,
-            normalize=settings.normalize,
+            init=settings.init,
+            n_init=settings.restarts,
+            max_iter=settings.iterations,
+            batch_size=settings.batch_size,
+            random_state=settings.seed,
             backend=settings.backend,
         )
 
-    def fit(self, descriptors: npt.NDArray[np.float32]) -> KMeans:
+    def fit(self, X: npt.ArrayLike | Rows, y: Any = None) -> KMeans:  # noqa: N803
         """Find the centres.
 
         Args:
-            descriptors: (n, D), finite, n >= K. Not modified.
+            X: (n, D) descriptors, finite, n >= K; an array or a table on disk. Not modified.
+            y: Ignored; scikit-learn's pipelines pass it.
 
         Raises:
-            UserError: if n < K.
-            ValueError: if it is not 2-D or not finite.
+            UserError: if n < K, or the backend is unknown, missing or cannot take the table.
+            ValueError: if ``X`` is not 2-D or not finite, or ``init`` is unknown.
         """
-        points = self._prepare(descriptors)
-        if len(points) < self.num_clusters:
+        backend = resolve_backend(self.backend)
+        rows = as_rows(X).resident()
+        if len(rows) < self.n_clusters:
             raise UserError(
-                f"U2SEG.CLUSTERS.NUM_CLUSTERS is {self.num_clusters}, but there are only "
-                f"{len(points)} masks to cluster: lower it, or label more images"
+                f"U2SEG.CLUSTERS.NUM_CLUSTERS is {self.n_clusters}, but there are only "
+                f"{len(rows)} masks to cluster: lower it, or label more images"
             )
-        lloyd: Lloyd = CLUSTERERS.get(self.backend)
+        tolerance = self.tol * mean_variance(rows)
+        draws = check_random_state(self.random_state)
         best = np.inf
-        for seed in np.random.SeedSequence(self.seed).generate_state(self.restarts):
-            start = _plus_plus(points, self.num_clusters, int(seed))
-            centers = lloyd(points, start, self.iterations, int(seed) >> 1)
-            centers, labels, inertia = _fill_empty(points, centers)
+        for seed in draws.randint(2**31 - 1, size=self.n_init):
+            centers, done = self._once(rows, backend, tolerance, int(seed))
+            centers, labels, inertia = _fill_empty(rows, centers)
             if inertia < best:
-                best, self.inertia_ = inertia, inertia
+                best, self.inertia_, self.n_iter_ = inertia, inertia, done
                 self.cluster_centers_, self.labels_ = centers, labels
-        _warn_if_empty(self.labels_, self.num_clusters, points)
+        self.n_features_in_ = rows.dim
+        _warn_if_empty(self.labels_, self.n_clusters, rows)
         return self
 
-    def predict(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    def _once(self, rows: Rows, backend: str, tolerance: float, seed: int) -> tuple[Table, int]:
+        start = start_centers(rows, self.n_clusters, self.init, seed)
+        if self.batch_size:
+            return minibatch(rows, start, self.max_iter, tolerance, seed, self.batch_size)
+        lloyd: Lloyd = CLUSTERERS.get(backend)
+        return lloyd(rows, start, self.max_iter, tolerance, seed)
+
+    def predict(self, X: npt.ArrayLike | Rows) -> npt.NDArray[np.int64]:  # noqa: N803
         """Return the nearest centre (n,) int64 of every descriptor.
 
         Raises:
             UserError: if D is not that of ``fit``.
-            ValueError: before ``fit``, or if the array is not 2-D or not finite.
+            sklearn.exceptions.NotFittedError: before ``fit``; a ``ValueError``.
+            ValueError: if ``X`` is not 2-D or not finite.
         """
-        if not hasattr(self, "cluster_centers_"):
-            raise ValueError("KMeans.predict needs fit first")
-        return assign(self._prepare(descriptors), self.cluster_centers_)[0]
+        from sklearn.utils.validation import check_is_fitted
 
-    def _prepare(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        points = np.ascontiguousarray(descriptors, dtype=np.float32)
-        if points.ndim != 2:
-            raise ValueError(f"descriptors must be (n, D), got shape {points.shape}")
-        if not np.isfinite(points).all():
-            raise ValueError("descriptors hold NaN or infinity")
-        return normalize_rows(points) if self.normalize else points
+        check_is_fitted(self)
+        rows = as_rows(X)
+        mean_variance(rows)
+        return assign(rows, self.cluster_centers_)[0]
 
 
 def resolve_backend(name: str) -> str:
-    """Return the backend that ``name`` stands for: ``auto`` is faiss if it is installed.
+    """Return the backend that ``name`` stands for.
 
     Raises:
         UserError: if the backend is unknown or its library is missing.
     """
     if name == "auto":
-        return "faiss" if importlib.util.find_spec("faiss") else "sklearn"
+        return "faiss" if _faiss_sees_gpu() else "blocks"
     CLUSTERERS.get(name)
-    if importlib.util.find_spec(name) is None:
+    if importlib.util.find_spec(NEEDS[name]) is None:
         raise UserError(
-            f"U2SEG.CLUSTERS.BACKEND is {name!r}, but it is not installed: "
+            f"U2SEG.CLUSTERS.BACKEND is {name!r}, but {NEEDS[name]} is not installed: "
             "pip install 'u2seg[labels]', or set it to auto"
         )
     return name
 
 
-def _plus_plus(
-    points: npt.NDArray[np.float32], clusters: int, seed: int
-) -> npt.NDArray[np.float32]:
-    """Return (K, D) start centres; at most ``START_POINTS`` K random points are looked at."""
-    from sklearn.cluster import kmeans_plusplus
+def _faiss_sees_gpu() -> bool:
+    if importlib.util.find_spec("faiss") is None:
+        return False
+    from u2seg.clusters.lloyd_faiss import gpu_count
 
-    rng = np.random.default_rng(seed)
-    if len(points) > START_POINTS * clusters:
-        drawn = rng.choice(len(points), START_POINTS * clusters, replace=False)
-        points = points[np.sort(drawn)]
-    centers, _ = kmeans_plusplus(points, clusters, random_state=seed)
-    return np.ascontiguousarray(centers, dtype=np.float32)
+    return gpu_count() > 0
 
 
-def _fill_empty(
-    points: npt.NDArray[np.float32], centers: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], float]:
+def mean_variance(rows: Rows) -> float:
+    """Return the mean over dimensions of the variance of a table.
+
+    Raises:
+        ValueError: if a number is NaN or infinite.
+    """
+    total, squared = np.zeros(rows.dim), np.zeros(rows.dim)
+    origin = rows.read(0, min(1, len(rows))).astype(np.float64).sum(axis=0)
+    for _, block in rows.blocks():
+        if not np.isfinite(block).all():
+            raise ValueError("descriptors hold NaN or infinity")
+        gap = block - origin
+        total += gap.sum(axis=0)
+        squared += np.einsum("md,md->d", gap, gap)
+    count = max(1, len(rows))
+    return float(np.mean(np.maximum(squared / count - (total / count) ** 2, 0)))
+
+
+def _fill_empty(rows: Rows, centers: Table) -> tuple[Table, npt.NDArray[np.int64], float]:
     """Return centres, labels and inertia after seeding empty clusters at the farthest points.
 
     A cluster stays empty only if every point lies on a centre already.
     """
     centers = centers.copy()
+    labels, distances = assign(rows, centers)
     for _ in range(RESEED_ROUNDS):
-        labels, distances = assign(points, centers)
         empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
         if empty.size == 0 or distances.max() == 0:
             break
@@ -184,21 +218,18 @@ def _fill_empty(
             empty.size,
             len(centers),
         )
-        farthest = np.argsort(-distances, kind="stable")[: empty.size]
-        far = farthest[distances[farthest] > 0]
-        centers[empty[: far.size]] = points[far]
-    labels, distances = assign(points, centers)
+        far = farthest(distances, empty.size)
+        centers[empty[: far.size]] = rows.take(np.sort(far))
+        labels, distances = assign(rows, centers)
     return centers, labels, float(np.sum(distances**2))
 
 
-def _warn_if_empty(
-    labels: npt.NDArray[np.int64], clusters: int, points: npt.NDArray[np.float32]
-) -> None:
+def _warn_if_empty(labels: npt.NDArray[np.int64], clusters: int, rows: Rows) -> None:
     used = len(np.unique(labels))
     if used < clusters:
         _log.warning(
             "only %d of %d clusters have members: the %d masks have fewer distinct descriptors",
             used,
             clusters,
-            len(points),
+            len(rows),
         )

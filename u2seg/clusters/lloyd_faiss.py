@@ -1,56 +1,62 @@
-"""Lloyd's iterations by faiss.
-
-Source: ``faiss.Kmeans``. By default it trains on 256 points per centroid only and runs a fixed
-number of iterations; here all points count, and it stops when the objective stands still.
-"""
+"""Lloyd's iterations whose nearest centres faiss finds, on the GPU if faiss sees one."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
+from u2seg.clusters import bounds
 from u2seg.clusters.base import CLUSTERERS
-
-CHUNK = 5
-"""Iterations between two looks at the objective."""
-TOLERANCE = 1e-5
-"""Stop when ``CHUNK`` iterations lower the objective by less than this share of it."""
+from u2seg.clusters.lloyd_blocks import updated_centers
+from u2seg.clusters.rows import Rows, Table
 
 _log = logging.getLogger(__name__)
 
 
-@CLUSTERERS.register("faiss")
-def lloyd_faiss(
-    descriptors: npt.NDArray[np.float32],
-    initial: npt.NDArray[np.float32],
-    iterations: int,
-    seed: int,
-) -> npt.NDArray[np.float32]:
-    """Return centres after Lloyd's iterations; see ``Lloyd`` for the arguments."""
+def gpu_count() -> int:
+    """Return how many GPUs the installed faiss can use; 0 for a build without them."""
     import faiss
 
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+@CLUSTERERS.register("faiss")
+def lloyd_faiss(
+    rows: Rows, initial: Table, iterations: int, tolerance: float, seed: int
+) -> tuple[Table, int]:
+    """Return centres and the number of iterations; see ``Lloyd`` for the arguments.
+
+    Blocks go through faiss one by one, so tables on disk work too.
+    """
+    import faiss
+
+    index: Any = faiss.IndexFlatL2(rows.dim)
+    if gpu_count():
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     centers = initial
-    before = np.inf
-    with tqdm(total=iterations, desc="K-means (faiss)", delay=5, leave=False) as bar:
-        for start in range(0, iterations, CHUNK):
-            steps = min(CHUNK, iterations - start)
-            kmeans = faiss.Kmeans(
-                descriptors.shape[1],
-                len(initial),
-                niter=steps,
-                seed=seed + start + 1,
-                max_points_per_centroid=len(descriptors) + 1,
-                min_points_per_centroid=1,
-            )
-            kmeans.train(descriptors, init_centroids=centers)
-            centers = np.asarray(kmeans.centroids, dtype=np.float32).reshape(initial.shape)
-            bar.update(steps)
-            now = float(np.asarray(kmeans.obj)[-1])
-            if before - now <= TOLERANCE * now:
-                break
-            before = now
-    _log.debug("K-means stopped after %d of %d iterations", start + steps, iterations)
-    return centers
+    labels = np.full(len(rows), -1, dtype=np.int32)
+    upper = np.zeros(len(rows), dtype=np.float32)
+    sums = np.zeros(initial.shape, dtype=np.float64)
+    counts = np.zeros(len(initial), dtype=np.int64)
+    for done in tqdm(range(1, iterations + 1), desc="K-means (faiss)", delay=5, leave=False):
+        index.reset()
+        index.add(centers)
+        changed = 0
+        for start, block in rows.blocks():
+            part = slice(start, start + len(block))
+            squared, nearest = index.search(block, 1)
+            upper[part], found = squared[:, 0], nearest[:, 0].astype(np.int32)
+            moved = np.flatnonzero(found != labels[part])
+            bounds.move(sums, counts, block[moved], labels[part][moved], found[moved])
+            labels[part] = found
+            changed += len(moved)
+        if changed == 0 and done > 1:
+            break
+        centers, squared_shift = updated_centers(centers, sums, counts, upper, rows)
+        if squared_shift.sum() <= tolerance:
+            break
+    _log.debug("K-means stopped after %d of %d iterations", done, iterations)
+    return centers, done

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from u2seg.clusters.assign import assign
-from u2seg.clusters.descriptors import mask_crops, masked_mean, normalize_rows
+from u2seg.clusters.descriptors import mask_crops, masked_mean
 from u2seg.clusters.kmeans import KMeans, resolve_backend
-from u2seg.clusters.persist import CentroidInfo, load_centroids, save_centroids
+from u2seg.clusters.persist import CentroidInfo, Centroids, load_centroids, save_centroids
+from u2seg.clusters.quality import concerns, draw_sample, quality, spread, summary
+from u2seg.clusters.rows import FileRows
+from u2seg.clusters.transform import fit_transform
 from u2seg.errors import UserError
 from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.features.base import check_name
-from u2seg.io.atomic import sha256_file, write_npy
-from u2seg.pipeline.assignments import write_assignments
+from u2seg.io.atomic import sha256_file, write_json, write_npy
+from u2seg.pipeline.assignments import shard_assignments, write_assignments
 from u2seg.pipeline.batches import check_skipped, read_masks, with_features, write_stage_skips
-from u2seg.pipeline.stage import Record, Stage
+from u2seg.pipeline.records import Record
+from u2seg.pipeline.stage import Stage
 from u2seg.structures.masks import InstanceMask
 
 logger = logging.getLogger(__name__)
@@ -47,7 +51,8 @@ class ClusterStage(Stage):
         if not path:
             return {}
         load_centroids(path, self._info(), self.context.settings.clusters.num_clusters)
-        return {"centroids": sha256_file(path)}
+        # The note names the digests of the other files.
+        return {"centroids": sha256_file(Path(path).with_suffix(".json"))}
 
     def check(self) -> None:
         """Look the names up, and saved centroids."""
@@ -61,20 +66,68 @@ class ClusterStage(Stage):
         return build_extractor(self.context.settings.features)
 
     def run(self) -> dict[str, int]:
-        """Describe masks shard by shard, then cluster all of them."""
-        self.each_shard(self._shard, lambda index: self._descriptors(index).is_file())
-        shards = range(len(self.context.shards()))
-        parts = [np.load(self._descriptors(i), allow_pickle=False) for i in shards]
-        descriptors = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+        """Describe masks shard by shard, fit centroids to all, assign shard by shard."""
+        self.each_shard(self._shard)
         check_skipped(self, self._images_with_masks())
-        labels, centroids, inertia = self._cluster(descriptors)
-        save_centroids(self.folder / "centroids.npy", centroids, self._info())
-        ends = np.cumsum([0, *(len(part) for part in parts)])
-        for index, (start, end) in enumerate(itertools.pairwise(ends)):
-            write_assignments(self.context.space, index, labels[start:end])
-        logger.info("inertia: %.6g", inertia)
-        used = len(np.unique(labels))
-        return {"masks": len(labels), "clusters": len(centroids), "clusters_used": used}
+        self.fit()
+        self.each_shard(self._assign)
+        return self._judge()
+
+    def fit(self) -> None:
+        """Make the centroids file unless it is there; the same descriptors give the same file."""
+        if self.centroids_path.with_suffix(".json").is_file():
+            return
+        rows = self._rows()
+        if len(rows) == 0:
+            raise UserError(
+                "no mask was found in any image, so there is nothing to cluster: change "
+                "U2SEG.MASKS.TAU (with all pairs of patches above it, or none, nothing can be cut) "
+                "or use stronger features"
+            )
+        settings = self.context.settings.clusters
+        if settings.centroids:
+            found = load_centroids(settings.centroids, self._info(), settings.num_clusters)
+        else:
+            settings = self._fit_limit(len(rows))
+            transform = fit_transform(rows, settings)
+            model = KMeans.from_settings(settings).fit(transform.rows(rows))
+            found = Centroids(model.cluster_centers_, self._info(), transform)
+        save_centroids(self.centroids_path, found)
+
+    @property
+    def centroids_path(self) -> Path:
+        """Where the centroids lie."""
+        return self.folder / "centroids.npy"
+
+    @functools.cached_property
+    def centroids(self) -> Centroids:
+        """The centroids, read from their files: a resumed run assigns to the same numbers."""
+        return load_centroids(self.centroids_path)
+
+    def _assign(self, index: int, records: list[Record]) -> None:
+        rows = self.centroids.transform.rows(FileRows([self._descriptors(index)]))
+        labels = np.empty(0, dtype=np.int64)
+        if len(rows):
+            labels, _ = assign(rows, self.centroids.array)
+        write_assignments(self.context.space, index, labels)
+
+    def _judge(self) -> dict[str, int]:
+        rows = self.centroids.transform.rows(self._rows())
+        space, shards = self.context.space, range(len(self.context.shards()))
+        labels = np.concatenate([np.array(shard_assignments(space, i), np.int64) for i in shards])
+        clusters = len(self.centroids.array)
+        counts, squares = spread(rows, labels, self.centroids.array)
+        chosen, sample = draw_sample(rows, self.context.settings.clusters.seed)
+        found = quality(sample, labels[chosen], self.centroids.array, counts, squares)
+        write_json(self.folder / "quality.json", found, indent=1)
+        for sentence in concerns(found):
+            logger.warning("clusters: %s", sentence)
+        logger.info("clusters: %s", summary(found))
+        used = clusters - len(found["empty"])
+        return {"masks": len(labels), "clusters": clusters, "clusters_used": used}
+
+    def _rows(self) -> FileRows:
+        return FileRows([self._descriptors(i) for i in range(len(self.context.shards()))])
 
     def _images_with_masks(self) -> int:
         shards = enumerate(self.context.shards())
@@ -85,27 +138,7 @@ class ClusterStage(Stage):
 
     def _info(self) -> CentroidInfo:
         settings = self.context.settings
-        clusters = settings.clusters
-        return CentroidInfo(settings.features.name, clusters.descriptor, clusters.normalize)
-
-    def _cluster(
-        self, descriptors: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]:
-        settings = self.context.settings.clusters
-        if len(descriptors) == 0:
-            raise UserError(
-                "no mask was found in any image, so there is nothing to cluster: change "
-                "U2SEG.MASKS.TAU (with all pairs of patches above it, or none, nothing can be cut) "
-                "or use stronger features"
-            )
-        if settings.centroids:
-            centroids, _ = load_centroids(settings.centroids, self._info(), settings.num_clusters)
-            points = normalize_rows(descriptors) if settings.normalize else descriptors
-            labels, distances = assign(points, centroids)
-            return labels, centroids, float(np.sum(distances**2))
-        settings = self._fit_limit(len(descriptors))
-        model = KMeans.from_settings(settings).fit(descriptors)
-        return model.labels_, model.cluster_centers_, float(model.inertia_)
+        return CentroidInfo.from_settings(settings.features.name, settings.clusters)
 
     def _fit_limit(self, masks: int) -> Any:
         settings = self.context.settings.clusters
@@ -126,9 +159,16 @@ class ClusterStage(Stage):
         wanted = [record for record in records if masks[record["id"]]]
         skipped: list[Record] = []
         found: dict[int, npt.NDArray[np.float32]] = {}
-        if self.context.settings.clusters.descriptor == "crop_cls":
+        settings = self.context.settings.clusters
+        if settings.descriptor != "masked_mean":
             for record, image in self.readable(wanted, skipped):
-                crops = mask_crops(image, [m.to_array() for m in masks[record["id"]]])
+                crops = mask_crops(
+                    image,
+                    [m.to_array() for m in masks[record["id"]]],
+                    padding=settings.crop_padding,
+                    fit=settings.crop_fit,
+                    paint=settings.descriptor == "masked_crop",
+                )
                 rows = self.extractor.cls(crops)
                 if np.isfinite(rows).all():
                     found[record["id"]] = rows
@@ -141,11 +181,11 @@ class ClusterStage(Stage):
                 arrays = [m.to_array() for m in masks[record["id"]]]
                 found[record["id"]] = masked_mean(features, arrays)
         write_stage_skips(self, index, skipped)
-        blocks = [self._rows(found, record, masks[record["id"]]) for record in wanted]
+        blocks = [self._aligned(found, record, masks[record["id"]]) for record in wanted]
         empty = np.zeros((0, self.extractor.dim), dtype=np.float32)
         write_npy(self._descriptors(index), np.concatenate([empty, *blocks]).astype(np.float32))
 
-    def _rows(
+    def _aligned(
         self, found: dict[int, npt.NDArray[np.float32]], record: Record, masks: list[InstanceMask]
     ) -> npt.NDArray[np.float32]:
         # An image that became unreadable since its masks were made keeps its rows, as zeros, so
