@@ -99,6 +99,8 @@ def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
             stages="masks",
             overwrite=False,
             dry_run=0,
+            retry_failed=False,
+            status=False,
             executor="local",
             workers=1,
             opts=[

@@ -24,13 +24,15 @@ def parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
     formatter = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=formatter)
-    p.add_argument("--config-file", required=True, metavar="YAML", help="settings (U2SEG node)")
-    p.add_argument("--images", required=True, type=folder, metavar="DIR", help="photographs")
+    p.add_argument("--config-file", metavar="YAML", help="settings (U2SEG node)")
+    p.add_argument("--images", type=folder, metavar="DIR", help="photographs")
     p.add_argument("--output-dir", required=True, type=folder, metavar="DIR", help="labels")
     p.add_argument(
         "--stages", default="masks,clusters,semantics,panoptic", help="comma-separated (all)"
     )
     p.add_argument("--resume", action="store_true", help="the default; kept for clarity")
+    p.add_argument("--retry-failed", action="store_true", help="what failed or was set aside")
+    p.add_argument("--status", action="store_true", help="say how far the run is, and end")
     p.add_argument("--overwrite", action="store_true", help="make these and later stages anew")
     p.add_argument("--executor", default="local", metavar="NAME", help="who works: local")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="processes (1)")

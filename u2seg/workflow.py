@@ -32,8 +32,8 @@ def label_folder(args: argparse.Namespace) -> str:
     """Do the work of ``tools/generate_pseudo.py``.
 
     Args:
-        args: config_file, images, output_dir, stages, overwrite, dry_run, executor, workers,
-            opts.
+        args: config_file, images, output_dir, stages, overwrite, retry_failed, dry_run, status,
+            executor, workers, opts.
 
     Returns:
         What to tell the user.
@@ -44,9 +44,14 @@ def label_folder(args: argparse.Namespace) -> str:
     """
     from u2seg.pipeline import generate_labels
     from u2seg.pipeline.executors.build import build_crew
-    from u2seg.pipeline.runner import estimate
+    from u2seg.pipeline.runner import ORDER, estimate
+    from u2seg.pipeline.status import status
     from u2seg.pipeline.territory import remove_run
 
+    if args.status:
+        return status(args.output_dir, [stage.name for stage in ORDER])
+    if not args.config_file or not args.images:
+        raise UserError("--config-file and --images are needed (not so with --status)")
     settings = load_settings(args.config_file, args.opts)
     if args.dry_run < 0:
         raise UserError(f"--dry-run is {args.dry_run}, expected a number of images > 0")
@@ -60,11 +65,12 @@ def label_folder(args: argparse.Namespace) -> str:
         output,
         stages=[stage.strip() for stage in args.stages.split(",")],
         overwrite=args.overwrite,
+        retry_failed=args.retry_failed,
         limit=args.dry_run,
         detector=_detector(settings),
         crew=build_crew(args.executor, args.workers),
     )
-    return estimate(output) if args.dry_run else f"labels are in {output}"
+    return estimate(output, args.workers) if args.dry_run else f"labels are in {output}"
 
 
 def _detector(settings: Settings) -> Detector | None:

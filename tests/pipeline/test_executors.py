@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from tests.pipeline.conftest import tree
 from u2seg.config.schema import Settings
+from u2seg.errors import UserError
+from u2seg.io.jsonfile import read_json
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.executors.build import build_crew
+from u2seg.pipeline.lock import holder_of, may_live, only_run
+from u2seg.structures.masks import InstanceMask
+
+BAD_HEIGHT = 77
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +69,125 @@ def test_the_shard_size_changes_no_label(
     )
     assert any(name.endswith(".png") for name in ours)
     assert ours == theirs
+
+
+class Trap:
+    """A detector that finds one corner; on images of one height it dies, hangs, raises or works."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def fingerprint(self) -> dict[str, str]:
+        return {}
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> list[InstanceMask]:
+        if image.shape[0] == BAD_HEIGHT:
+            if self.how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "hangs":
+                time.sleep(600)
+            if self.how == "raises":
+                raise RuntimeError("cannot be multiplied")
+        mask = np.zeros(image.shape[:2], dtype=bool)
+        mask[:8, :12] = True
+        return [InstanceMask.from_array(mask, 0.5)]
+
+
+@pytest.fixture
+def trapped(photos: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    Image.new("RGB", (60, BAD_HEIGHT), (9, 99, 9)).save(folder / "bad.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("raises", "RuntimeError: cannot be multiplied"),
+        ("dies", "killed by SIGKILL (out of memory?)"),
+        ("hangs", "no progress for 2 s"),
+    ],
+)
+def test_an_image_that_breaks_its_worker_is_set_aside_by_name(
+    trapped: Path, photos: Path, settings: Settings, tmp_path: Path, how: str, told: str
+) -> None:
+    run = dataclasses.replace(settings.run, lease_seconds=2.0)
+    masks = dataclasses.replace(settings.masks, proposer="cutler")
+    wanted = dataclasses.replace(settings, run=run, masks=masks)
+    crew = None if how == "raises" else build_crew("local", 2)
+    generate_labels(
+        wanted, trapped, tmp_path / "run", stages=["masks"], progress=False,
+        detector=Trap(how), crew=crew,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
+    reason = f"set aside after it failed 3 times alone: {told}"
+    assert lines == [{"file_name": "bad.png", "reason": reason, "stage": "masks"}]
+    counts = read_json(tmp_path / "run/masks/manifest.json")["counts"]
+    assert counts == {"images": 6, "masks": 5, "images_without_masks": 1}
+
+
+def test_damaged_parts_are_made_again(
+    plain: Path, photos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    shutil.copytree(plain, tmp_path / "run")
+    before = tree(plain)
+    pictures = [name for name in before if name.startswith("semantics/") and name.endswith(".png")]
+    models = [name for name in before if name.endswith("model.safetensors")]
+    flipped = ["masks/part-00001.json", "panoptic/panoptic.json", pictures[0], *models]
+    for name in flipped:
+        content = bytearray(before[name])
+        content[len(content) // 2] ^= 4
+        (tmp_path / "run" / name).write_bytes(content)
+    (tmp_path / "run/clusters/part-00000.npy").write_bytes(b"")
+    (tmp_path / "run/panoptic/part-00002.json").unlink()
+    generate_labels(settings, photos, tmp_path / "run", progress=False)
+    assert tree(tmp_path / "run") == before
+
+
+def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    lock = tmp_path / "out" / ".lock"
+    with only_run(lock):
+        assert may_live(holder_of(lock))
+        who = rf"process {os.getpid()} on {socket.gethostname()}, since \d{{4}}-\d\d-\d\d .* UTC"
+        with pytest.raises(UserError, match=who), only_run(lock):
+            pass
+    assert not may_live(holder_of(lock)) and lock.read_bytes() == b""
+
+
+def test_a_driver_of_another_machine_is_known_by_its_beats(tmp_path: Path) -> None:
+    """Where locks do not cross machines; its clock does not matter."""
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps({"host": "node-3", "pid": "7", "since": "then", "machine": "x"}))
+    with only_run(lock, patience=0.3):  # nobody touches it: its driver is dead
+        pass
+    lock.write_text(json.dumps({"host": "node-3", "pid": "7", "since": "then", "machine": "x"}))
+    stop = threading.Event()
+
+    def touch() -> None:
+        stamp = 3600.0
+        while not stop.wait(0.02):
+            stamp += 1
+            os.utime(lock, (stamp, stamp))
+
+    other = threading.Thread(target=touch)
+    other.start()
+    try:
+        with (
+            pytest.raises(UserError, match="process 7 on node-3, since then"),
+            only_run(lock, patience=30),
+        ):
+            pass
+    finally:
+        stop.set()
+        other.join()
+
+
+@pytest.mark.parametrize(("executor", "workers", "told"), [
+    ("slurmm", 2, r"unknown executor 'slurmm': known are local"),
+    ("local", 0, r"--workers is 0"),
+])  # fmt: skip
+def test_unknown_executors_are_refused(executor: str, workers: int, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        build_crew(executor, workers)

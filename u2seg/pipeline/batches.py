@@ -13,6 +13,7 @@ from u2seg.io.atomic import json_bytes, write_bytes, write_json
 from u2seg.io.coco import image_sizes, read_results
 from u2seg.io.jsonfile import read_json
 from u2seg.pipeline.stage import Record, RunContext, Stage, check_share
+from u2seg.pipeline.workspace import Workspace
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
 
@@ -82,15 +83,20 @@ def check_skipped(stage: Stage, total: int) -> int:
 
 def collect_skips(context: RunContext, stages: Sequence[str]) -> int:
     """Rewrite ``skipped.jsonl`` from the parts of all stages; return the number of lines."""
-    entries: list[Record] = []
-    for stage in stages:
-        folder = context.space.folder(stage)
-        for path in sorted(folder.glob("part-*.json")) if stage == "images" else []:
-            entries += read_json(path)["skipped"]
-        for path in sorted(folder.glob("part-*.skipped")):
-            entries += read_json(path)
+    entries = [entry for stage in stages for entry in skipped_by(context.space, stage)]
     write_bytes(context.space.skipped, b"".join(json_bytes(entry) for entry in entries))
     return len(entries)
+
+
+def skipped_by(space: Workspace, stage: str) -> list[Record]:
+    """Return what a stage skipped, by its parts."""
+    folder = space.folder(stage)
+    entries: list[Record] = []
+    for path in sorted(folder.glob("part-*.json")) if stage == "images" else []:
+        entries += read_json(path)["skipped"]
+    for path in sorted(folder.glob("part-*.skipped")):
+        entries += read_json(path)
+    return entries
 
 
 def read_masks(

@@ -53,7 +53,7 @@ class ImagesStage(Stage):
 
     def shards(self) -> ShardFile:
         """Return the entries of every shard."""
-        return ShardFile(self.folder / "entries.jsonl")
+        return ShardFile(self.context.space.entries)
 
     def sections(self) -> tuple[Any, ...]:
         """Image settings."""
@@ -71,7 +71,7 @@ class ImagesStage(Stage):
     def run(self) -> dict[str, int]:
         """Decode every image once; write one part per shard, then the lists."""
         size = self.context.settings.run.shard_size
-        write_shards(self.folder / "entries.jsonl", self.entries, size)
+        write_shards(self.context.space.entries, self.entries, size)
         self.each_shard(self._shard)
         good: list[Record] = []
         bad: list[Record] = []

@@ -258,6 +258,12 @@ class Ledger:
         return forgiven
 
 
+def ledgers_of(space: Workspace, stage: str) -> list[Ledger]:
+    """Return the ledgers of a stage, one per sharded phase that began."""
+    folders = sorted((space.folder(stage) / LEDGER).glob("*"))
+    return [Ledger(folder, space.root) for folder in folders]
+
+
 def set_aside_in(space: Workspace) -> dict[str, str]:
     """Return all images that any stage of a run set aside -> why."""
     found: dict[str, str] = {}

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from u2seg.errors import UserError
-from u2seg.pipeline.leases import machine
+from u2seg.io.atomic import cannot_write
+from u2seg.pipeline.leases import born, machine
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ FOREIGN_S = 15.0
 
 
 def holder_of(lock: Path) -> dict[str, str]:
-    """Return ``host``, ``pid``, ``since`` and ``machine`` of the driver that wrote a lock.
+    """Return ``host``, ``pid``, ``since``, ``machine`` and ``born`` of who wrote a lock.
 
     Empty if there is none, or the last one ended in order.
     """
@@ -77,7 +78,7 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
                 f"{lock.parent} is in use by another run: {told(holder_of(lock))}. Wait for it, "
                 "end it, or choose another --output-dir"
             )
-        _write(handle)
+        _write(handle, lock)
         stop = threading.Event()
         beat = threading.Thread(target=_beat, args=(handle, stop), daemon=True)
         beat.start()
@@ -91,16 +92,11 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
         os.close(handle)
 
 
-def is_held(lock: Path) -> bool:
-    """Return whether a driver of this machine holds a lock."""
-    try:
-        handle = os.open(lock, os.O_RDWR)
-    except OSError:
+def may_live(holder: dict[str, str]) -> bool:
+    """Return whether a driver may be alive; of another machine that cannot be known."""
+    if not holder:
         return False
-    try:
-        return not _locked(handle)
-    finally:
-        os.close(handle)
+    return holder.get("machine") != machine() or born(int(holder["pid"])) == holder.get("born")
 
 
 def _locked(handle: int) -> bool:
@@ -124,15 +120,18 @@ def _lives_elsewhere(lock: Path, holder: dict[str, str], patience: float) -> boo
     return False
 
 
-def _write(handle: int) -> None:
+def _write(handle: int, lock: Path) -> None:
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     facts = {
         "host": socket.gethostname(), "pid": str(os.getpid()), "since": since,
-        "machine": machine(),
+        "machine": machine(), "born": born(os.getpid()),
     }  # fmt: skip
     content = json.dumps(facts).encode()
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, content, 0)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, content, 0)
+    except OSError as error:
+        raise cannot_write(lock, error, len(content)) from error
 
 
 def _beat(handle: int, stop: threading.Event) -> None:

@@ -60,16 +60,13 @@ class ShardFile(Sequence[list[Record]]):
 
     @functools.cached_property
     def sizes(self) -> list[int]:
-        """Number of images of every shard."""
-        header = self._line(0, int(self._ends[0]) if len(self._ends) else 0)
+        """Number of images of every shard, from the first line alone."""
+        header = self._line(0, 1000)
         try:
             total, size = int(header["images"]), int(header["shard_size"])
-            sizes = [min(size, total - start) for start in range(0, total, size)]
+            return [min(size, total - start) for start in range(0, total, size)]
         except (TypeError, KeyError, ValueError) as error:
             raise self._damaged() from error
-        if len(sizes) != len(self._ends) - 1:
-            raise self._damaged()
-        return sizes
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -85,6 +82,8 @@ class ShardFile(Sequence[list[Record]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends iteration by index
+        if len(self._ends) != len(self) + 1:
+            raise self._damaged()
         found: list[Record] = self._line(int(self._ends[index]), int(self._ends[index + 1]))
         if not isinstance(found, list) or len(found) != self.sizes[index]:
             raise self._damaged()
@@ -94,7 +93,8 @@ class ShardFile(Sequence[list[Record]]):
         try:
             with open(self.path, "rb") as file:
                 file.seek(start)
-                return json.loads(file.read(end - start).decode("utf-8", "surrogateescape"))
+                line = file.read(end - start).split(b"\n")[0]
+            return json.loads(line.decode("utf-8", "surrogateescape"))
         except (OSError, ValueError, RecursionError) as error:
             raise self._damaged() from error
 

@@ -15,11 +15,11 @@ from u2seg.io.atomic import sha256_file, write_json
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.sources import open_source
 from u2seg.masks.base import ImageProposer
-from u2seg.pipeline.batches import collect_skips
+from u2seg.pipeline.batches import collect_skips, skipped_by
 from u2seg.pipeline.cluster_stage import ClusterStage
 from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.ingest import ImagesStage
-from u2seg.pipeline.ledger import set_aside_in
+from u2seg.pipeline.ledger import ledgers_of, set_aside_in
 from u2seg.pipeline.lock import only_run
 from u2seg.pipeline.mask_stage import MaskStage
 from u2seg.pipeline.panoptic_stage import PanopticStage
@@ -46,6 +46,7 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     *,
     stages: Sequence[str] = STAGES,
     overwrite: bool = False,
+    retry_failed: bool = False,
     limit: int = 0,
     progress: bool = True,
     detector: ImageProposer | None = None,
@@ -60,6 +61,7 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
         output: Where everything is written; made if missing.
         stages: Which of ``STAGES`` to run, in any order.
         overwrite: Make these stages, and those after them, anew.
+        retry_failed: Try the shards that were given up and the images that were set aside again.
         limit: Use only so many images, evenly spaced; 0 = all.
         progress: Show progress bars.
         detector: Predicts the masks if ``U2SEG.MASKS.PROPOSER`` is ``cutler``.
@@ -84,7 +86,11 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     with only_run(context.space.lock), at_work(context):
         if overwrite:
             _forget(context, wanted)
+        if retry_failed:
+            _forgive(context.space)
         for stage in todo:
+            if retry_failed and stage.outdated():
+                remove_stage(context.space, stage.name)
             stage.set_aside(set_aside_in(context.space))
             stage.execute()
             skipped = collect_skips(context, [kind.name for kind in ORDER])
@@ -130,6 +136,19 @@ def _forget(context: RunContext, wanted: set[str]) -> None:
         context.space.images_json.unlink(missing_ok=True)
 
 
+def _forgive(space: Workspace) -> None:
+    """Forget what failed, and what was made without the images that were set aside."""
+    names = set(set_aside_in(space))
+    for stage in ORDER:
+        forgiven = [shard for ledger in ledgers_of(space, stage.name) for shard in ledger.forgive()]
+        if forgiven:
+            space.manifest.unlink(missing_ok=True)
+            space.stage_manifest(stage.name).unlink(missing_ok=True)
+            logger.info("%s: trying %d shards again", stage.name, len(forgiven))
+        elif names.intersection(entry["file_name"] for entry in skipped_by(space, stage.name)):
+            remove_stage(space, stage.name)
+
+
 def _finish(context: RunContext) -> None:
     space = context.space
     inputs = {s.name: sha256_file(space.stage_manifest(s.name)) for s in ORDER}
@@ -149,11 +168,12 @@ def _finish(context: RunContext) -> None:
     write_json(space.manifest, manifest.to_json(), indent=1)
 
 
-def estimate(output: Path) -> str:
+def estimate(output: Path, workers: int = 1) -> str:
     """Return what labelling all images will take, judged by a dry run in ``output``.
 
     Args:
         output: Output folder of ``generate_labels`` with a limit.
+        workers: How many processes it used.
     """
     space = Workspace(output)
     content = read_json_object(space.images_json, "images", "info")
@@ -167,7 +187,9 @@ def estimate(output: Path) -> str:
         hours = value / used * found / 3600
         total += hours
         lines.append(f"{stage:<12}{value / used:>10.3f}{hours:>20.3f}")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    lines.append(f"all: {total:.2f} h at most (fitting counted in proportion), one process")
-    lines.append(f"disk: {size / used * found / 2**20:.0f} MiB; peak memory: {memory:.1f} GiB")
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    memory = max(usage.ru_maxrss for usage in usages) / 2**20
+    processes = "one process" if workers == 1 else f"{workers} workers"
+    lines.append(f"all: {total:.2f} h at most (fitting counted in proportion), {processes}")
+    lines.append(f"disk: {size / used * found / 2**20:.0f} MiB; peak memory: {memory:.1f} GiB each")
     return "\n".join(lines)

@@ -35,7 +35,7 @@ from u2seg.io.sources import ImageSource
 from u2seg.masks.base import ImageProposer
 from u2seg.pipeline.attempts import Record, Turn, Work
 from u2seg.pipeline.executors.base import Crew
-from u2seg.pipeline.ledger import Ledger
+from u2seg.pipeline.ledger import Ledger, ledgers_of
 from u2seg.pipeline.oversight import Progress, oversee
 from u2seg.pipeline.records import ShardFile
 from u2seg.pipeline.territory import check_owned
@@ -179,6 +179,11 @@ class Stage(ABC):
             **self.extra_plan(),
         }
 
+    def outdated(self) -> bool:
+        """Return whether the stage's plan names other inputs than there are now."""
+        path = self.context.space.plan(self.name)
+        return path.is_file() and read_json_object(path).get("inputs") != self._plan()["inputs"]
+
     def _input_hash(self, name: str) -> str:
         path = self.context.space.stage_manifest(name)
         if not path.is_file():
@@ -234,11 +239,6 @@ class Stage(ABC):
         space = self.context.space
         return Ledger(space.ledger(self.name, method.strip("_")), space.root)
 
-    def ledgers(self) -> list[Ledger]:
-        """Return the ledgers there are."""
-        folders = sorted((self.folder / LEDGER).glob("*"))
-        return [Ledger(folder, self.context.space.root) for folder in folders]
-
     def each_shard(self, work: Work, done: Callable[[int], bool] | None = None) -> None:
         """Have ``work(shard, records)`` done for every shard that has no receipt, with progress.
 
@@ -269,7 +269,7 @@ class Stage(ABC):
         self.context.aside.update(images)
 
     def _leased(self) -> bool:
-        return any(ledger.snapshot().leases for ledger in self.ledgers())
+        return any(ledger.snapshot().leases for ledger in ledgers_of(self.context.space, self.name))
 
     def _intact(self) -> bool:
         """Return whether all files are as the manifest says; prepare to make the others again."""

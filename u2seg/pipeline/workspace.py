@@ -30,6 +30,11 @@ class Workspace:
         return self.folder("images") / "records.jsonl"
 
     @property
+    def entries(self) -> Path:
+        """What the images stage is to look at, by shards."""
+        return self.folder("images") / "entries.jsonl"
+
+    @property
     def skipped(self) -> Path:
         """One JSON line for each image that was left out: file_name, reason, stage."""
         return self.root / "skipped.jsonl"
