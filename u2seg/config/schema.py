@@ -6,29 +6,13 @@ A field ``num_masks`` of section ``MASKS`` is the YAML and command-line key
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
-from u2seg.errors import UserError
-
-MAX_SEED = 2**32 - 1
-"""Largest seed that all libraries take."""
-
-
-def _require(ok: bool, key: str, value: Any, expected: str) -> None:
-    if not ok:
-        raise UserError(f"U2SEG.{key} is {value!r}, expected {expected}")
-
-
-def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:
-    _require(value in allowed, key, value, "one of " + ", ".join(allowed))
-
-
-def _check_crf(section: str, settings: Any) -> None:
-    for key in ("crf_gaussian_sxy", "crf_bilateral_sxy", "crf_bilateral_srgb"):
-        value = getattr(settings, key)
-        _require(value >= 0.01, f"{section}.{key.upper()}", value, ">= 0.01")
+from u2seg.config.checks import MAX_SEED
+from u2seg.config.checks import check_crf as _check_crf
+from u2seg.config.checks import one_of as _one_of
+from u2seg.config.checks import require as _require
+from u2seg.config.semantics import SemanticSettings as SemanticSettings
 
 
 @dataclass(frozen=True)
@@ -190,156 +174,32 @@ class ClusterSettings:
     Args:
         num_clusters: K >= 1: the one key from which NUM_CLASSES of the ROI heads follows.
             Published: 300, 800, 2911.
-        descriptor: ``masked_mean`` (mean patch feature inside the mask), ``crop_cls`` (CLS token
-            of the box crop; the published choice, needs a ViT) or ``masked_crop`` (the same with
-            the background painted in ImageNet's mean colour).
-        crop_fit: How a crop becomes a square: ``squash``, or ``center``, which cuts off the ends
-            of the longer side (the published choice).
-        crop_padding: Share of the box's sides by which the crop grows on every side, 0..1.
-        whiten: ``none``; ``scale`` divides every dimension by its standard deviation
-            (MaskDistill); ``pca`` does so with the principal components, after centring.
-        pca: Keep so many principal components; 0 = no PCA (with ``whiten: pca`` all of them).
-        normalize: Scale descriptors to unit length, after whitening and PCA. The published
-            clusters were made without.
-        backend: ``auto`` (``faiss`` if it sees a GPU, else ``blocks``), ``blocks`` (skips
-            distances that cannot matter), ``faiss`` or ``sklearn`` (in memory only).
-        init: ``k-means++`` or ``random`` (the published choice).
-        iterations: Lloyd iterations at most, >= 1; with ``batch_size`` passes over the data.
+        descriptor: ``masked_mean`` (mean patch feature inside the mask) or ``crop_cls`` (CLS
+            token of the box crop; the published choice, needs a ViT).
+        normalize: Scale descriptors to unit length first.
+        backend: ``auto`` (faiss if installed), ``faiss`` or ``sklearn``.
+        iterations: Lloyd iterations at most, >= 1.
         restarts: Starts of which the best is kept, >= 1.
-        batch_size: Descriptors of a mini-batch; 0 = Lloyd's iterations over all.
         centroids: Path of a saved ``centroids.npy`` to assign to instead of fitting.
         seed: 0..2^32 - 1.
     """
 
     num_clusters: int = 300
     descriptor: str = "masked_mean"
-    crop_fit: str = "squash"
-    crop_padding: float = 0.0
-    whiten: str = "none"
-    pca: int = 0
     normalize: bool = True
     backend: str = "auto"
-    init: str = "k-means++"
     iterations: int = 100
     restarts: int = 1
-    batch_size: int = 0
     centroids: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.num_clusters >= 1, "CLUSTERS.NUM_CLUSTERS", self.num_clusters, ">= 1")
-        descriptors = ("masked_mean", "crop_cls", "masked_crop")
-        _one_of("CLUSTERS.DESCRIPTOR", self.descriptor, descriptors)
-        _one_of("CLUSTERS.CROP_FIT", self.crop_fit, ("squash", "center"))
-        _require(0 <= self.crop_padding <= 1, "CLUSTERS.CROP_PADDING", self.crop_padding, "0..1")
-        _one_of("CLUSTERS.WHITEN", self.whiten, ("none", "scale", "pca"))
-        _require(self.pca >= 0, "CLUSTERS.PCA", self.pca, ">= 0")
-        _one_of("CLUSTERS.BACKEND", self.backend, ("auto", "blocks", "faiss", "sklearn"))
-        _one_of("CLUSTERS.INIT", self.init, ("k-means++", "random"))
+        _one_of("CLUSTERS.DESCRIPTOR", self.descriptor, ("masked_mean", "crop_cls"))
+        _one_of("CLUSTERS.BACKEND", self.backend, ("auto", "faiss", "sklearn"))
         _require(self.iterations >= 1, "CLUSTERS.ITERATIONS", self.iterations, ">= 1")
         _require(self.restarts >= 1, "CLUSTERS.RESTARTS", self.restarts, ">= 1")
-        _require(self.batch_size >= 0, "CLUSTERS.BATCH_SIZE", self.batch_size, ">= 0")
         _require(0 <= self.seed <= MAX_SEED, "CLUSTERS.SEED", self.seed, f"0..{MAX_SEED}")
-
-
-@dataclass(frozen=True)
-class SemanticSettings:
-    """A stuff label for every pixel (STEGO commit eb4d6b5).
-
-    Args:
-        method: A registered semantic segmenter: ``stego``, or ``kmeans_probe`` (K-means on patch
-            features, the baseline).
-        model: Path of a ``model.safetensors`` of an earlier run to label with instead of fitting;
-            empty = fit on these images.
-        crops: Training images made of each photograph: ``none`` (itself) or ``five`` (its corners
-            and its centre, the reference's training set; five times the features).
-        crop_ratio: Side of such a crop over the photograph's, 0 < r <= 1 (0.5).
-        num_classes: S, 1..254 stuff clusters; the semantic head has S + 1 classes.
-        code_dim: Channels of the code, >= 1 (70).
-        projection: ``nonlinear`` adds a one-hidden-layer head to the linear one (the reference's
-            default), ``linear`` has the linear head alone.
-        dropout: Feature dropout while training, 0..1 (0.1).
-        steps: Optimiser steps, >= 1 (5000).
-        batch_size: Images per step, >= 2 (16).
-        lr, probe_lr: Adam learning rates of the head and of the cluster probe.
-        samples: Random positions per side and image, S x S of them (11).
-        neighbors: Nearest neighbours an image is paired with (7).
-        neg_samples: Random pairings per step (5).
-        weight_neg, weight_inter, weight_intra: Loss weights (random, neighbour, self).
-        weight_rec: Weight of a decoder's loss: features are to be read off the code; 0 = off (the
-            reference).
-        shift_neg, shift_inter, shift_intra: Loss shifts b. Defaults: the published
-            COCO-Stuff-27 values for ViT-S; those for ViT-B and for Cityscapes are in
-            ``configs/semantics``.
-        pointwise, zero_clamp, stabilize: Variants of the correspondence loss.
-        dense_codes: Run the head on whole grids and sample its codes (the reference) instead of
-            on sampled features, which is several times cheaper.
-        probe_start: ``kmeans`` starts the cluster probe from K-means of the codes when a quarter
-            of the steps is left; ``random`` from random directions (the reference).
-        max_pixels: Maps of larger images are computed at this many pixels and enlarged, >= 1
-            (320 x 320, where the reference evaluates and its CRF is tuned).
-        crf: Refine the predicted map with a dense CRF.
-        flip: Average code over the image and its mirror image.
-        crf_*: As in ``MaskSettings``; defaults are STEGO's.
-        seed: 0..2^32 - 1.
-    """
-
-    method: str = "stego"
-    model: str = ""
-    num_classes: int = 27
-    crops: str = "none"
-    crop_ratio: float = 0.5
-    code_dim: int = 70
-    projection: str = "nonlinear"
-    dropout: float = 0.1
-    steps: int = 5000
-    batch_size: int = 16
-    lr: float = 5e-4
-    probe_lr: float = 5e-3
-    samples: int = 11
-    neighbors: int = 7
-    neg_samples: int = 5
-    weight_neg: float = 0.63
-    weight_inter: float = 0.25
-    weight_intra: float = 0.67
-    weight_rec: float = 0.0
-    shift_neg: float = 0.66
-    shift_inter: float = 0.02
-    shift_intra: float = 0.08
-    pointwise: bool = True
-    zero_clamp: bool = True
-    stabilize: bool = False
-    dense_codes: bool = False
-    probe_start: str = "kmeans"
-    max_pixels: int = 102_400
-    crf: bool = True
-    flip: bool = True
-    crf_iterations: int = 10
-    crf_gaussian_sxy: float = 1.0
-    crf_gaussian_weight: float = 3.0
-    crf_bilateral_sxy: float = 67.0
-    crf_bilateral_srgb: float = 3.0
-    crf_bilateral_weight: float = 4.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require(1 <= self.num_classes <= 254, "SEMANTICS.NUM_CLASSES", self.num_classes, "1..254")
-        _require(0 <= self.dropout < 1, "SEMANTICS.DROPOUT", self.dropout, "0 <= p < 1")
-        _one_of("SEMANTICS.PROBE_START", self.probe_start, ("kmeans", "random"))
-        _one_of("SEMANTICS.CROPS", self.crops, ("none", "five"))
-        _one_of("SEMANTICS.PROJECTION", self.projection, ("nonlinear", "linear"))
-        _require(0 < self.crop_ratio <= 1, "SEMANTICS.CROP_RATIO", self.crop_ratio, "0 < r <= 1")
-        _require(self.weight_rec >= 0, "SEMANTICS.WEIGHT_REC", self.weight_rec, ">= 0")
-        counts = ("code_dim", "steps", "samples", "neighbors", "neg_samples", "crf_iterations")
-        for key in (*counts, "max_pixels"):
-            value = getattr(self, key)
-            _require(value >= 1, f"SEMANTICS.{key.upper()}", value, ">= 1")
-        _require(self.batch_size >= 2, "SEMANTICS.BATCH_SIZE", self.batch_size, ">= 2")
-        _check_crf("SEMANTICS", self)
-        for key in ("lr", "probe_lr"):
-            value = getattr(self, key)
-            _require(value > 0, f"SEMANTICS.{key.upper()}", value, "> 0")
-        _require(0 <= self.seed <= MAX_SEED, "SEMANTICS.SEED", self.seed, f"0..{MAX_SEED}")
 
 
 @dataclass(frozen=True)
@@ -458,7 +318,7 @@ class Settings:
     features: FeatureSettings = FeatureSettings()
     masks: MaskSettings = MaskSettings()
     clusters: ClusterSettings = ClusterSettings()
-    semantics: SemanticSettings = SemanticSettings()
+    semantics: SemanticSettings = SemanticSettings()  # noqa: RUF009 (frozen)
     panoptic: PanopticSettings = PanopticSettings()
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()

@@ -18,8 +18,9 @@ from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, 
 from u2seg.io.images import BadImageError
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import write_label_png
+from u2seg.pipeline.attempts import Record
 from u2seg.pipeline.batches import check_skipped, with_features, write_stage_skips
-from u2seg.pipeline.stage import Record, RunContext, Stage
+from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.semantics import SEMANTIC_SEGMENTERS, SemanticSegmenter
 from u2seg.semantics.crops import CROPS, crop_box
 from u2seg.semantics.neighbors import NeighborCache
@@ -127,9 +128,7 @@ class SemanticStage(Stage):
     def run(self) -> dict[str, int]:
         """Fit once, then predict shard by shard."""
         self.fit()
-        self.each_shard(
-            self._shard, lambda index: self.context.space.part(self.name, index).is_file()
-        )
+        self.each_shard(self._shard)
         total = len(self.context.images())
         labelled = total - check_skipped(self, total)
         return {"images": labelled, "classes": self.context.settings.semantics.num_classes}

@@ -28,11 +28,14 @@ from u2seg.semantics.neighbors import NeighborCache, neighbors_of
 from u2seg.semantics.persist import load_model, save_model
 from u2seg.semantics.predict import check_features, code_of, label_map
 from u2seg.semantics.sampling import sample_rows
+from u2seg.semantics.shifts import settle_shifts
 from u2seg.semantics.training import CURVES, Trainer, start_probe
 from u2seg.structures.features import PatchFeatures
 
 PROBE_SHARE = 0.25
 """The probe starts from K-means when this share of the steps is left, to follow from there."""
+
+TERMS = ("intra", "inter", "neg")
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +82,12 @@ class StegoSegmenter:
             _log.warning("one image only: stuff is learnt from correspondences inside it")
         found = neighbors_of(source, self.in_dim, settings.neighbors, progress, cache)
         neighbors = torch.from_numpy(found)
+        settings = settle_shifts(settings, source, neighbors, self._generator)
+        if settings.shifts == "auto":
+            # The saved model tells which shifts it was trained with.
+            self.settings = settings
+            told = ", ".join(f"{k} {getattr(settings, f'shift_{k}'):.3f}" for k in TERMS)
+            _log.info("shifts from the similarity of these features: %s", told)
         trainer = Trainer(settings, self.head, self.probe, self._decoder())
         names = [*CURVES, "rec"] if settings.weight_rec else CURVES
         curves: dict[str, list[float]] = {name: [] for name in names}

@@ -1,0 +1,102 @@
+"""Shifts from quantiles: by hand, and what they are for."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from u2seg.config.schema import SemanticSettings
+from u2seg.errors import UserError
+from u2seg.semantics.shifts import quantile, settle_shifts
+from u2seg.semantics.stego import StegoSegmenter
+
+AUTO = SemanticSettings(shifts="auto", pointwise=False)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_quantiles_by_hand() -> None:
+    values = torch.tensor([30.0, 10.0, 50.0, 20.0, 40.0])
+    assert [quantile(values, s) for s in (0.0, 0.25, 0.6, 1.0)] == [10, 20, 30, 50]
+    assert quantile(values[:1], 0.5) == 30
+
+
+def test_each_term_has_its_own_pairs() -> None:
+    # Two images of one direction each, 60 degrees apart. As each other's neighbours they are also
+    # each other's random partners: self pairs have cosine 1, all others 0.5.
+    angles = np.radians([0, 60])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    source = [np.broadcast_to(v[:, None, None], (2, 3, 4)).copy() for v in vectors]
+    neighbors = torch.tensor([[1], [0]])
+    found = settle_shifts(AUTO, source, neighbors, _generator())
+    assert (found.shift_intra, found.shift_inter, found.shift_neg) == (1.0, 0.5, 0.5)
+    # Its own nearest image instead: the neighbour term sees cosine 1, the random one still 0.5.
+    found = settle_shifts(AUTO, source, torch.tensor([[0], [1]]), _generator())
+    assert (found.shift_intra, found.shift_inter, found.shift_neg) == (1.0, 1.0, 0.5)
+
+
+def test_shares_decide() -> None:
+    # An image whose left half is orthogonal to its right half: half of its self pairs have 1,
+    # half 0 (by position, not by interpolation: four equal columns a side).
+    grid = np.zeros((2, 2, 40), dtype=np.float32)
+    grid[0, :, :20], grid[1, :, 20:] = 1, 1
+    low = dataclasses.replace(AUTO, quantile_intra=0.2, quantile_neg=0.9)
+    source = [grid] * 4
+    found = settle_shifts(low, source, torch.zeros((4, 1), dtype=torch.int64), _generator())
+    assert found.shift_intra == pytest.approx(0, abs=1e-6)
+    assert found.shift_neg == pytest.approx(1, abs=1e-6)
+
+
+def test_centring_is_the_loss_s() -> None:
+    # All similarities of a constant image are 1; centred they are 1 - 1 + 1.
+    source = [np.ones((3, 2, 2), dtype=np.float32)] * 2
+    auto = dataclasses.replace(AUTO, pointwise=True)
+    found = settle_shifts(auto, source, torch.tensor([[1], [0]]), _generator())
+    assert found.shift_intra == pytest.approx(1)
+
+
+def test_fixed_shifts_draw_nothing_and_stay() -> None:
+    settings = SemanticSettings()
+    generator = _generator()
+    before = generator.get_state()
+    assert settle_shifts(settings, [], torch.empty((0, 0)), generator) is settings
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_a_lone_image_has_no_stranger() -> None:
+    source = [np.ones((2, 2, 2), dtype=np.float32)]
+    found = settle_shifts(AUTO, source, torch.empty((1, 0), dtype=torch.int64), _generator())
+    assert found.shift_neg == 1.0
+
+
+def test_the_saved_model_names_its_shifts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = SemanticSettings(
+        num_classes=2, code_dim=4, steps=3, batch_size=2, samples=3, shifts="auto", crf=False
+    )
+    rng = np.random.default_rng(0)
+    source = [rng.normal(size=(6, 5, 5)).astype(np.float32) for _ in range(5)]
+    model = StegoSegmenter(settings, 6)
+    with caplog.at_level(logging.INFO):
+        model.fit(source, progress=False)
+    assert "shifts from the similarity" in caplog.text
+    model.save(tmp_path / "m.safetensors")
+    saved = StegoSegmenter.load(tmp_path / "m.safetensors").settings
+    assert saved.shift_neg != settings.shift_neg
+    assert (saved.shift_neg, saved.shift_intra) == (
+        model.settings.shift_neg,
+        model.settings.shift_intra,
+    )
+
+
+def test_unknown_words_and_shares_are_refused() -> None:
+    with pytest.raises(UserError, match=r"SHIFTS is 'guess', expected one of fixed, auto"):
+        SemanticSettings(shifts="guess")
+    with pytest.raises(UserError, match=r"QUANTILE_NEG is 1.5, expected 0\.\.1"):
+        SemanticSettings(quantile_neg=1.5)
