@@ -174,31 +174,55 @@ class ClusterSettings:
     Args:
         num_clusters: K >= 1: the one key from which NUM_CLASSES of the ROI heads follows.
             Published: 300, 800, 2911.
-        descriptor: ``masked_mean`` (mean patch feature inside the mask) or ``crop_cls`` (CLS
-            token of the box crop; the published choice, needs a ViT).
-        normalize: Scale descriptors to unit length first.
-        backend: ``auto`` (faiss if installed), ``faiss`` or ``sklearn``.
-        iterations: Lloyd iterations at most, >= 1.
+        descriptor: ``masked_mean`` (mean patch feature inside the mask), ``crop_cls`` (CLS token
+            of the box crop; the published choice, needs a ViT) or ``masked_crop`` (the same with
+            the background painted in ImageNet's mean colour).
+        crop_fit: How a crop becomes a square: ``squash``, or ``center``, which cuts off the ends
+            of the longer side (the published choice).
+        crop_padding: Share of the box's sides by which the crop grows on every side, 0..1.
+        whiten: ``none``; ``scale`` divides every dimension by its standard deviation
+            (MaskDistill); ``pca`` does so with the principal components, after centring.
+        pca: Keep so many principal components; 0 = no PCA (with ``whiten: pca`` all of them).
+        normalize: Scale descriptors to unit length, after whitening and PCA. The published
+            clusters were made without.
+        backend: ``auto`` (``faiss`` if it sees a GPU, else ``blocks``), ``blocks`` (skips
+            distances that cannot matter), ``faiss`` or ``sklearn`` (in memory only).
+        init: ``k-means++`` or ``random`` (the published choice).
+        iterations: Lloyd iterations at most, >= 1; with ``batch_size`` passes over the data.
         restarts: Starts of which the best is kept, >= 1.
+        batch_size: Descriptors of a mini-batch; 0 = Lloyd's iterations over all.
         centroids: Path of a saved ``centroids.npy`` to assign to instead of fitting.
         seed: 0..2^32 - 1.
     """
 
     num_clusters: int = 300
     descriptor: str = "masked_mean"
+    crop_fit: str = "squash"
+    crop_padding: float = 0.0
+    whiten: str = "none"
+    pca: int = 0
     normalize: bool = True
     backend: str = "auto"
+    init: str = "k-means++"
     iterations: int = 100
     restarts: int = 1
+    batch_size: int = 0
     centroids: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.num_clusters >= 1, "CLUSTERS.NUM_CLUSTERS", self.num_clusters, ">= 1")
-        _one_of("CLUSTERS.DESCRIPTOR", self.descriptor, ("masked_mean", "crop_cls"))
-        _one_of("CLUSTERS.BACKEND", self.backend, ("auto", "faiss", "sklearn"))
+        descriptors = ("masked_mean", "crop_cls", "masked_crop")
+        _one_of("CLUSTERS.DESCRIPTOR", self.descriptor, descriptors)
+        _one_of("CLUSTERS.CROP_FIT", self.crop_fit, ("squash", "center"))
+        _require(0 <= self.crop_padding <= 1, "CLUSTERS.CROP_PADDING", self.crop_padding, "0..1")
+        _one_of("CLUSTERS.WHITEN", self.whiten, ("none", "scale", "pca"))
+        _require(self.pca >= 0, "CLUSTERS.PCA", self.pca, ">= 0")
+        _one_of("CLUSTERS.BACKEND", self.backend, ("auto", "blocks", "faiss", "sklearn"))
+        _one_of("CLUSTERS.INIT", self.init, ("k-means++", "random"))
         _require(self.iterations >= 1, "CLUSTERS.ITERATIONS", self.iterations, ">= 1")
         _require(self.restarts >= 1, "CLUSTERS.RESTARTS", self.restarts, ">= 1")
+        _require(self.batch_size >= 0, "CLUSTERS.BATCH_SIZE", self.batch_size, ">= 0")
         _require(0 <= self.seed <= MAX_SEED, "CLUSTERS.SEED", self.seed, f"0..{MAX_SEED}")
 
 
