@@ -254,9 +254,9 @@ def _smoothness_filter(
 
 def _count_vertices(height: int, width: int, sxy: float) -> int:
     """Return the vertices of the smoothness kernel, and some more: a device rounds otherwise."""
-    positions = _pixel_positions(height, width, torch.device("cpu")) / sxy
+    y, x = np.mgrid[:height, :width].astype(np.float32).reshape(2, -1)
     with Threads(1) as threads:
-        lattice = PermutohedralLattice(np.ascontiguousarray(positions.T.numpy()), threads)
+        lattice = PermutohedralLattice(np.stack([x, y]) / np.float32(sxy), threads)
     return lattice.num_vertices + lattice.num_vertices // 16 + 64
 
 

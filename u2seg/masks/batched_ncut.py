@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from u2seg.io.transfer import upload
 from u2seg.masks.ncut import TOLERANCE
 
 STEPS = 64
@@ -79,17 +80,22 @@ class BatchGraph:
         largest = vectors.abs().amax(dim=1, keepdim=True)
         largest = largest.masked_fill(largest == 0, 1.0)
         power = largest / torch.frexp(largest).mantissa  # of two, exactly
-        rest = vectors / power
-        digits = []
-        for _ in range(math.ceil(MANTISSA / bits)):
-            rest = rest * 2.0**bits
-            digits.append(torch.round(rest))
-            rest = rest - digits[-1]
-        sums = _exact_product(self.edges, torch.stack(digits, dim=2)).double()
-        product = torch.zeros_like(vectors)
-        for i in reversed(range(len(digits))):
-            product = (product + sums[..., i]) * 2.0**-bits
-        return product * power
+        # Rounded after so many bits, less what was there after fewer.
+        whole = torch.round((vectors / power)[..., None] * _places(bits, vectors.device))
+        digits = whole.clone()
+        digits[..., 1:].sub_(whole[..., :-1], alpha=2**bits)
+        sums = _exact_product(self.edges, digits).double().unbind(dim=2)
+        product = sums[-1]
+        for lower in reversed(sums[:-1]):
+            product = lower.add(product, alpha=2.0**-bits)
+        return product * (power * 2.0**-bits)
+
+
+@functools.lru_cache(maxsize=8)
+def _places(bits: int, device: torch.device) -> Tensor:
+    """Return float64 2^bits, 2^(2 bits) ... up to the last bit of a mantissa; kept there."""
+    count = math.ceil(MANTISSA / bits)
+    return upload(np.ldexp(1.0, bits * np.arange(1, count + 1)), device)
 
 
 def edge_type(device: torch.device) -> torch.dtype:
@@ -154,7 +160,7 @@ def _degrees(graph: BatchGraph, eps: float, live: Tensor, keep: Tensor) -> tuple
 @functools.lru_cache(maxsize=8)
 def start_vector(size: int, device: torch.device) -> Tensor:
     """Return (n,) float64, the start of the iteration in ``ncut``; kept on the device."""
-    return torch.from_numpy(np.random.default_rng(0).standard_normal(size)).to(device)
+    return upload(np.random.default_rng(0).standard_normal(size), device)
 
 
 def _lanczos(
