@@ -103,6 +103,7 @@ def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
             status=False,
             executor="local",
             workers=1,
+            executor_options=[],
             opts=[
                 *FAST, "U2SEG.MASKS.PROPOSER", "cutler", "U2SEG.MASKS.DETECTOR_SCORE", "0.1",
                 "U2SEG.MASKS.DETECTOR_CONFIG", str(config), "U2SEG.FEATURES.DEVICE", "cpu",

@@ -14,6 +14,8 @@ examples:
       --images photos --output-dir runs/labels
   ... --dry-run 8                      what will all of it cost?
   ... --stages masks                   one stage; the others later
+  ... --workers 8                      processes on this machine; also ray, slurm: docs/scale.md
+  ... --status                         how far is it?
   ... U2SEG.CLUSTERS.NUM_CLUSTERS 800  any setting
 
 The same command again resumes where the last run ended. Exit codes: 0 done, 1 failed, 2 usage.
@@ -34,8 +36,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--retry-failed", action="store_true", help="what failed or was set aside")
     p.add_argument("--status", action="store_true", help="say how far the run is, and end")
     p.add_argument("--overwrite", action="store_true", help="make these and later stages anew")
-    p.add_argument("--executor", default="local", metavar="NAME", help="who works: local")
+    p.add_argument(
+        "--executor", default="local", metavar="NAME", help="local, ray or slurm (local)"
+    )
     p.add_argument("--workers", type=int, default=1, metavar="N", help="processes (1)")
+    p.add_argument(
+        "--executor-options", action="append", default=[], metavar="KEY=VALUE",
+        help="address=..., cpus=, gpus= for ray; submitit's parameters for slurm",
+    )  # fmt: skip
     p.add_argument("--dry-run", type=int, default=0, metavar="N", help="N images, then estimate")
     p.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     p.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings to change")

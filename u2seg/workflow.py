@@ -33,7 +33,7 @@ def label_folder(args: argparse.Namespace) -> str:
 
     Args:
         args: config_file, images, output_dir, stages, overwrite, retry_failed, dry_run, status,
-            executor, workers, opts.
+            executor, workers, executor_options, opts.
 
     Returns:
         What to tell the user.
@@ -68,7 +68,7 @@ def label_folder(args: argparse.Namespace) -> str:
         retry_failed=args.retry_failed,
         limit=args.dry_run,
         detector=_detector(settings),
-        crew=build_crew(args.executor, args.workers),
+        crew=build_crew(args.executor, args.workers, args.executor_options),
     )
     return estimate(output, args.workers) if args.dry_run else f"labels are in {output}"
 

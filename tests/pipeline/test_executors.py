@@ -36,11 +36,17 @@ def plain(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.slow
-def test_worker_processes_leave_the_same_files(
-    plain: Path, photos: Path, settings: Settings, tmp_path: Path
+@pytest.mark.parametrize("executor", ["local", "ray", "slurm"])
+def test_every_executor_leaves_the_same_files(
+    plain: Path, photos: Path, settings: Settings, tmp_path: Path, executor: str
 ) -> None:
-    crew = build_crew("local", 2)
+    """Ray starts a real cluster of one node; submitit its executor for machines without Slurm."""
+    for module in {"ray": ["ray"], "slurm": ["submitit"]}.get(executor, []):
+        pytest.importorskip(module, reason=f"the extra {executor} is not installed")
+    options = ["cluster=local"] if executor == "slurm" else []
+    crew = build_crew(executor, 2, options)
     generate_labels(settings, photos, tmp_path / "run", progress=False, crew=crew)
+    shutil.rmtree(tmp_path / "run/.slurm", ignore_errors=True)  # logs of the jobs
     assert tree(tmp_path / "run") == tree(plain)
 
 
@@ -185,7 +191,7 @@ def test_a_driver_of_another_machine_is_known_by_its_beats(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("executor", "workers", "told"), [
-    ("slurmm", 2, r"unknown executor 'slurmm': known are local"),
+    ("slurmm", 2, r"unknown executor 'slurmm': known are local, ray, slurm"),
     ("local", 0, r"--workers is 0"),
 ])  # fmt: skip
 def test_unknown_executors_are_refused(executor: str, workers: int, told: str) -> None:

@@ -12,15 +12,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import heard
 from u2seg.pipeline.leases import Holder, Lease, LeaseLostError
 from u2seg.pipeline.ledger import Ledger, Trouble
+from u2seg.pipeline.records import Record
 
 logger = logging.getLogger(__name__)
-Record = dict[str, Any]
 Work = Callable[[int, list[Record]], None]
 NOT_THE_IMAGES = 3
 """So many images of the first shard that fail alone, and none that passes: it is not the images."""

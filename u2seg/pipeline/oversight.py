@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import write_json
-from u2seg.pipeline.attempts import Record, Sharded, Work, drain
+from u2seg.pipeline.attempts import Sharded, Work, drain
 from u2seg.pipeline.leases import Holder, Mark, Watch
 from u2seg.pipeline.ledger import Ledger, Snapshot
+from u2seg.pipeline.records import Record
 from u2seg.pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -33,10 +33,11 @@ from u2seg.io.images import BadImageError, decode_image, read_content
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.sources import ImageSource
 from u2seg.masks.base import ImageProposer
-from u2seg.pipeline.attempts import Record, Turn, Work
+from u2seg.pipeline.attempts import Turn, Work
 from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.ledger import Ledger, ledgers_of
 from u2seg.pipeline.oversight import Progress, oversee
+from u2seg.pipeline.records import Record as Record
 from u2seg.pipeline.records import ShardFile
 from u2seg.pipeline.territory import check_owned
 from u2seg.pipeline.workspace import LEDGER, Workspace

@@ -33,7 +33,7 @@ def status(output: Path, stages: Sequence[str]) -> str:
         raise UserError(f"{output} holds no labelling run (--output-dir)")
     holder = holder_of(space.lock)
     driver = f"driver: {told(holder)}" if may_live(holder) else ""
-    rows = [HEAD]
+    rows: list[tuple[str, ...]] = [HEAD]
     for stage in stages:
         rows += _rows(space, stage, alive=bool(driver))
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]

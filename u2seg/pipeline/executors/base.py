@@ -28,14 +28,14 @@ class Job:
     Args:
         context: Of the run, without what only the driver has.
         workers: How many work on it.
-        threads: Threads of each; 0 = its share of the machine's cores.
-        here: Whether all of them share this machine.
+        threads: Threads of each.
+        deal_gpus: Whether the workers share a machine and deal its GPUs out among them.
     """
 
     context: RunContext
     workers: int
     threads: int
-    here: bool
+    deal_gpus: bool
 
     @property
     def token(self) -> str:
@@ -57,15 +57,24 @@ class Ended:
     reason: str
     error: BaseException | None = None
 
+    @classmethod
+    def told(cls, worker: str, kind: str, text: str) -> Ended:
+        """Return the end of a worker that told of its error by kind and text."""
+        error = {"UserError": UserError, "StageError": StageError}[kind](text)
+        return cls(worker, text, error)
+
 
 class Executor(Protocol):
     """Starts processes that call ``worker.serve(job, name, number)``."""
 
-    here: bool
-    """Whether all workers share the driver's machine."""
+    deal_gpus: bool
+    """Whether all workers see all GPUs of one machine."""
 
-    def start(self, job: Job, name: str, number: int) -> None:
-        """Start a worker."""
+    def threads(self, workers: int) -> int:
+        """Return how many threads each of so many workers should use."""
+
+    def start(self, job: Job, workers: dict[str, int]) -> None:
+        """Start workers: name -> number."""
 
     def ended(self) -> list[Ended]:
         """Return the workers that ended since the last call."""
@@ -112,15 +121,18 @@ class Crew:
 
     def staff(self, waiting: int) -> None:
         """Have a worker for each waiting shard, up to ``size``."""
-        free = set(range(self.size)) - set(self._numbers.values())
-        for number in sorted(free)[: max(min(waiting, self.size) - len(self._numbers), 0)]:
+        wanted = min(waiting, self.size) - len(self._numbers)
+        if wanted <= 0:
+            return
+        free = sorted(set(range(self.size)) - set(self._numbers.values()))[:wanted]
+        workers = {}
+        for number in free:
             self._serial += 1
-            name = f"worker-{number}-{self._run}-{self._serial}"
-            job = Job(
-                self._context, self.size, self._context.settings.run.threads, self.executor.here
-            )
-            self.executor.start(job, name, number)
-            self._numbers[name] = number
+            workers[f"worker-{number}-{self._run}-{self._serial}"] = number
+        threads = self._context.settings.run.threads or self.executor.threads(self.size)
+        job = Job(self._context, self.size, threads, self.executor.deal_gpus)
+        self.executor.start(job, workers)
+        self._numbers.update(workers)
 
     def tend(self, look: Snapshot) -> dict[str, str]:
         """Forget workers that ended, so that ``staff`` replaces them; return them -> why.
@@ -163,3 +175,25 @@ class Crew:
             self._context.space.phase.unlink(missing_ok=True)
         self._numbers.clear()
         self.executor.close()
+
+
+def outcome(job: Job, name: str, number: int) -> tuple[str, str] | None:
+    """Serve; return kind and text of the error that ends the run, None if there is none.
+
+    Errors cross process borders as text, so that nothing depends on how an executor pickles them.
+    """
+    from u2seg.pipeline.executors.worker import serve
+
+    try:
+        serve(job, name, number)
+    except (UserError, StageError) as error:
+        return type(error).__name__, str(error)
+    return None
+
+
+def take(options: dict[str, str], key: str, default: int) -> int:
+    """Remove a whole number >= 0 from the options and return it; UserError if it is none."""
+    text = options.pop(key, str(default))
+    if not text.isdigit():
+        raise UserError(f"--executor-options {key}={text}: expected a whole number")
+    return int(text)

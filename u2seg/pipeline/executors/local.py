@@ -10,8 +10,8 @@ import threading
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 
-from u2seg.errors import StageError, UserError
-from u2seg.pipeline.executors.base import Ended, Job
+from u2seg.errors import UserError
+from u2seg.pipeline.executors.base import Ended, Job, outcome
 from u2seg.pipeline.executors.threads import inherited_threads, share
 
 GOODBYE_S = 5.0
@@ -19,24 +19,38 @@ GOODBYE_S = 5.0
 
 
 class LocalExecutor:
-    """Starts processes with ``spawn``: nothing of the driver's threads or GPU is inherited."""
+    """Starts processes with ``spawn``: nothing of the driver's threads or GPU is inherited.
 
-    here = True
+    Args:
+        options: There are none.
 
-    def __init__(self) -> None:
+    Raises:
+        UserError: if there are any.
+    """
+
+    deal_gpus = True
+
+    def __init__(self, options: dict[str, str]) -> None:
+        if options:
+            raise UserError(f"--executor-options {', '.join(options)}: local has none")
         self._mp = multiprocessing.get_context("spawn")
         self._workers: dict[str, tuple[BaseProcess, Connection]] = {}
 
-    def start(self, job: Job, name: str, number: int) -> None:
-        """Start a process."""
-        mine, theirs = self._mp.Pipe(duplex=False)
-        process = self._mp.Process(
-            target=_main, args=(job, name, number, theirs), name=name, daemon=True
-        )
-        with inherited_threads(job.threads or share(job.workers)):
-            process.start()
-        theirs.close()
-        self._workers[name] = (process, mine)
+    def threads(self, workers: int) -> int:
+        """Return a worker's share of the cores."""
+        return share(workers)
+
+    def start(self, job: Job, workers: dict[str, int]) -> None:
+        """Start processes."""
+        for name, number in workers.items():
+            mine, theirs = self._mp.Pipe(duplex=False)
+            process = self._mp.Process(
+                target=_main, args=(job, name, number, theirs), name=name, daemon=True
+            )
+            with inherited_threads(job.threads):
+                process.start()
+            theirs.close()
+            self._workers[name] = (process, mine)
 
     def ended(self) -> list[Ended]:
         """Return the processes that ended."""
@@ -44,7 +58,9 @@ class LocalExecutor:
         for name, (process, pipe) in list(self._workers.items()):
             if process.is_alive():
                 continue
-            found.append(Ended(name, _reason(process.exitcode), _error(pipe)))
+            told = _told(pipe)
+            reason = _reason(process.exitcode)
+            found.append(Ended.told(name, *told) if told else Ended(name, reason))
             self._forget(name)
         return found
 
@@ -79,27 +95,21 @@ def _reason(code: int | None) -> str:
     return f"ended with exit code {code}"
 
 
-def _error(pipe: Connection) -> BaseException | None:
+def _told(pipe: Connection) -> tuple[str, str] | None:
+    """Return kind and text of a worker's error, None if it could not tell."""
     try:
-        if not pipe.poll():
-            return None
-        kind, text = pipe.recv()
+        return pipe.recv() if pipe.poll() else None
     except (EOFError, OSError):
         return None
-    return UserError(text) if kind == "UserError" else StageError(text)
 
 
 def _main(job: Job, name: str, number: int, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     _end_with_driver()
     logging.basicConfig(format=f"%(levelname)s {name}: %(message)s", level=logging.WARNING)
-    from u2seg.pipeline.executors.worker import serve
-
-    try:
-        serve(job, name, number)
-    except (UserError, StageError) as error:
-        pipe.send((type(error).__name__, str(error)))
-        raise SystemExit(1) from error
+    told = outcome(job, name, number)
+    if told:
+        pipe.send(told)
 
 
 def _end_with_driver() -> None:

@@ -22,9 +22,7 @@ def share(workers: int) -> int:
 
 
 def limit_threads(count: int) -> None:
-    """Limit the thread pools of the libraries in this process; 0 leaves them as they are."""
-    if count < 1:
-        return
+    """Limit the thread pools of the libraries in this process."""
     import faiss
     import numba
     import torch

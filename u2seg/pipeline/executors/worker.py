@@ -14,7 +14,7 @@ from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json_object
 from u2seg.pipeline.attempts import drain
 from u2seg.pipeline.executors.base import Job
-from u2seg.pipeline.executors.threads import limit_threads, share
+from u2seg.pipeline.executors.threads import limit_threads
 from u2seg.pipeline.leases import Holder, Watch, look_at
 from u2seg.pipeline.ledger import set_aside_in
 from u2seg.pipeline.stage import Stage
@@ -40,7 +40,7 @@ def serve(job: Job, name: str, number: int) -> None:
         UserError: for settings, files or a disk that cannot be used.
         StageError: if no image can be used.
     """
-    limit_threads(job.threads or (share(job.workers) if job.here else 0))
+    limit_threads(job.threads)
     context = _on_own_gpu(job, number)
     holder = Holder.here(name)
     driver = Watch(ORPHAN_S)
@@ -84,7 +84,7 @@ def _alone(watch: Watch, space: Workspace) -> bool:
 def _on_own_gpu(job: Job, number: int) -> Any:
     """Return the context, with the GPUs of this machine dealt out where the device is ``auto``."""
     settings = job.context.settings
-    if job.here and settings.features.device == "auto":
+    if job.deal_gpus and settings.features.device == "auto":
         import torch
 
         if torch.cuda.device_count() > 1:
