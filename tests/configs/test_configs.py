@@ -102,3 +102,35 @@ def test_quickstart_needs_neither_gpu_nor_weights() -> None:
         assert "SyncBN" not in cfg.MODEL.dump()
         assert not cfg.SOLVER.AMP.ENABLED
         assert cfg.DATALOADER.NUM_WORKERS == 0
+
+
+STEGO_BLOCKS = {
+    # mhamilton723/STEGO, src/configs/train_config.yml: weights and shifts (neg, inter, intra).
+    "stego_cocostuff27_vits8": ("dino_vits8", (0.63, 0.25, 0.67), (0.66, 0.02, 0.08)),
+    "stego_cocostuff27_vitb8": ("dino_vitb8", (0.1538476246415498, 1, 0.1), (1, 0.2, 0.12)),
+    "stego_cityscapes": (
+        "dino_vitb8",
+        (0.9058762625226623, 0.577453483136995, 1),
+        (0.31361241889448443, 0.1754346515479633, 0.45828472207),
+    ),
+}
+
+
+@pytest.mark.parametrize("file", STEGO_BLOCKS)
+def test_published_stego_values(file: str) -> None:
+    features, weights, shifts = STEGO_BLOCKS[file]
+    settings = load_settings(CONFIGS / "semantics" / f"{file}.yaml")
+    stego = settings.semantics
+    assert settings.features.name == features
+    assert (stego.weight_neg, stego.weight_inter, stego.weight_intra) == weights
+    assert (stego.shift_neg, stego.shift_inter, stego.shift_intra) == shifts
+    assert (stego.num_classes, stego.code_dim, stego.steps, stego.batch_size) == (27, 70, 5000, 16)
+    assert (stego.samples, stego.neg_samples, stego.neighbors) == (11, 5, 7)
+    assert (stego.lr, stego.probe_lr, stego.dropout) == (5e-4, 5e-3, 0.1)
+    assert (stego.crops, stego.crop_ratio, stego.shifts) == ("five", 0.5, "fixed")
+    assert (stego.projection, stego.dense_codes, stego.probe_start) == ("nonlinear", True, "random")
+    assert stego.pointwise and stego.zero_clamp and not stego.stabilize
+    crf = (stego.crf_iterations, stego.crf_gaussian_sxy, stego.crf_gaussian_weight)
+    assert stego.crf and crf == (10, 1.0, 3.0)
+    kernel = (stego.crf_bilateral_sxy, stego.crf_bilateral_srgb, stego.crf_bilateral_weight)
+    assert kernel == (67.0, 3.0, 4.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.shared import SHARED, needs_shared
 from u2seg.evaluation.supervised_linear_probe import (
     SupervisedLinearProbe,
     supervised_linear_probe,
@@ -41,3 +42,18 @@ def test_bad_labels_are_refused() -> None:
         supervised_linear_probe(codes, np.array([255, 255]), 3)
     with pytest.raises(ValueError, match="needed, got"):
         supervised_linear_probe(codes, np.array([0]), 3)
+
+
+@pytest.mark.shared
+@needs_shared("golden", "stego")
+def test_predicts_what_the_reference_does() -> None:
+    """Codes enlarged first, then classified: STEGO's validation step."""
+    torch = pytest.importorskip("torch")
+    with np.load(SHARED / "golden" / "stego" / "probes.npz") as saved:
+        weight, bias = saved["linear_weight"][:, :, 0, 0], saved["linear_bias"]
+        codes = torch.from_numpy(saved["x"])
+        expected = saved["val_linear_preds"]
+    large = torch.nn.functional.interpolate(codes, (40, 48), mode="bilinear", align_corners=False)
+    rows = large.permute(0, 2, 3, 1).reshape(-1, 20).numpy()
+    classes = SupervisedLinearProbe(weight, bias).predict(rows).reshape(3, 40, 48)
+    assert (classes == expected).mean() >= 0.999

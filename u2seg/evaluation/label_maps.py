@@ -1,0 +1,230 @@
+"""Score folders of label maps without things, such as the ``semantics`` folder of a labelling run.
+
+Clusters are matched to classes over all scored images, as in STEGO's evaluation. Two controls say
+what the protocol gives for nothing: a random cluster for every pixel, and one cluster for all.
+
+Shapes: K clusters, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from u2seg.errors import UserError
+from u2seg.evaluation.matching import hungarian_map, majority_map
+from u2seg.evaluation.semantic import class_iou, mean_iou, pixel_accuracy
+from u2seg.evaluation.table import align
+from u2seg.io.jsonfile import read_json_object
+from u2seg.io.png import read_label_png
+
+IDS = 256
+"""An 8-bit map holds at most so many clusters or classes."""
+
+Labels = npt.NDArray[np.uint8]
+Votes = npt.NDArray[np.int64]
+MAPPINGS: dict[str, Callable[[Votes], npt.NDArray[np.int64]]] = {
+    "hungarian": hungarian_map,
+    "majority": majority_map,
+    "identity": lambda votes: np.where(
+        np.arange(len(votes)) < votes.shape[1], np.arange(len(votes)), -1
+    ),
+}
+
+
+@dataclass(frozen=True)
+class MapTruth:
+    """True label maps.
+
+    Args:
+        files: Stem -> PNG of class indices.
+        names: C class names, in the order of their indices.
+        ignore: Index that is not scored.
+    """
+
+    files: dict[str, Path]
+    names: tuple[str, ...]
+    ignore: int
+
+
+def read_map_truth(folder: Path, classes: Path) -> MapTruth:
+    """Return the truth of a folder of PNGs and a JSON that names the classes.
+
+    Args:
+        folder: 8-bit PNGs of class indices.
+        classes: JSON: ``classes``, a list of ``id`` (0..C-1) and ``name``, and ``ignore_index``.
+
+    Raises:
+        UserError: if there is no PNG, or the JSON is missing, garbled or its ids are not 0..C-1.
+    """
+    content = read_json_object(classes, "classes", "ignore_index")
+    try:
+        names = {int(row["id"]): str(row["name"]) for row in content["classes"]}
+        ignore = int(content["ignore_index"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{classes}: each of classes needs a number 'id' and a 'name', and ignore_index is a "
+            f"number ({error!r})"
+        ) from error
+    if not names or sorted(names) != list(range(len(names))) or ignore in names:
+        raise UserError(
+            f"{classes}: ids are {sorted(names)[:20]}, expected 0..C-1 and another ignore_index "
+            f"than {ignore}"
+        )
+    return MapTruth(_pngs(folder), tuple(names[i] for i in range(len(names))), ignore)
+
+
+def score_maps(predictions: Path, truth: MapTruth, matching: str = "hungarian") -> dict[str, Any]:
+    """Return the scores of a folder of label maps.
+
+    Args:
+        predictions: PNGs of cluster ids; each true map needs one of the same stem and size.
+        truth: What is right.
+        matching: A key of ``MAPPINGS``; fitted on these images.
+
+    Returns:
+        ``mIoU`` and ``pixel_accuracy`` in percent, ``per_class`` (IoU; None = nowhere),
+        ``mapping`` (class index of every cluster, -1 = none), ``images``, ``matching``.
+
+    Raises:
+        UserError: if a map is missing, unreadable or has another size; names it.
+    """
+    found = _pngs(predictions)
+    missing = sorted(set(truth.files) - set(found))
+    if missing:
+        raise UserError(
+            f"{predictions} has no map of {len(missing)} of {len(truth.files)} images, the first "
+            f"is {missing[0]}.png: label the images that the truth is of"
+        )
+    return _score(truth, lambda stem, _: read_label_png(found[stem]), matching)
+
+
+def score_controls(
+    truth: MapTruth, matching: str = "hungarian", seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return the scores of maps that know nothing: ``random`` and ``single``, as ``score_maps``."""
+    rng = np.random.default_rng(seed)
+    count = len(truth.names)
+    return {
+        "random": _score(
+            truth, lambda _, size: rng.integers(0, count, size, dtype=np.uint8), matching
+        ),
+        "single": _score(truth, lambda _, size: np.zeros(size, dtype=np.uint8), matching),
+    }
+
+
+def evaluate_maps(
+    predictions: Sequence[str], truth: str, classes: str, matching: str, controls: bool
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """Return the scores of several folders, and of the controls, and their table.
+
+    Args:
+        predictions: Folders of cluster maps, repetitions of one another.
+        truth: Folder of class maps.
+        classes: JSON, see ``read_map_truth``.
+        matching: A key of ``MAPPINGS``.
+        controls: Score ``random`` and ``single`` as well.
+
+    Raises:
+        UserError: as ``read_map_truth`` and ``score_maps``; or if a folder is given twice.
+    """
+    if len(set(predictions)) < len(predictions):
+        raise UserError(f"a folder is given twice: {' '.join(predictions)}")
+    right = read_map_truth(Path(truth), Path(classes))
+    scores = {name: score_maps(Path(name), right, matching) for name in predictions}
+    extra = score_controls(right, matching) if controls else {}
+    table = format_map_scores({**scores, **extra}, predictions)
+    images = len(right.files)
+    head = f"{images} images, {len(right.names)} classes; {matching} matching, fitted on them"
+    return {**scores, **extra}, f"{head}\n\n{table}"
+
+
+def _score(
+    truth: MapTruth, predict: Callable[[str, tuple[int, ...]], Labels], matching: str
+) -> dict[str, Any]:
+    votes = np.zeros((IDS, len(truth.names)), dtype=np.int64)
+    for stem, path in tqdm(sorted(truth.files.items()), desc="maps", delay=5):
+        right = read_label_png(path)
+        votes += _count(truth, path, right, predict(stem, right.shape))
+    mapping = MAPPINGS[matching](votes)
+    confusion = np.zeros((len(truth.names), len(truth.names) + 1), dtype=np.int64)
+    np.add.at(confusion.T, mapping, votes)  # -1 is the last column: no class
+    per_class = [None if np.isnan(iou) else float(iou) for iou in class_iou(confusion)]
+    return {
+        "mIoU": mean_iou(confusion),
+        "pixel_accuracy": pixel_accuracy(confusion),
+        "per_class": dict(zip(truth.names, per_class, strict=True)),
+        "mapping": mapping[: 1 + int(np.flatnonzero(votes.sum(axis=1)).max(initial=-1))].tolist(),
+        "images": len(truth.files),
+        "matching": matching,
+    }
+
+
+def _count(truth: MapTruth, path: Path, right: Labels, predicted: Labels) -> Votes:
+    if predicted.shape != right.shape:
+        raise UserError(
+            f"{path} is {right.shape[1]}x{right.shape[0]} pixels, its predicted map "
+            f"{predicted.shape[1]}x{predicted.shape[0]}"
+        )
+    scored = right != truth.ignore
+    classes = len(truth.names)
+    if right[scored].size and int(right[scored].max()) >= classes:
+        raise UserError(
+            f"{path} holds class {int(right[scored].max())}, expected 0..{classes - 1} or "
+            f"{truth.ignore} (not scored)"
+        )
+    pairs = predicted[scored].astype(np.int64) * classes + right[scored]
+    return np.bincount(pairs, minlength=IDS * classes).reshape(IDS, classes)
+
+
+def _pngs(folder: Path) -> dict[str, Path]:
+    """Return name without ending -> PNG, for all PNGs below a folder."""
+    paths = sorted(folder.rglob("*.png"))
+    if not paths:
+        raise UserError(f"{folder} holds no PNG, expected 8-bit label maps")
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def format_map_scores(scores: dict[str, dict[str, Any]], runs: Sequence[str]) -> str:
+    """Return scores by name as a table, with mean and standard deviation over ``runs``.
+
+    Args:
+        scores: Name -> result of ``score_maps``.
+        runs: Names that are repetitions of one another; two or more add two rows.
+
+    Examples:
+        >>> row = {"mIoU": 20.0, "pixel_accuracy": 50.0, "per_class": {"sky": None}}
+        >>> print(format_map_scores({"a": row, "b": {**row, "mIoU": 22.0}}, ["a", "b"]))
+                  mIoU  pixel accuracy  sky
+        a        20.00           50.00    -
+        b        22.00           50.00    -
+        mean     21.00           50.00    -
+        std (2)   1.41            0.00    -
+    """
+    first = next(iter(scores.values()))
+    rows = {name: _cells(score) for name, score in scores.items()}
+    if len(runs) > 1:
+        columns = list(zip(*(rows[name] for name in runs), strict=True))
+        rows["mean"] = [_over(column, np.mean) for column in columns]
+        rows[f"std ({len(runs)})"] = [_over(column, _spread) for column in columns]
+    header = ["", "mIoU", "pixel accuracy", *first["per_class"]]
+    return align(header, [[name, *cells] for name, cells in rows.items()])
+
+
+def _cells(score: dict[str, Any]) -> list[float | None]:
+    return [score["mIoU"], score["pixel_accuracy"], *score["per_class"].values()]
+
+
+def _over(column: Sequence[float | None], summary: Callable[[list[float]], Any]) -> float | None:
+    known = [value for value in column if value is not None]
+    return float(summary(known)) if len(known) == len(column) else None
+
+
+def _spread(values: list[float]) -> float:
+    return float(np.std(values, ddof=1))
