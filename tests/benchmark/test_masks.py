@@ -21,6 +21,7 @@ from u2seg.benchmark.peers import dense_affinity, dense_cut, dense_maskcut
 from u2seg.benchmark.rows import Row, Target, exit_code, format_table, judged, skipped, to_json
 from u2seg.benchmark.setting import Setting
 from u2seg.errors import StageError, UserError
+from u2seg.masks import batched_propose
 from u2seg.masks.bitgraph import BitGraph
 from u2seg.structures.features import PatchFeatures
 
@@ -243,13 +244,38 @@ def test_gpu_rows_on_a_gpu():
     assert rate.ours == share.ours > 0 and rate.target == ">= 100 img/s"
 
 
+def test_the_gpu_rows_measure_what_the_stage_calls(monkeypatch):
+    """On a CPU, at a small size: the same calls, figures that say nothing about a GPU."""
+    queued = []
+    whole = batched_propose.MaskBatch.__init__
+
+    def spy(self, cuts, refined, sizes):
+        queued.append((refined.masks.shape[2:], sizes))
+        whole(self, cuts, refined, sizes)
+
+    monkeypatch.setattr(batched_propose.MaskBatch, "__init__", spy)
+    sizes = inputs.Sizes(grid=16, channels=96, gpu_batch=2)
+    rates = gpu.measure.__wrapped__(replace(SETTING, sizes=sizes), "cpu")
+    # An untimed and a timed call of four batches, and the batch of the profile.
+    assert queued == [((128, 128), [(170, 128)] * 2)] * (2 * gpu.BATCHES + 1)
+    assert rates.ours > 0 and rates.peer > 0 and rates.floor > 0
+    assert 1 <= rates.masks <= 3, "the objects of the synthetic features"
+    assert len(rates.shares) == len(gpu.PARTS) and sum(rates.shares) == pytest.approx(1)
+    assert min(rates.shares) > 0 and 0 <= rates.left <= 1
+
+
 def test_gpu_rows_judge_what_was_measured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu, "measure", lambda _: gpu.GpuRates(120.0, 300.0, 600.0, 3))
+    shares = (0.55, 0.2, 0.2, 0.05)
+    rates = gpu.GpuRates(120.0, 300.0, 600.0, 3.0, shares, 0.03)
+    monkeypatch.setattr(gpu, "measure", lambda _: rates)
     assert gpu.gpu_rate(SETTING).met is True
+    note = gpu.gpu_rate(SETTING).note
+    assert "batch 2, bfloat16, 3.0 masks an image" in note
+    assert "ViT 55%, cuts 20%, CRF and holes 20%, sizes and codes 5%; 3% of the images" in note
     assert gpu.gpu_share(SETTING).met is False  # 0.4 of the bare rate
     assert gpu.gpu_rate(SETTING).over_floor() == 5.0
-    monkeypatch.setattr(gpu, "measure", lambda _: gpu.GpuRates(120.0, 200.0, 600.0, 0))
+    monkeypatch.setattr(gpu, "measure", lambda _: replace(rates, peer=200.0, masks=0.0))
     assert gpu.gpu_share(SETTING).met is False  # no masks, no labelling
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-import types
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import numpy as np
@@ -188,21 +187,22 @@ def test_unreadable_photographs_keep_their_place_among_the_skipped(
     assert [b"scene 0" in line for line in written["cpu"].splitlines()] == [True, False]
 
 
-def test_threads_that_read_ahead_stop_with_the_work(settings: Settings, weights: Path) -> None:
-    class Reading:
-        context = types.SimpleNamespace(settings=settings)
-        read = 0
+def test_threads_read_ahead_in_order_and_stop_with_the_work() -> None:
+    loads: list[int] = []
 
-        def readable(self, records: list[dict[str, int]], _: object) -> Iterator[object]:
-            type(self).read += 1
-            yield records[0], np.zeros((8, 8, 3), np.uint8)
+    def load(i: int) -> Loaded | None:
+        loads.append(i)
+        time.sleep(0.001 * (i % 3))  # they end in another order
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        return Loaded({"id": i}, pixels, pixels) if i % 4 else None
 
-    extractor = types.SimpleNamespace(work_image=lambda image: image)
-    records = [{"id": i} for i in range(500)]
-    parts = read_ahead(Reading(), extractor, records, {})  # type: ignore[arg-type]
-    assert [next(parts).record["id"] for _ in range(3)] == [0, 1, 2]
+    whole = [part.record["id"] for part in read_ahead(load, range(40), 4)]
+    assert whole == [i for i in range(40) if i % 4]
+    loads.clear()
+    parts = read_ahead(load, range(500), 4)
+    assert [next(parts).record["id"] for _ in range(3)] == [1, 2, 3]
     parts.close()
-    assert 3 <= Reading.read <= 3 + 2 * settings.features.batch_size
+    assert len(loads) <= 4 + mask_batches.AHEAD * 4
 
 
 def test_an_image_with_broken_features_is_skipped_alone(

@@ -10,10 +10,10 @@ import functools
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from u2seg.config.schema import FeatureSettings, MaskSettings, Settings
 from u2seg.errors import UserError
@@ -24,8 +24,8 @@ from u2seg.masks.naming import image_name, image_named
 from u2seg.masks.ncut import DENSE_LIMIT
 from u2seg.masks.propose import propose_masks
 from u2seg.masks.tiles import second_pass
-from u2seg.pipeline.attempts import Record
 from u2seg.pipeline.batches import Image, features_alone, with_features
+from u2seg.pipeline.records import Record
 from u2seg.pipeline.stage import Stage
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
@@ -47,6 +47,7 @@ AHEAD = 2
 READERS = 8
 """Threads that read and resize photographs; decoders and Pillow let others run meanwhile."""
 Found = list[InstanceMask] | None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,15 @@ def _batched(
 ) -> Iterator[tuple[Record, Image, list[InstanceMask]]]:
     settings = stage.context.settings
     unread: dict[int, list[Record]] = {}
-    loaded = read_ahead(stage, extractor, records, unread)
+
+    def load(record: Record) -> Loaded | None:
+        bad: list[Record] = []
+        for _, image in stage.readable([record], bad):
+            return Loaded(record, image, extractor.work_image(image))
+        unread[record["id"]] = bad
+        return None
+
+    loaded = read_ahead(load, records, settings.features.batch_size)
     groups = group_by_size(loaded, settings.features.batch_size)
     waiting = iter(records)
     for group, found in masks_of_batches(groups, extractor, settings):
@@ -200,33 +209,23 @@ def _skip_up_to(
 
 
 def read_ahead(
-    stage: Stage, extractor: Any, records: Sequence[Record], unread: dict[int, list[Record]]
+    load: Callable[[T], Loaded | None], items: Iterable[T], batch: int
 ) -> Iterator[Loaded]:
-    """Yield photographs in order, read and resized by threads before they are asked for.
+    """Yield photographs in order, loaded by threads ``AHEAD`` batches before they are asked for.
 
     Args:
-        stage: Reads.
-        extractor: Knows the size.
-        records: Of the photographs.
-        unread: Gets the entry of each that cannot be read, by its id.
+        load: Returns the photograph of an item, or None to leave it out.
+        items: What to load.
+        batch: Photographs in a batch.
     """
-
-    def load(record: Record) -> Loaded | None:
-        bad: list[Record] = []
-        for _, image in stage.readable([record], bad):
-            return Loaded(record, image, extractor.work_image(image))
-        unread[record["id"]] = bad
-        return None
-
-    ahead = AHEAD * stage.context.settings.features.batch_size
     queue: deque[Future[Loaded | None]] = deque()
-    rest = iter(records)
-    with ThreadPoolExecutor(min(READERS, ahead)) as pool:
-        queue.extend(pool.submit(load, record) for record in itertools.islice(rest, ahead))
+    rest = iter(items)
+    with ThreadPoolExecutor(min(READERS, AHEAD * batch)) as pool:
+        queue.extend(pool.submit(load, item) for item in itertools.islice(rest, AHEAD * batch))
         try:
             while queue:
                 part = queue.popleft().result()
-                queue.extend(pool.submit(load, record) for record in itertools.islice(rest, 1))
+                queue.extend(pool.submit(load, item) for item in itertools.islice(rest, 1))
                 if part is not None:
                     yield part
         finally:
