@@ -18,8 +18,8 @@ from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, 
 from u2seg.io.images import BadImageError
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import write_label_png
-from u2seg.pipeline.attempts import Record
 from u2seg.pipeline.batches import check_skipped, with_features, write_stage_skips
+from u2seg.pipeline.records import Record
 from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.semantics import SEMANTIC_SEGMENTERS, SemanticSegmenter
 from u2seg.semantics.crops import CROPS, crop_box
