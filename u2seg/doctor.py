@@ -52,6 +52,7 @@ CORE = Part(
         "pyyaml": "yaml",
         "tqdm": "tqdm",
         "simplejpeg": "simplejpeg",
+        "orjson": "orjson",
     },
 )
 LABELS = Part(

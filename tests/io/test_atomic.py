@@ -23,6 +23,7 @@ from u2seg.io.atomic import (
     write_text,
     write_with,
 )
+from u2seg.io.jsonfile import read_json_quickly
 from u2seg.io.jsonstream import stream_json
 
 
@@ -148,6 +149,36 @@ def test_streamed_json_equals_the_whole(tmp_path: Path, array: str, items: list[
         for item in items:
             append(item)
     assert (tmp_path / "x.json").read_bytes() == json_bytes({**content, array: items})
+
+
+def test_iterators_are_streamed_before_and_after_the_array(tmp_path: Path) -> None:
+    content = {"a": iter([{"y": 1, "x": None}]), "b": [1, 2], "n": iter(()), "z": iter([1.5, "é"])}
+    with stream_json(tmp_path / "x.json", content, "m") as append:
+        append("null")
+    expected = {"a": [{"y": 1, "x": None}], "b": [1, 2], "n": [], "z": [1.5, "é"], "m": ["null"]}
+    assert (tmp_path / "x.json").read_bytes() == json_bytes(expected)
+
+
+def test_what_orjson_does_not_know_is_streamed_all_the_same(tmp_path: Path) -> None:
+    # A file name that is no UTF-8, a whole number beyond 64 bits, a number as key, NumPy's.
+    items = [{"n": "\udcff.jpg"}, {"b": 2**70, "a": 1}, {"1": "x", "0": "y"}, np.float64(0.5)]
+    with stream_json(tmp_path / "x.json", {}, "m") as append:
+        for item in [*items[:2], {1: "x", 0: "y"}, items[3]]:
+            append(item)
+    assert (tmp_path / "x.json").read_bytes() == json_bytes({"m": items})
+    with stream_json(tmp_path / "y.json", {}, "m") as append:
+        append(items[0])
+    assert read_json_quickly(tmp_path / "y.json") == {"m": items[:1]}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_streams_hold_finite_numbers_only(tmp_path: Path, number: float) -> None:
+    with (
+        pytest.raises(ValueError, match="not JSON compliant"),
+        stream_json(tmp_path / "x.json", {}, "m") as append,
+    ):
+        append([None, {"a": [number]}])
+    _only(tmp_path)
 
 
 def test_a_broken_stream_leaves_nothing(tmp_path: Path) -> None:

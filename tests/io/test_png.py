@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,24 @@ def test_panoptic_ids_round_trip(tmp_path: Path) -> None:
     with Image.open(tmp_path / "x.png") as image:
         assert image.mode == "RGB"
         assert image.getpixel((2, 0)) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (37, 53), (3, 4, 3), (1, 1, 3)])
+def test_other_readers_see_the_pixels(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    with Image.open(io.BytesIO(png.encode_map(pixels))) as image:
+        image.verify()  # checksums of the chunks
+    with Image.open(io.BytesIO(png.encode_map(pixels))) as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+        assert image.size == (shape[1], shape[0])
+
+
+def test_large_regions_take_few_bytes() -> None:
+    pixels = np.zeros((480, 640, 3), dtype=np.uint8)
+    pixels[100:300, 200:400] = 7
+    plain = io.BytesIO()
+    Image.fromarray(pixels).save(plain, format="PNG")
+    assert len(png.encode_map(pixels)) < 1.5 * len(plain.getvalue()) < 3000
 
 
 def test_same_labels_same_bytes(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 
 from u2seg.config.schema import PanopticSettings
 from u2seg.errors import StageError, UserError
+from u2seg.io import jsonstream
 from u2seg.io.atomic import json_bytes
 from u2seg.io.png import (
     read_label_png,
@@ -127,6 +129,39 @@ def test_files_do_not_depend_on_the_split(folder: Path, tmp_path_factory: Any) -
 def test_streamed_json_is_canonical(folder: Path) -> None:
     for name in ("panoptic.json", "instances.json"):
         assert (folder / name).read_bytes() == json_bytes(_json(folder / name))
+
+
+def test_memory_does_not_grow_with_the_number_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonstream, "PIECE", 4096)
+    records = _records(tmp_path)
+
+    class Images:
+        """Records that are made when they are asked for."""
+
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            for i in range(self.count):
+                yield {**IMAGES[i % 3], "id": i, "file_name": f"{i}.jpg"}
+
+    def peak(count: int) -> int:
+        def part(start: int) -> list[dict[str, Any]]:
+            return [{**records[i % 3], "image_id": i} for i in range(start, start + 20)]
+
+        tracemalloc.start()
+        parts = (part(start) for start in range(0, count, 20))
+        assert merge_parts(parts, tmp_path / "out", Images(count), SPACE)["images"] == count
+        reached = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return reached
+
+    peak(3_000)  # whatever is made once, such as the interpreter's table of strings
+    # 3,000 records take 3 MB; what may grow is a digest of each name, twice while it is sorted.
+    assert peak(3_000) < peak(300) + 200_000
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 @pytest.mark.parametrize(

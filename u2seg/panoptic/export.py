@@ -10,7 +10,8 @@ how the work was split.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ def export_image(
     name = png_name(record["file_name"])
     write_panoptic_png(safe_join(Path(folder) / PANOPTIC_PNGS, name), label.ids)
     write_label_png(safe_join(Path(folder) / STUFF_PNGS, name), stuff_target(label, space))
+    return label_records(record, label)
+
+
+def label_records(record: Mapping[str, Any], label: PanopticLabel) -> dict[str, Any]:
+    """Return the JSON records of an image's label, as ``export_image``; nothing is written."""
     image_id = int(record["id"])
     instances = [
         {
@@ -109,7 +115,7 @@ def export_image(
     ]
     panoptic = {
         "image_id": image_id,
-        "file_name": name,
+        "file_name": png_name(record["file_name"]),
         "segments_info": [segment.to_json() for segment in label.segments],
     }
     return {"image_id": image_id, "panoptic": panoptic, "instances": instances}
@@ -118,16 +124,19 @@ def export_image(
 def merge_parts(
     parts: Iterable[Sequence[Mapping[str, Any]]],
     folder: Path | str,
-    images: Sequence[Mapping[str, Any]],
+    images: Iterable[Mapping[str, Any]],
     space: LabelSpace,
 ) -> dict[str, int]:
     """Join the records of all images into the data set's JSON files.
+
+    Memory holds one part and eight bytes an image, however many there are.
 
     Args:
         parts: Lists of what ``export_image`` returned, together in the order of ``images``.
             Read once, one part in memory at a time.
         folder: ``<output>/panoptic``.
-        images: ``images.json``: id, file_name, height, width of every image.
+        images: Records of all images: id, file_name, height, width. Gone through several times,
+            so a list or an object that reads them anew each time, no generator.
         space: The numbering.
 
     Returns:
@@ -140,8 +149,7 @@ def merge_parts(
     """
     folder = Path(folder)
     check_png_names(images)
-    rows = [{k: image[k] for k in ("id", "file_name", "height", "width")} for image in images]
-    head = {"images": rows, "info": _info()}
+    info = _info()
     things = [
         {"id": row["id"], "name": row["name"], "supercategory": row["supercategory"]}
         for row in space.categories()
@@ -149,13 +157,13 @@ def merge_parts(
     ]
     counts = {"images": 0, "instances": 0, "segments": 0}
     with contextlib.ExitStack() as stack:
-        panoptic = {**head, "categories": space.categories()}
-        add_label = stack.enter_context(
-            stream_json(folder / PANOPTIC_JSON, panoptic, "annotations")
-        )
-        add_instance = stack.enter_context(
-            stream_json(folder / INSTANCES_JSON, {**head, "categories": things}, "annotations")
-        )
+
+        def start(name: str, categories: list[dict[str, Any]]) -> Callable[[Any], None]:
+            content = {"categories": categories, "images": _image_rows(images), "info": info}
+            return stack.enter_context(stream_json(folder / name, content, "annotations"))
+
+        add_label = start(PANOPTIC_JSON, space.categories())
+        add_instance = start(INSTANCES_JSON, things)
         for record in _in_order(parts, images):
             add_label(record["panoptic"])
             counts["images"] += 1
@@ -167,8 +175,15 @@ def merge_parts(
     return counts
 
 
-def check_png_names(images: Sequence[Mapping[str, Any]]) -> None:
+def _image_rows(images: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    return ({k: image[k] for k in ("id", "file_name", "height", "width")} for image in images)
+
+
+def check_png_names(images: Iterable[Mapping[str, Any]]) -> None:
     """Raise ``UserError`` if two images differ in their suffix only and so share a PNG.
+
+    Args:
+        images: Records with ``file_name``; gone through twice if two names seem to be equal.
 
     Examples:
         >>> check_png_names([{"file_name": "a.jpg"}, {"file_name": "a.png"}])
@@ -176,8 +191,15 @@ def check_png_names(images: Sequence[Mapping[str, Any]]) -> None:
             ...
         u2seg.errors.UserError: a.jpg and a.png would share the label file a.png: rename one
     """
+    marks = np.fromiter((_mark(image) for image in images), dtype=np.uint64)
+    found, times = np.unique(marks, return_counts=True)
+    suspects = set(found[times > 1].tolist())
+    if not suspects:
+        return
     seen: dict[str, str] = {}
     for image in images:
+        if _mark(image) not in suspects:
+            continue
         name = png_name(image["file_name"])
         if name in seen:
             raise UserError(
@@ -187,25 +209,33 @@ def check_png_names(images: Sequence[Mapping[str, Any]]) -> None:
         seen[name] = image["file_name"]
 
 
+def _mark(image: Mapping[str, Any]) -> int:
+    """Return 64 bits of the PNG name's digest: a name itself takes twenty times the memory."""
+    name = png_name(image["file_name"]).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+
+
 def _in_order(
-    parts: Iterable[Sequence[Mapping[str, Any]]], images: Sequence[Mapping[str, Any]]
-) -> Iterable[Mapping[str, Any]]:
+    parts: Iterable[Sequence[Mapping[str, Any]]], images: Iterable[Mapping[str, Any]]
+) -> Iterator[Mapping[str, Any]]:
+    wanted = (image["id"] for image in images)
     position = 0
     for part in parts:
         for record in part:
-            wanted = images[position]["id"] if position < len(images) else None
-            if record["image_id"] != wanted:
+            expected = next(wanted, None)
+            if record["image_id"] != expected:
                 raise StageError(
                     f"the label parts hold image {record['image_id']} where images.json has "
-                    f"{'no more images' if wanted is None else wanted}: delete the part files "
-                    "and run the panoptic stage again"
+                    f"{'no more images' if expected is None else expected}: delete the part "
+                    "files and run the panoptic stage again"
                 )
             position += 1
             yield record
-    if position < len(images):
+    missing = sum(1 for _ in wanted)
+    if missing:
         raise StageError(
-            f"the label parts end after {position} of {len(images)} images: run the panoptic "
-            "stage again"
+            f"the label parts end after {position} of {position + missing} images: run the "
+            "panoptic stage again"
         )
 
 

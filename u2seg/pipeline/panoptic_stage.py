@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_json
-from u2seg.io.jsonfile import read_json
+from u2seg.io.jsonfile import read_json_quickly
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import read_label_png
 from u2seg.panoptic.export import export_image, merge_parts
@@ -41,9 +43,10 @@ class PanopticStage(Stage):
         self.each_shard(
             self._shard, lambda index: self.context.space.part(self.name, index).is_file()
         )
-        shards = range(len(self.context.shards()))
-        parts = (read_json(self.context.space.part(self.name, i)) for i in shards)
-        return merge_parts(parts, self.folder, self.context.images(), self.label_space)
+        shards = self.context.shards()
+        part = functools.partial(self.context.space.part, self.name)
+        parts = (read_json_quickly(part(i)) for i in range(len(shards)))
+        return merge_parts(parts, self.folder, Chained(shards), self.label_space)
 
     def _shard(self, index: int, records: list[Record]) -> None:
         per_image = read_masks(self.context, index, records)
@@ -71,3 +74,14 @@ class PanopticStage(Stage):
         if not path.is_file():  # listed in skipped.jsonl by the stage before
             return np.full((record["height"], record["width"]), VOID_STUFF, dtype=np.uint8)
         return read_label_png(path, self.context.settings.images.max_pixels)
+
+
+class Chained(Iterable[Record]):
+    """The records of all shards, read anew each time they are gone through."""
+
+    def __init__(self, shards: Sequence[list[Record]]) -> None:
+        self.shards = shards
+
+    def __iter__(self) -> Iterator[Record]:
+        for index in range(len(self.shards)):
+            yield from self.shards[index]
