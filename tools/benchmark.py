@@ -2,19 +2,24 @@
 """Measure speed and memory beside peers, in one run; exit code 1 if a target is missed.
 
 python tools/benchmark.py masks [--json FILE] [--repeats 5] [--rows cut,crf]
+python tools/benchmark.py clusters --json clusters.json
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
+
+SUITES = ("masks", "clusters")
+"""Modules of ``u2seg.benchmark`` with a table ``ROWS``."""
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("suite", choices=["masks"], help="what to measure")
+    parser.add_argument("suite", choices=SUITES, help="what to measure")
     parser.add_argument("--json", metavar="FILE", help="also write the rows here")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed calls a side")
     parser.add_argument(
@@ -34,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
 
     def body() -> int:
         names = [name.strip() for name in args.rows.split(",") if name.strip()]
-        machine, rows = run(names, args.repeats)
+        suite = importlib.import_module(f"u2seg.benchmark.{args.suite}")
+        machine, rows = run(names, args.repeats, table=suite.ROWS)
         print(table.format_table(machine, rows))
         if args.json:
             write_json(args.json, table.to_json(machine, rows), indent=1)

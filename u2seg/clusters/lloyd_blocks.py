@@ -31,6 +31,8 @@ GROUP_SIZE = 20
 """Fewer centres in a group than this save less than they cost."""
 DENSE = 0.4
 """From this share of open (row, group) pairs on, all products are computed at once."""
+DENSE_ROWS = 512
+"""Rows of such a table of products: it stays in the processor's cache."""
 
 _log = logging.getLogger(__name__)
 Changed = tuple[Table, npt.NDArray[np.int32], npt.NDArray[np.int32]]
@@ -146,25 +148,31 @@ class _State:
         moved = np.flatnonzero(labels != old)
         return block[moved], old[moved], labels[moved]
 
-    def _search(self, block: Table, todo: Any, labels: Any, upper: Any, lower: Any, q: Any) -> None:
+    def _search(self, block: Table, todo: Any, *bounds_of_block: Any) -> None:
+        _, upper, lower, _ = bounds_of_block
         if len(todo) == 0:
             return
-        whole = None
+        groups = range(len(self.edges) - 1)
         if np.mean(lower[todo] < upper[todo, None]) > DENSE:
-            chosen = block if len(todo) == len(block) else block[todo]
-            whole = chosen @ self.centers.T
-        for group in range(len(self.edges) - 1):
-            first, last = self.edges[group], self.edges[group + 1]
-            if whole is not None:
-                wanted, products, offset = todo, whole, 0
-            else:
-                wanted = bounds.open_rows(todo, group, upper, lower)
-                if len(wanted) == 0:
-                    continue
-                products, offset = block[wanted] @ self.centers[first:last].T, first
+            for first in range(0, len(todo), DENSE_ROWS):
+                part = todo[first : first + DENSE_ROWS]
+                self._products(block, part, groups, *bounds_of_block)
+            return
+        for group in groups:
+            wanted = bounds.open_rows(todo, group, upper, lower)
+            if len(wanted):
+                self._products(block, wanted, range(group, group + 1), *bounds_of_block)
+
+    def _products(self, block: Table, wanted: Any, groups: range, *bounds_of_block: Any) -> None:
+        """Multiply some rows with the centres of neighbouring groups, and look at the results."""
+        labels, upper, lower, lengths = bounds_of_block
+        first, last = self.edges[groups.start], self.edges[groups.stop]
+        whole = len(wanted) == len(block)
+        products = (block if whole else block[wanted]) @ self.centers[first:last].T
+        for group in groups:
             bounds.search(
-                block, wanted, products, offset, group, self.edges, self.group_of,
-                self.centers, self.squares, q, labels, upper, lower,
+                block, wanted, products, first, group, self.edges, self.group_of,
+                self.centers, self.squares, lengths, labels, upper, lower,
             )  # fmt: skip
 
     def update(self, rows: Rows) -> float:

@@ -1,0 +1,178 @@
+"""Lloyd's iterations: every backend makes the same steps, and skipping changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from u2seg.clusters import bounds, lloyd_blocks, lloyd_sklearn
+from u2seg.clusters import rows as rows_module
+from u2seg.clusters.base import CLUSTERERS
+from u2seg.clusters.kmeans import KMeans, mean_variance
+from u2seg.clusters.lloyd_blocks import center_groups, farthest, in_order
+from u2seg.clusters.minibatch import minibatch
+from u2seg.clusters.rows import ArrayRows, FileRows
+from u2seg.errors import UserError
+
+
+def plain(points: np.ndarray, centers: np.ndarray, iterations: int) -> np.ndarray:
+    """Lloyd's iterations in double precision, every distance computed."""
+    wide, centers = points.astype(float), centers.astype(float)
+    for _ in range(iterations):
+        gaps = np.linalg.norm(wide[:, None] - centers[None], axis=2)
+        labels, nearest = gaps.argmin(axis=1), gaps.min(axis=1)
+        counts = np.bincount(labels, minlength=len(centers))
+        held, empty = counts > 0, np.flatnonzero(counts == 0)
+        centers[held] = [wide[labels == k].mean(axis=0) for k in np.flatnonzero(held)]
+        centers[empty] = wide[np.sort(np.argsort(-nearest, kind="stable")[: len(empty)])]
+    return centers
+
+
+@pytest.mark.parametrize("name", ["blocks", "faiss", "sklearn"])
+def test_one_iteration_by_hand(name: str) -> None:
+    # 0 and 2 are nearer to 1, 7 and 9 to 6: means 1 and 8; shifts 0 and 2.
+    rows = ArrayRows(np.array([[0], [2], [7], [9]], dtype=np.float32))
+    start = np.array([[1], [6]], dtype=np.float32)
+    centers, done = CLUSTERERS.get(name)(rows, start, 1, 0.0, 0)
+    assert (centers.tolist(), done) == ([[1.0], [8.0]], 1)
+
+
+@pytest.mark.parametrize("name", ["blocks", "faiss"])
+@pytest.mark.parametrize("iterations", [1, 2, 7])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_skipping_changes_nothing(
+    name: str, iterations: int, offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(lloyd_blocks, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(lloyd_blocks, "DENSE_ROWS", 30)
+    monkeypatch.setattr(lloyd_blocks, "GROUP_SIZE", 6)
+    rng = np.random.default_rng(iterations)
+    points = (rng.standard_normal((555, 5)) + offset).astype(np.float32)
+    points[:200] += 3 * rng.standard_normal((200, 1)).astype(np.float32)
+    start = points[rng.choice(555, 37, replace=False)]
+    centers, _ = CLUSTERERS.get(name)(ArrayRows(points), start, iterations, 0.0, 0)
+    np.testing.assert_allclose(centers, plain(points, start, iterations), atol=2e-5)
+
+
+@pytest.mark.parametrize("dense", [0.0, 1.0])
+def test_bounds_hold_after_every_iteration(dense: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lloyd_blocks, "DENSE", dense)
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((300, 6)).astype(np.float32)
+    state = lloyd_blocks._State(
+        ArrayRows(points), points[:12].copy(), np.repeat(np.arange(3), 4).astype(np.int64)
+    )
+    for _ in range(6):
+        bounds.move(state.sums, state.counts, *state.step(0))
+        gaps = np.linalg.norm(points[:, None].astype(float) - state.centers[None], axis=2)
+        own = gaps[np.arange(300), state.labels]
+        np.testing.assert_allclose(own, gaps.min(axis=1), atol=1e-5)
+        assert (state.upper >= own - 1e-5).all()
+        gaps[np.arange(300), state.labels] = np.inf
+        others = gaps.reshape(300, 3, 4).min(axis=2)
+        assert (state.lower <= others + 1e-5).all()
+        counts = np.bincount(state.labels, minlength=12)
+        np.testing.assert_array_equal(state.counts, counts)
+        for k in np.flatnonzero(counts):
+            np.testing.assert_allclose(state.sums[k], points[state.labels == k].sum(0), atol=1e-4)
+        state.update(state.rows)
+
+
+def test_converged_rows_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two tight groups far apart: after the first pass nothing can change.
+    points = np.repeat(np.float32([[0, 0], [99, 99]]), 40, axis=0)
+    points += np.random.default_rng(0).random((80, 2), dtype=np.float32)
+    read: list[int] = []
+    rows = ArrayRows(points)
+    monkeypatch.setattr(rows, "block", lambda start: read.append(start) or points[start:])
+    centers, done = lloyd_blocks.lloyd_blocks(rows, points[[0, 40]], 9, 0.0, 0)
+    assert (read, done) == ([0], 2)
+    np.testing.assert_allclose(centers, [points[:40].mean(0), points[40:].mean(0)], rtol=1e-6)
+
+
+def test_the_cut_into_files_memory_and_threads_change_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = np.random.default_rng(2).standard_normal((9000, 7)).astype(np.float32)
+    resident, found = FileRows.resident, []
+    for name, cuts, limit, threads in (
+        ("a", [4000, 8000], 1 << 30, 1),
+        ("b", list(range(64, 9000, 64)), 0, 2),
+        ("c", [], 0, 5),
+    ):
+        (tmp_path / name).mkdir()
+        paths = [tmp_path / name / f"{index:04d}.npy" for index in range(len(cuts) + 1)]
+        for path, part in zip(paths, np.split(points, cuts), strict=True):
+            np.save(path, part)
+        monkeypatch.setattr(FileRows, "resident", lambda self, n=limit: resident(self, n))
+        monkeypatch.setattr(lloyd_blocks, "default_threads", lambda count=threads: count)
+        model = KMeans(60, max_iter=12).fit(FileRows(paths))
+        found.append((model.cluster_centers_.tobytes(), model.labels_.tobytes(), model.inertia_))
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_tolerance_is_a_share_of_the_variance() -> None:
+    # Variances 4 and 0, mean 2. The only shift is that of one centre from 1 to 2: 1 <= 0.5 * 2.
+    points = np.array([[0, 7], [4, 7]], dtype=np.float32)
+    assert mean_variance(ArrayRows(points)) == 2.0
+    start = np.array([[1, 7]], dtype=np.float32)
+    for tolerance, iterations in ((1.0, 1), (0.99, 2)):
+        _, done = lloyd_blocks.lloyd_blocks(ArrayRows(points), start, 9, tolerance, 0)
+        assert done == iterations
+
+
+def test_scikit_learn_refuses_what_does_not_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((9, 2), np.float32))
+    rows = FileRows([tmp_path / "a.npy"])
+    monkeypatch.setattr(rows, "resident", lambda: rows)
+    with pytest.raises(UserError, match=r"'sklearn', which needs all .* 9 x 2 .*Set it to auto"):
+        lloyd_sklearn.lloyd_sklearn(rows, np.zeros((1, 2), np.float32), 1, 0.0, 0)
+
+
+def test_groups_of_centres_are_neighbours_and_none_is_empty() -> None:
+    near = np.array([[0, 0], [9, 9], [0, 1], [9, 8], [1, 0]], dtype=np.float32)
+    assert center_groups(near, 2).tolist() == [0, 1, 0, 1, 0]
+    assert sorted(set(center_groups(np.ones((5, 2), np.float32), 3).tolist())) == [0, 1, 2]
+
+
+def test_results_come_in_order_with_a_bounded_lead() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    begun: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        results = in_order(pool, lambda i: begun.append(i) or i, range(20), 3)
+        assert next(results) == 0
+        assert len(begun) <= 4
+        assert list(results) == list(range(1, 20))
+
+
+def test_farthest_takes_no_point_that_lies_on_its_centre() -> None:
+    assert farthest(np.array([0.0, 2.0, 0.0, 5.0]), 3).tolist() == [3, 1]
+    assert farthest(np.zeros(3), 2).tolist() == []
+    assert farthest(np.array([1.0]), 5).tolist() == [0]
+
+
+def test_a_mini_batch_moves_centres_to_the_running_mean() -> None:
+    # One batch of everything from [0] and [10]: 0 and 2 have the mean 1, 9 keeps its own.
+    rows = ArrayRows(np.array([[0], [2], [9]], dtype=np.float32))
+    start = np.array([[0], [10]], dtype=np.float32)
+    centers, passes = minibatch(rows, start, 1, 0.0, 0, batch_size=3)
+    assert (centers.tolist(), passes) == ([[1.0], [9.0]], 1)
+    # The second batch counts as much as the first: no centre forgets.
+    centers, _ = minibatch(rows, start, 2, 0.0, 0, batch_size=3)
+    assert centers.tolist() == [[1.0], [9.0]]
+
+
+def test_mini_batches_are_made_only_when_asked() -> None:
+    points = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)
+    full = KMeans(9, max_iter=5).fit(points)
+    batches = KMeans(9, max_iter=5, batch_size=50).fit(points)
+    again = KMeans(9, max_iter=5, batch_size=50).fit(points)
+    assert not np.array_equal(full.cluster_centers_, batches.cluster_centers_)
+    assert batches.cluster_centers_.tobytes() == again.cluster_centers_.tobytes()
+    assert batches.inertia_ < 1.2 * full.inertia_
