@@ -94,3 +94,32 @@ def test_normalized_rows_have_length_one_and_zero_stays_zero() -> None:
     got = normalize_rows(rows)
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), [1, 1, 1, 0, 1], atol=1e-6)
     assert got.dtype == np.float32
+
+
+def test_the_background_of_a_masked_crop_is_the_mean_colour() -> None:
+    image = np.full((4, 5, 3), 9, dtype=np.uint8)
+    mask = np.zeros((4, 5), dtype=bool)
+    mask[1, 2] = mask[2, 4] = True
+    (crop,) = mask_crops(image, [mask], paint=True)
+    assert crop[[0, 1], [0, 2]].tolist() == [[9, 9, 9]] * 2
+    assert crop[0, 1].tolist() == crop[1, 0].tolist() == [124, 116, 104]
+    assert (image == 9).all()
+
+
+def test_crops_grow_by_a_share_of_the_box_within_the_image() -> None:
+    image = np.zeros((20, 30, 3), dtype=np.uint8)
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[2:6, 10:20] = True  # 4 rows grow by 2 each way, 10 columns by 5
+    assert mask_crops(image, [mask], padding=0.5)[0].shape == (8, 20, 3)
+    mask[:] = True
+    assert mask_crops(image, [mask], padding=0.5)[0].shape == (20, 30, 3)
+
+
+def test_centre_crops_are_the_middle_square_of_the_box() -> None:
+    image = np.arange(20 * 30 * 3, dtype=np.uint16).reshape(20, 30, 3).astype(np.uint8)
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[2:6, 10:21] = True
+    (crop,) = mask_crops(image, [mask], fit="center")
+    np.testing.assert_array_equal(crop, image[2:6, 13:17])
+    (tall,) = mask_crops(image.transpose(1, 0, 2), [mask.T], fit="center")
+    np.testing.assert_array_equal(tall, image[2:6, 13:17].transpose(1, 0, 2))
