@@ -42,8 +42,8 @@ class Row:
     Args:
         name: Of the row.
         ours: Median of this project's way, in ``unit``; None if skipped.
-        peer: The same of the peer.
-        ratio: How ours compares, in the sense of the target; None if skipped.
+        peer: The same of the peer; None if skipped, or if there is none.
+        ratio: How ours compares, in the sense of the target; None without a peer.
         unit: ``s``, ``GB`` or ``img/s``.
         target: As text.
         met: Whether target and correctness were reached, or ``skipped``.
@@ -76,9 +76,9 @@ class Row:
 def judged(  # noqa: PLR0913 - the columns of a row
     name: str,
     ours: float,
-    peer: float,
+    peer: float | None,
     *,
-    ratio: float,
+    ratio: float | None,
     unit: str,
     target: Target,
     floor: float | None,
@@ -92,7 +92,8 @@ def judged(  # noqa: PLR0913 - the columns of a row
         >>> judged("crf", 1, 6, **row).met, judged("crf", 1, 6, **row, correct=False).met
         (True, False)
     """
-    reached = COMPARE[target.sense](ratio if target.of == "ratio" else ours, target.value)
+    value = ratio if target.of == "ratio" else ours
+    reached = value is not None and COMPARE[target.sense](value, target.value)
     return Row(
         name, ours, peer, ratio, unit, target.text(unit), bool(reached and correct), floor, note
     )
