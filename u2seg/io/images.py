@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from u2seg.io import imagefile
+from u2seg.io.silence import Silence
 
 DEFAULT_MAX_PIXELS = 50_000_000
 MAX_BYTES = 16
@@ -26,6 +26,7 @@ MAX_OVERHEAD = 1 << 26
 """Bytes a file may have beside its pixels: metadata, thumbnails, colour profiles."""
 BACKGROUND = (255, 255, 255)
 """Colour under transparent pixels."""
+_SILENCE = Silence()
 
 
 class BadImageError(Exception):
@@ -108,11 +109,9 @@ def decode_image(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.ND
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     allow_pixels(max_pixels)
     try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning duplicates our limit; EXIF and palette notes are noise.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                return _decode(image, max_pixels)
+        # Pillow's own bomb warning duplicates our limit; EXIF and palette notes are noise.
+        with _SILENCE, Image.open(io.BytesIO(content)) as image:
+            return _decode(image, max_pixels)
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:

@@ -33,6 +33,8 @@ SQUARINGS = 40
 MANTISSA = 53
 HALF_BITS = 11
 """Whole numbers up to 2^11 are exact in half precision (and TF32)."""
+SMALLEST = 1e-200
+"""Vectors are so far from this that a smaller largest entry is 0."""
 SUM_BITS = 24
 """Whole numbers up to 2^24 are exact in float32."""
 
@@ -77,18 +79,20 @@ class BatchGraph:
             [[5.5, 0.5]]
         """
         bits = min(HALF_BITS, SUM_BITS - 1 - math.ceil(math.log2(vectors.shape[1])))
-        largest = vectors.abs().amax(dim=1, keepdim=True)
-        largest = largest.masked_fill(largest == 0, 1.0)
+        largest = torch.linalg.vector_norm(vectors, math.inf, dim=1, keepdim=True)
+        largest = largest.clamp(min=SMALLEST)
         power = largest / torch.frexp(largest).mantissa  # of two, exactly
         # Rounded after so many bits, less what was there after fewer.
-        whole = torch.round((vectors / power)[..., None] * _places(bits, vectors.device))
+        places = _places(bits, vectors.device) / power[..., None]
+        whole = torch.round(vectors[..., None] * places)
         digits = whole.clone()
         digits[..., 1:].sub_(whole[..., :-1], alpha=2**bits)
-        sums = _exact_product(self.edges, digits).double().unbind(dim=2)
-        product = sums[-1]
+        sums = _exact_product(self.edges, digits).unbind(dim=2)
+        product = sums[-1].double()
         for lower in reversed(sums[:-1]):
             product = lower.add(product, alpha=2.0**-bits)
-        return product * (power * 2.0**-bits)
+        scaled: Tensor = product * (power * 2.0**-bits)
+        return scaled
 
 
 @functools.lru_cache(maxsize=8)
@@ -131,10 +135,12 @@ def cut_vectors(
     keep = linked.double()
     degree, scale = _degrees(graph, eps, live, keep)
 
+    linked_scale = scale * keep
+    weight = (1 - eps) * linked_scale
+
     def multiply(z: Tensor) -> Tensor:
-        x = scale * z
-        product = keep * graph.multiply(keep * x)
-        return scale * (eps * x.sum(dim=1, keepdim=True) + (1 - eps) * product)
+        common = (scale * z).sum(dim=1, keepdim=True) * eps
+        return torch.addcmul(common * scale, weight, graph.multiply(linked_scale * z))
 
     top = _unit(degree.sqrt() * live)
     start = start_vector(live.shape[1], live.device) * live
@@ -172,19 +178,23 @@ def _lanczos(
     an eigenvalue can be.
     """
     count, size = start.shape
-    basis = start.new_zeros((count, steps, size))
-    diagonal, off = start.new_zeros((2, count, steps))
-    rest = _orthogonal(start, top, basis[:, :0])
-    alive = torch.ones_like(rest[:, :1], dtype=torch.bool)
-    for k in range(steps):
-        basis[:, k] = _unit(rest) * alive
+    # The known vector comes first: one product makes a vector orthogonal to it and to the others.
+    basis = start.new_zeros((count, steps + 1, size))
+    basis[:, 0] = top
+    rest = _orthogonal(start, basis[:, :1])
+    length = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
+    alive = length >= TOLERANCE
+    diagonal, off = [], []
+    for k in range(1, steps + 1):
+        torch.mul(rest, alive / length.clamp(min=TOLERANCE), out=basis[:, k])
         product = multiply(basis[:, k])
-        diagonal[:, k] = (basis[:, k] * product).sum(dim=1).masked_fill(~alive[:, 0], -1.0)
-        rest = _orthogonal(product, top, basis[:, : k + 1])
-        length = torch.linalg.vector_norm(rest, dim=1)
-        alive = alive & (length >= TOLERANCE)[:, None]
-        off[:, k] = length * alive[:, 0]
-    return basis, diagonal, off
+        value = torch.linalg.vecdot(basis[:, k], product)[:, None]
+        diagonal.append(value.masked_fill(~alive, -1.0))
+        rest = _orthogonal(product, basis[:, : k + 1])
+        length = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
+        alive = alive & (length >= TOLERANCE)
+        off.append(length * alive)
+    return basis[:, 1:], torch.cat(diagonal, dim=1), torch.cat(off, dim=1)
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -192,12 +202,11 @@ def _unit(vectors: Tensor) -> Tensor:
     return vectors / length.masked_fill(length == 0, 1.0)
 
 
-def _orthogonal(vectors: Tensor, top: Tensor, basis: Tensor) -> Tensor:
-    """Return the part of (B, n) vectors orthogonal to the known top vector and the basis."""
+def _orthogonal(vectors: Tensor, basis: Tensor) -> Tensor:
+    """Return the part of (B, n) vectors orthogonal to a (B, k, n) basis."""
     for _ in range(2):  # twice is enough (Kahan, Parlett)
-        vectors = vectors - top * (top * vectors).sum(dim=1, keepdim=True)
         parts = torch.bmm(basis, vectors[..., None])
-        vectors = vectors - torch.bmm(parts.transpose(1, 2), basis)[:, 0]
+        vectors = torch.baddbmm(vectors[:, None], parts.transpose(1, 2), basis, alpha=-1)[:, 0]
     return vectors
 
 
@@ -227,8 +236,8 @@ def top_eigenvector(diagonal: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
     power = (matrix + torch.eye(diagonal.shape[1], dtype=matrix.dtype, device=matrix.device)) / 2
     for _ in range(SQUARINGS):
         power = torch.bmm(power, power)
-        largest = power.abs().amax(dim=(1, 2), keepdim=True)
-        power = power / largest.masked_fill(largest == 0, 1.0)
+        largest = torch.linalg.vector_norm(power, math.inf, dim=(1, 2), keepdim=True)
+        power = power / largest.clamp(min=SMALLEST)
     column = torch.diagonal(power, dim1=1, dim2=2).argmax(dim=1)
     index = column[:, None, None].expand(-1, power.shape[1], 1)
     vector = _unit(power.gather(2, index)[..., 0])
