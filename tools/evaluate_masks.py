@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Score class-agnostic masks against COCO instances, beside two baselines.
 
-python tools/evaluate_masks.py --results RUN --truth JSON [--images DIR --baselines]
+python tools/evaluate_masks.py --results RUN --truth JSON [--images DIR --baselines] [--clusters]
 python tools/evaluate_masks.py --results instances.json --truth instances_val2017.json
 
 The masks need no labels beyond the stage `masks` (tools/generate_pseudo.py --stages masks). AR is
@@ -29,6 +29,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--baselines", action="store_true", help="score a centred box and superpixels too"
     )
+    parser.add_argument(
+        "--clusters", action="store_true", help="score the clusters of the masks too"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     args = parser.parse_args(argv)
@@ -43,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     from pathlib import Path
 
     from u2seg.cli import run_tool, setup_logging
+    from u2seg.evaluation.clustering import format_cluster_scores, score_clusters
     from u2seg.evaluation.mask_scores import format_mask_metrics, score_masks
     from u2seg.io.atomic import write_json
 
@@ -50,6 +54,9 @@ def main(argv: Sequence[str]) -> int:
         images = Path(args.images) if args.baselines else None
         scores = score_masks(Path(args.results), Path(args.truth), images)
         print(format_mask_metrics(scores))
+        if args.clusters:
+            scores["clusters"] = score_clusters(Path(args.results), Path(args.truth))
+            print("\n" + format_cluster_scores(scores["clusters"]))
         if args.json:
             write_json(args.json, scores, indent=1)
         return 0

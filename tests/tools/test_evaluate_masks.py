@@ -39,6 +39,19 @@ def test_table_beside_baselines(tmp_path: Path) -> None:
     assert scores["masks"]["instances"] == len(annotations)
 
 
+def test_clusters_are_scored_when_asked(tmp_path: Path) -> None:
+    write_scenes(tmp_path, SceneSettings(train=2, val=0, size=64))
+    truth = tmp_path / "annotations/instances_train.json"
+    # The truth as its own labels: every class is a cluster.
+    done = run(
+        *("--results", truth, "--truth", truth, "--clusters", "--json", tmp_path / "scores.json")
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())["clusters"]["scores"]
+    assert [round(value, 6) for value in scores.values()] == [100, 100, 100]
+    assert "matched_accuracy" in done.stdout
+
+
 def test_errors_end_with_2(tmp_path: Path) -> None:
     done = run("--results", tmp_path / "none.json", "--truth", tmp_path / "none.json")
     assert done.returncode == 2 and "none.json does not exist" in done.stderr

@@ -36,7 +36,7 @@ Table = npt.NDArray[np.float32]
 AS_FAST = Target(">=", 1.0)
 NEARLY_AS_FAST = Target(">=", 0.8)
 """Where no distance can be skipped."""
-MEMORY_LIMIT = Target("<=", 2.0, "ours")
+MEMORY_LIMIT = Target("<=", 1.0, "ours")
 AS_GOOD = Target("<=", 1.01)
 SAME_INERTIA = 1e-4
 """Largest relative difference of inertia after equal iterations from an equal start."""

@@ -92,7 +92,7 @@ def read_mask_results(path: Path, truth: MaskTruth) -> tuple[list[Record], MaskT
 
 
 def _read_run(folder: Path) -> tuple[list[Record], list[Record]]:
-    """Return the image records and COCO results of a labelling run."""
+    """Return the image records and COCO results of a labelling run, with ``cluster`` if known."""
     images: list[Record] = read_json_object(folder / "images.json", "images")["images"]
     parts = sorted((folder / "masks").glob("part-*.json"))
     if not parts:
@@ -101,7 +101,28 @@ def _read_run(folder: Path) -> tuple[list[Record], list[Record]]:
             f"--output-dir {folder} --stages masks first"
         )
     sizes = image_sizes(images)
-    return images, [result for part in parts for result in read_results(part, sizes)]
+    results = []
+    for part in parts:
+        found = read_results(part, sizes)
+        results += [{**r, **c} for r, c in zip(found, _clusters(part, len(found)), strict=True)]
+    return images, results
+
+
+def _clusters(part: Path, count: int) -> list[Record]:
+    """Return ``{"cluster": id}`` for every mask of a part, ``{}`` before the clusters stage."""
+    path = part.parents[1] / "clusters" / part.with_suffix(".npy").name.replace("part", "assigned")
+    if not path.is_file():
+        return [{}] * count
+    try:
+        ids: Any = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a readable .npy array: {error}") from error
+    if ids.shape != (count,):
+        raise UserError(
+            f"{path} holds {ids.shape} cluster ids, {part} {count} masks: run the clusters stage "
+            "anew (--overwrite)"
+        )
+    return [{"cluster": int(cluster)} for cluster in ids]
 
 
 def _join(
