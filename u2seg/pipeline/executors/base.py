@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import socket
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from u2seg.config.load import settings_hash
@@ -30,12 +33,14 @@ class Job:
         workers: How many work on it.
         threads: Threads of each.
         deal_gpus: Whether the workers share a machine and deal its GPUs out among them.
+        folder: The driver's working directory, where relative paths of the settings begin.
     """
 
     context: RunContext
     workers: int
     threads: int
     deal_gpus: bool
+    folder: str
 
     @property
     def token(self) -> str:
@@ -62,6 +67,22 @@ class Ended:
         """Return the end of a worker that told of its error by kind and text."""
         error = {"UserError": UserError, "StageError": StageError}[kind](text)
         return cls(worker, text, error)
+
+
+@dataclass
+class Listed:
+    """The photographs as workers see them: the driver listed them, only their root counts."""
+
+    root: Path
+    searched: bool = False
+
+    def entries(self, progress: bool = False) -> list[dict[str, Any]]:
+        """Not for workers: a list of millions is not sent to each."""
+        raise NotImplementedError("workers read what the driver listed")
+
+    def folders(self) -> set[Path]:
+        """Return the root."""
+        return {self.root}
 
 
 class Executor(Protocol):
@@ -106,7 +127,8 @@ class Crew:
 
     def open(self, context: RunContext) -> None:
         """Tell what the work is about; no worker starts yet."""
-        self._context = dataclasses.replace(context, crew=None, progress=False)
+        source = Listed(context.source.root)
+        self._context = dataclasses.replace(context, source=source, crew=None, progress=False)
 
     def publish(self, stage: str, method: str) -> None:
         """Write which phase is at work, for the workers to read."""
@@ -130,7 +152,7 @@ class Crew:
             self._serial += 1
             workers[f"worker-{number}-{self._run}-{self._serial}"] = number
         threads = self._context.settings.run.threads or self.executor.threads(self.size)
-        job = Job(self._context, self.size, threads, self.executor.deal_gpus)
+        job = Job(self._context, self.size, threads, self.executor.deal_gpus, os.getcwd())
         self.executor.start(job, workers)
         self._numbers.update(workers)
 
@@ -185,10 +207,22 @@ def outcome(job: Job, name: str, number: int) -> tuple[str, str] | None:
     from u2seg.pipeline.executors.worker import serve
 
     try:
+        enter(job.folder)
         serve(job, name, number)
     except (UserError, StageError) as error:
         return type(error).__name__, str(error)
     return None
+
+
+def enter(folder: str) -> None:
+    """Work where the driver does; UserError if that folder is not there."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(
+            f"worker on {socket.gethostname()} cannot enter {folder}: {error.strerror}. All "
+            "machines must see the same folders under the same paths"
+        ) from error
 
 
 def take(options: dict[str, str], key: str, default: int) -> int:
