@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 
 from u2seg.config.schema import PanopticSettings
@@ -200,6 +202,62 @@ def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
         export_image(tmp_path, {**IMAGES[0], "height": 6, "width": 4}, _label(1), SPACE)
 
 
+@pytest.mark.parametrize("damage", [{"area": 0}, {"bbox": (0.0, 0.0, 0.0, 1.0)}])
+def test_empty_segments_are_never_written(tmp_path: Path, damage: dict[str, Any]) -> None:
+    label = _label(1)
+    segments = (replace(label.segments[0], **damage), *label.segments[1:])
+    with pytest.raises(ValueError, match=r"segment 1 of a/p\.jpg is empty"):
+        export_image(tmp_path, IMAGES[0], PanopticLabel(label.ids, segments), SPACE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rule", ["scored", "released"])
+def test_random_labels_pass_what_panopticapi_asks(tmp_path: Path, rule: str) -> None:
+    # What pq_compute and its format checks rely on, written anew from the format's description.
+    rng = np.random.default_rng(5)
+    images = [
+        {"id": 3 * i + 1, "file_name": f"{i}.jpg", "height": 24, "width": 31} for i in range(30)
+    ]
+    records = []
+    for image in images:
+        masks = []
+        for _ in range(rng.integers(0, 6)):
+            mask = np.zeros((24, 31), dtype=bool)
+            y, x = rng.integers(0, 24), rng.integers(0, 31)
+            mask[y : y + rng.integers(0, 14), x : x + rng.integers(0, 14)] = True
+            masks.append(InstanceMask.from_array(mask, float(rng.random())))
+        stuff = rng.choice([0, 1, 255], (24, 31), p=[0.5, 0.4, 0.1]).astype(np.uint8)
+        clusters = rng.integers(0, 3, len(masks)).tolist()
+        label = merge_panoptic(masks, clusters, stuff, SPACE, PanopticSettings(rule=rule))
+        records.append(export_image(tmp_path, image, label, SPACE))
+    merge_parts([records], tmp_path, images, SPACE)
+    content = _json(tmp_path / "panoptic.json")
+    categories = {c["id"]: c for c in content["categories"]}
+    assert all(
+        c["isthing"] in (0, 1) and c["name"] and c["supercategory"] for c in categories.values()
+    )
+    assert len({i["id"] for i in content["images"]}) == len(content["annotations"]) == 30
+    for image, row in zip(content["images"], content["annotations"], strict=True):
+        assert row["image_id"] == image["id"]
+        with Image.open(tmp_path / "panoptic" / row["file_name"]) as png:
+            assert (png.mode, png.size) == ("RGB", (image["width"], image["height"]))
+            rgb = np.asarray(png).astype(np.int64)
+        ids = rgb[..., 0] + 256 * rgb[..., 1] + 256**2 * rgb[..., 2]
+        counted = dict(zip(*(v.tolist() for v in np.unique(ids, return_counts=True)), strict=True))
+        counted.pop(0, None)
+        assert sorted(counted) == sorted(s["id"] for s in row["segments_info"])
+        for segment in row["segments_info"]:
+            assert segment["category_id"] in categories
+            assert segment["area"] == counted[segment["id"]] > 0
+            assert segment["iscrowd"] == 0
+            x, y, width, height = segment["bbox"]
+            inside = ids[int(y) : int(y + height), int(x) : int(x + width)] == segment["id"]
+            assert inside.sum() == segment["area"]
+            edges = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
+            assert all(edge.any() for edge in edges)
+    assert check_panoptic(tmp_path)["images"] == 30
+
+
 def test_a_sound_folder_passes_the_check(folder: Path) -> None:
     assert check_panoptic(folder) == {"images": 3, "instances": 3, "segments": 9}
 
@@ -240,6 +298,10 @@ def _no_png(folder: Path) -> None:
     [
         (_segment(area=5), r"b/p\.png: segment 1 has area 5, its pixels are 6"),
         (_segment(bbox=[0, 0, 3, 3]), r"segment 1 has bbox \[0, 0, 3, 3\]"),
+        (_segment(area=0), r"segment 1 has area 0, its pixels are 6"),
+        (_segment(bbox=[]), r"segment 1 has bbox \[\]"),
+        (_segment(iscrowd=1), "segment 1 has iscrowd 1, a label has 0"),
+        (_segment(id=2), "the id is outside 1..16777215 or used twice in its image"),
         (_segment(category_id=4), "segment 1 of category 4 has isthing 1"),
         (_segment(category_id=6), "'category_id' is 6"),
         (_segment(id=9), r"PNG ids \[1, 9\] are only in"),
@@ -247,6 +309,10 @@ def _no_png(folder: Path) -> None:
         (_other_size, r"PNG is \(2, 2\), the image \(4, 6\)"),
         (_other_stuff, "the stuff PNG does not follow"),
         (_no_png, r"p\.png does not exist"),
+        (
+            _edit("panoptic.json", lambda c: c["annotations"][1].update(file_name="a/p.png")),
+            r"the PNG of image b/p\.jpg must be b/p\.png",
+        ),
         (
             _edit("panoptic.json", lambda c: c["annotations"].pop()),
             "1 images have no annotation, the first is 5",

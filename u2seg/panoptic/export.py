@@ -85,6 +85,7 @@ def export_image(
     Raises:
         UserError: if the label has another size than the record, the file name leaves the
             folder, or a file cannot be written.
+        ValueError: if a segment has no area or an empty box.
     """
     if label.ids.shape != (record["height"], record["width"]):
         raise UserError(
@@ -92,14 +93,18 @@ def export_image(
             f"{(record['height'], record['width'])}: label this folder anew"
         )
     name = png_name(record["file_name"])
+    records = label_records(record, label)
     write_panoptic_png(safe_join(Path(folder) / PANOPTIC_PNGS, name), label.ids)
     write_label_png(safe_join(Path(folder) / STUFF_PNGS, name), stuff_target(label, space))
-    return label_records(record, label)
+    return records
 
 
 def label_records(record: Mapping[str, Any], label: PanopticLabel) -> dict[str, Any]:
     """Return the JSON records of an image's label, as ``export_image``; nothing is written."""
     image_id = int(record["id"])
+    for segment in label.segments:
+        if segment.area < 1 or min(segment.bbox[2:]) < 1:
+            raise ValueError(f"segment {segment.id} of {record['file_name']} is empty: {segment}")
     instances = [
         {
             "image_id": image_id,

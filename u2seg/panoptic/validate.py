@@ -21,6 +21,7 @@ from u2seg.panoptic.export import (
     PANOPTIC_JSON,
     PANOPTIC_PNGS,
     STUFF_PNGS,
+    png_name,
     stuff_target,
 )
 from u2seg.structures.labels import VOID_ID, LabelSpace
@@ -40,9 +41,10 @@ def check_panoptic(folder: Path | str) -> dict[str, int]:
         Counts: images, instances, segments.
 
     Raises:
-        UserError: if a file is missing or unreadable, or anything disagrees: ids of a PNG and
-            its ``segments_info``, areas, boxes, categories, the stuff PNG, or
-            ``instances.json``. Lists the first problems.
+        UserError: if a file is missing or unreadable, or anything disagrees: names of PNGs, ids
+            of a PNG and its ``segments_info`` (each pixel's id is listed, each listed id has a
+            pixel, once), areas (pixel counts), boxes (tight), categories, ``iscrowd`` (0), the
+            stuff PNG, or ``instances.json``. Lists the first problems.
     """
     folder = Path(folder)
     space = LabelSpace.from_json(
@@ -101,6 +103,9 @@ def _image_problems(
     instances: list[dict[str, Any]],
     space: LabelSpace,
 ) -> Iterator[str]:
+    if row["file_name"] != png_name(image["file_name"]):
+        yield f"the PNG of image {image['file_name']} must be {png_name(image['file_name'])}"
+        return
     ids = read_panoptic_png(safe_join(folder / PANOPTIC_PNGS, row["file_name"]))
     if ids.shape != (image["height"], image["width"]):
         yield f"PNG is {ids.shape}, the image {(image['height'], image['width'])}"
@@ -129,6 +134,8 @@ def _segment_problems(
         yield f"{name} has bbox {segment.get('bbox')}, its pixels span {list(mask_box(mask))}"
     if segment.get("isthing") != int(space.is_thing(segment["category_id"])):
         yield f"{name} of category {segment['category_id']} has isthing {segment.get('isthing')}"
+    if segment.get("iscrowd") != 0:
+        yield f"{name} has iscrowd {segment.get('iscrowd')}, a label has 0"
 
 
 def _instance_problems(
