@@ -144,6 +144,7 @@ def _labels_extra(labels: Path) -> None:
         "correspondence": (0.2 * np.exp(-steps / 150) - 0.1 + noise).tolist(),
         "cluster probe": (-0.3 - 0.5 * (1 - np.exp(-steps / 100)) + noise).tolist(),
     })  # fmt: skip
+    write_json(labels / "clusters" / "quality.json", QUALITY)
     write_json(
         labels / "timings.json",
         {"masks": 31.2, "clusters": 2.5, "semantics": 41.0, "panoptic": 0.8},
@@ -170,6 +171,12 @@ def _training(train: Path) -> None:
     write_json(train / "timings.json", {"train": 190.0, "evaluate": 22.5})
 
 
+QUALITY: dict[str, Any] = {
+    "descriptors": 9, "clusters": 6, "inertia": 12.5, "empty": [3, 4, 5],
+    "near_duplicates": [[1, 2, None], [0, 1, 22.5]], "near_duplicate_pairs": 2,
+    "sizes": {"min": 0, "median": 1.0, "max": 4, "effective": 2.75}, "sample": 9,
+    "silhouette": 0.3125, "margin": {"mean": 0.4567, "median": 0.4, "below_0.05": 0.125},
+}  # fmt: skip
 METRICS: dict[str, Any] = {
     "protocol": {"matching": "hungarian", "reference": "pseudo-labels", "images": 6,
                  "thresholds": {"iou": 0.5, "score": 0.3}, "mapping_fitted_on": "same images"},

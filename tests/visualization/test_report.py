@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from tests.visualization.fake_run import METRICS, write_run
+from tests.visualization.fake_run import METRICS, QUALITY, write_run
 from u2seg.errors import UserError
 from u2seg.visualization import report
+from u2seg.visualization.clusters import quality_concerns, quality_rows
 from u2seg.visualization.report import build_page, write_report
 
 
@@ -105,6 +106,37 @@ def test_label_half_alone_after_each_stage(tmp_path):
     captions = [p.caption for p in page.samples[0].pictures]
     assert captions[0] == "photograph" and captions[2] == "stuff map"
     assert "mask" in captions[1] and len(captions) == 3
+
+
+def test_cluster_quality_is_shown_and_near_duplicates_are_a_warning(folders, tmp_path):
+    page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
+    rows = dict(page.cluster_quality)
+    assert rows["masks per cluster"].startswith("0 to 4, median 1; as uneven as 2.8 clusters")
+    assert rows["empty clusters"] == "3 of 6"
+    assert rows["pairs of near-duplicates"] == "2 (1 and 2, 0 and 1)"
+    assert rows["silhouette (-1 to 1)"] == "0.312, mean of 9 masks"
+    assert "below 0.05 for 12 % of the masks" in rows["margin (0 to 1)"]
+    text = render(folders, tmp_path / "r.html")
+    assert "Clusters that hardly differ, in pairs: 2 (1 and 2, 0 and 1)" in text
+    assert "Judged by descriptors alone" in text
+
+
+def test_many_near_duplicates_are_counted_not_listed():
+    pairs = {**QUALITY, "near_duplicates": [[0, i, 30.0] for i in range(1, 12)]}
+    text = dict(quality_rows({**pairs, "near_duplicate_pairs": 1200}))["pairs of near-duplicates"]
+    assert text.startswith("1,200 (0 and 1, ") and text.endswith("0 and 8 and 1,192 more)")
+    assert quality_concerns({**QUALITY, "near_duplicate_pairs": 0}) == []
+    small = dict(quality_rows({**QUALITY, "silhouette": None, "margin": None}))
+    assert "silhouette (-1 to 1)" not in small and "margin (0 to 1)" not in small
+
+
+def test_garbled_cluster_quality_is_a_note(tmp_path):
+    folders = write_run(tmp_path, count=2)
+    for content in ('{"sizes": 3}', "[]"):
+        (folders.labels / "clusters" / "quality.json").write_text(content)
+        page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
+        assert any(note.startswith("quality of the clusters left out") for note in page.notes)
+        assert page.cluster_quality == []
 
 
 def test_garbled_files_become_notes(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, write_text
 from u2seg.visualization import charts
+from u2seg.visualization.clusters import quality_concerns, quality_rows
 from u2seg.visualization.metrics import (
     MetricRow,
     is_agreement,
@@ -86,6 +87,7 @@ class Page:
     clusters: list[ClusterRow] = field(default_factory=list)
     clusters_used: int = 0
     clusters_total: int = 0
+    cluster_quality: list[tuple[str, str]] = field(default_factory=list)
     stuff: list[tuple[str, str, str]] = field(default_factory=list)
     stuff_rest: str = ""
     statistics: list[tuple[str, str]] = field(default_factory=list)
@@ -189,6 +191,10 @@ def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Not
     page.clusters_used = len(numbers.cluster_sizes)
     space = run.panoptic.space if run.panoptic else None
     page.clusters_total = space.num_things if space else 0
+    if run.quality:
+        what = "quality of the clusters"
+        page.cluster_quality = notes.attempt(what, [], quality_rows, run.quality)
+        page.concerns += notes.attempt(what, [], quality_concerns, run.quality)
     _add_stuff(page, run, numbers)
     _add_statistics(page, numbers)
     _add_facts(page, run, numbers)

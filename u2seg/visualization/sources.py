@@ -79,6 +79,7 @@ class LabelRun:
     instances: list[dict[str, Any]] = field(default_factory=list)
     panoptic: PanopticFolder | None = None
     losses: dict[str, list[float]] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -133,6 +134,9 @@ def read_label_run(root: Path, notes: Notes) -> LabelRun:
     losses = root / "semantics" / "losses.json"
     if losses.exists():
         run.losses = notes.attempt("STEGO losses", {}, _losses, losses)
+    quality = root / "clusters" / "quality.json"
+    if quality.exists():
+        run.quality = notes.attempt("quality of the clusters", {}, read_json_object, quality)
     run.timings = read_timings(root, notes)
     empty: dict[str, Any] = {}
     for path in sorted(root.glob("*/manifest.json")):
