@@ -18,6 +18,8 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import atomic_file, json_bytes
 
 Record = dict[str, Any]
+PIECE = 1 << 20
+"""Bytes that are read at a time while line ends are looked for."""
 
 
 def write_shards(path: Path, records: Sequence[Record], size: int) -> None:
@@ -52,11 +54,17 @@ class ShardFile(Sequence[list[Record]]):
     @functools.cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
         """Positions after the line ends; the first is that of the header."""
+        ends = [np.zeros(0, dtype=np.int64)]
+        position = 0
         try:
-            content = np.fromfile(self.path, dtype=np.uint8)
+            with open(self.path, "rb") as file:
+                while piece := file.read(PIECE):
+                    found = np.flatnonzero(np.frombuffer(piece, dtype=np.uint8) == ord("\n"))
+                    ends.append(position + found + 1)
+                    position += len(piece)
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
-        return np.flatnonzero(content == ord("\n")) + 1
+        return np.concatenate(ends)
 
     @functools.cached_property
     def sizes(self) -> list[int]:
