@@ -133,7 +133,8 @@ def test_reference_cases_agree_with_pydensecrf() -> None:
         assert np.abs(mine - case["q_fg"].astype(np.float32)).mean() < 2e-3
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_same_values_in_every_run() -> None:
     images = torch.from_numpy(pictures(2, 40, 56))
     masks = torch.from_numpy(np.random.default_rng(1).random((2, 3, 40, 56)) < 0.5)

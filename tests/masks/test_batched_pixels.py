@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from u2seg.io.transfer import Download
+from u2seg.io.transfer import Download, upload
 from u2seg.masks import batched_pixels, batched_resize
 from u2seg.masks.batched_pixels import agrees, fill_holes, upsample_nearest
 from u2seg.masks.batched_resize import bicubic_weights, pass_order, resize_masks
@@ -203,3 +203,13 @@ def test_a_download_keeps_values_types_and_order() -> None:
 def test_a_gpu_gives_the_same_bytes(work: Callable[[torch.Tensor], torch.Tensor]) -> None:
     masks = torch.from_numpy(shapes(5, 40, 48))
     assert torch.equal(work(masks.cuda()).cpu(), work(masks))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_goes_up_and_down_is_the_same() -> None:
+    numbers = np.random.default_rng(0).random((3, 1001))
+    device = torch.device("cuda")
+    there = [upload(numbers, device), upload(np.arange(7, dtype=np.uint8), device)]
+    back = Download(there).wait()
+    assert back[0].numpy().tobytes() == numbers.tobytes() and back[1].tolist() == list(range(7))

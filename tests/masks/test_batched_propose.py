@@ -85,6 +85,28 @@ def test_what_does_not_fit_is_refused() -> None:
         propose_batch(features, pixels, [(48, 48)], MaskSettings(refiner="another"))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_the_masks_of_a_cpu_and_the_same_in_every_run() -> None:
+    from u2seg.benchmark.inputs import Sizes, photograph, synthetic_features
+
+    sizes = Sizes(grid=24, channels=96)
+    features = torch.from_numpy(np.stack([synthetic_features(sizes, k).grid for k in range(3)]))
+    pixels = torch.from_numpy(np.stack([photograph(sizes.side)] * 3))
+    where = [(250, 333), (192, 192), (100, 100)]
+    expected = propose_batch(features, pixels, where, MaskSettings()).collect()
+    runs = [
+        propose_batch(features.cuda(), pixels.cuda(), where, MaskSettings()).collect()
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+    for mine, theirs in zip(runs[0], expected, strict=True):
+        assert mine.left == theirs.left == "" and mine.masks and theirs.masks
+        for a, b in zip(mine.masks, theirs.masks, strict=True):
+            assert np.mean(a.to_array() == b.to_array()) >= 0.999
+            assert a.score == pytest.approx(b.score, abs=1e-9)
+
+
 @pytest.mark.shared
 @needs_shared("golden", "maskcut")
 @needs_shared("data", "coco_train128")
