@@ -159,7 +159,8 @@ def full(setting: Setting, *, sizes: MergeSizes = SIZES) -> Row:
         target=PER_MILLION,
         floor=None,
         note=f"once: {instances} instances of {sizes.full_images} images in "
-        f"{told['seconds']:.0f} s, peak {told['peak_gb']:.2f} GB "
+        f"{told['seconds']:.0f} s ({told['cpu_s']:.0f} s of processor time, one thread), peak "
+        f"{told['peak_gb']:.2f} GB "
         f"({'within' if small else 'above'} {MEMORY_LIMIT.value:g}); no peer: it would not fit",
         correct=small and told["instances"] == instances,
     )

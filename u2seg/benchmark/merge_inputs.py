@@ -44,7 +44,7 @@ class MergeSizes:
     pool: int = 16
     shard: int = 64
     images: int = 33_334
-    full_images: int = 1_000_000
+    full_images: int = 1_030_000
 
 
 @dataclass(frozen=True)
