@@ -1,0 +1,171 @@
+"""The cluster stage: every descriptor and transform end to end, saved centroids, quality."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from u2seg.clusters.descriptors import mask_crops
+from u2seg.clusters.persist import Centroids, load_centroids, save_centroids
+from u2seg.clusters.rows import FileRows
+from u2seg.config.schema import Settings
+from u2seg.errors import UserError
+from u2seg.features import build_extractor
+from u2seg.io.images import read_image
+from u2seg.io.jsonfile import read_json
+from u2seg.pipeline import generate_labels
+from u2seg.pipeline.assignments import assignments_path, shard_assignments
+from u2seg.pipeline.workspace import Workspace
+from u2seg.structures.masks import InstanceMask
+
+HALF = ("masks", "clusters")
+
+
+def label(settings: Settings, photos: Path, output: Path, size: int = 2, **keys: Any) -> Path:
+    clusters = dataclasses.replace(settings.clusters, **keys)
+    run = dataclasses.replace(settings.run, shard_size=size)
+    changed = dataclasses.replace(settings, clusters=clusters, run=run)
+    return generate_labels(changed, photos, output, stages=HALF, progress=False)
+
+
+@pytest.fixture(scope="module")
+def plain(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return label(settings, photos, tmp_path_factory.mktemp("plain"))
+
+
+def ids(run: Path) -> list[int]:
+    shards = len(list((run / "masks").glob("part-*.json")))
+    return [i for shard in range(shards) for i in shard_assignments(Workspace(run), shard)]
+
+
+def test_neither_shard_size_nor_streaming_changes_a_cluster(
+    plain: Path, photos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileRows, "resident", lambda self: self)
+    other = label(settings, photos, tmp_path, size=3)
+    for name in ("centroids.npy", "centroids.json", "quality.json"):
+        assert (other / "clusters" / name).read_bytes() == (plain / "clusters" / name).read_bytes()
+    assert ids(other) == ids(plain)
+
+
+def test_quality_counts_what_was_assigned(plain: Path) -> None:
+    found = read_json(plain / "clusters/quality.json")
+    sizes = np.bincount(ids(plain), minlength=3)
+    assert (found["descriptors"], found["clusters"]) == (len(ids(plain)), 3)
+    assert (found["sizes"]["min"], found["sizes"]["max"]) == (sizes.min(), sizes.max())
+    assert found["empty"] == np.flatnonzero(sizes == 0).tolist()
+    manifest = read_json(plain / "clusters/manifest.json")
+    assert manifest["counts"] == {
+        "masks": len(ids(plain)),
+        "clusters": 3,
+        "clusters_used": int((sizes > 0).sum()),
+    }
+
+
+@pytest.mark.parametrize("descriptor", ["crop_cls", "masked_crop"])
+def test_crops_are_described_as_the_settings_say(
+    descriptor: str, photos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    run = label(
+        settings, photos, tmp_path, descriptor=descriptor, crop_padding=0.25, crop_fit="center"
+    )
+    (first, *_) = read_json(run / "images.json")["images"]
+    results = [r for r in read_json(run / "masks/part-00000.json") if r["image_id"] == first["id"]]
+    masks = [InstanceMask.from_result(r).to_array() for r in results]
+    image = read_image(photos / first["file_name"])
+    paint = descriptor == "masked_crop"
+    crops = mask_crops(image, masks, padding=0.25, fit="center", paint=paint)
+    wanted = build_extractor(settings.features).cls(crops)
+    found = np.load(run / "clusters/part-00000.npy")[: len(masks)]
+    np.testing.assert_array_equal(found, wanted)
+    note = read_json(run / "clusters/centroids.json")
+    assert (note["descriptor"], note["crop_padding"]) == (descriptor, 0.25)
+
+
+def test_a_pca_is_used_again_with_its_centroids(
+    photos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    keys: dict[str, Any] = {"whiten": "pca", "pca": 4, "normalize": False}
+    first = label(settings, photos, tmp_path / "first", **keys)
+    saved = first / "clusters/centroids.npy"
+    found = load_centroids(saved)
+    assert found.array.shape == (3, 4)
+    points = found.transform(np.concatenate([np.load(p) for p in parts(first)]))
+    np.testing.assert_allclose(np.cov(points.T, bias=True), np.eye(4), atol=1e-3)
+    again = label(settings, photos, tmp_path / "again", centroids=str(saved), **keys)
+    assert ids(again) == ids(first)
+    with pytest.raises(UserError, match=r"made with U2SEG\.CLUSTERS\.PCA 4, now it is 3"):
+        label(settings, photos, tmp_path / "c", centroids=str(saved), **{**keys, "pca": 3})
+    assert not (tmp_path / "c").exists()
+
+
+def parts(run: Path) -> list[Path]:
+    return sorted((run / "clusters").glob("part-*.npy"))
+
+
+def test_empty_clusters_and_near_duplicates_are_told(
+    plain: Path, photos: Path, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = load_centroids(plain / "clusters/centroids.npy")
+    largest = int(np.bincount(ids(plain)).argmax())
+    points = saved.transform(np.concatenate([np.load(p) for p in parts(plain)]))
+    # A centroid is the mean of its members, so some lie on either side of it in this direction.
+    gap = points[ids(plain).index(largest)] - saved.array[largest]
+    twin = saved.array[largest] + np.float32(1e-3) * gap / np.linalg.norm(gap)
+    far = np.full_like(twin, 100)
+    path = tmp_path / "more.npy"
+    array = np.vstack([saved.array, twin, far])
+    save_centroids(path, Centroids(array, saved.info, saved.transform))
+    with caplog.at_level(logging.WARNING):
+        run = label(settings, photos, tmp_path / "run", num_clusters=5, centroids=str(path))
+    found = read_json(run / "clusters/quality.json")
+    assert found["empty"] == [4]
+    assert "clusters: 1 of 5 clusters are empty: 4" in caplog.text
+    assert [pair[:2] for pair in found["near_duplicates"]] == [[largest, 3]]
+    assert f"1 pairs of clusters are near-duplicates ({largest} and 3)" in caplog.text
+
+
+def test_shards_are_assigned_to_the_centroids_in_the_file(
+    plain: Path, photos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from u2seg.pipeline.cluster_stage import ClusterStage
+
+    original = ClusterStage._assign
+
+    def killed(self: ClusterStage, index: int, records: list[Any]) -> None:
+        if index == 1:
+            raise KeyboardInterrupt
+        original(self, index, records)
+
+    monkeypatch.setattr(ClusterStage, "_assign", killed)
+    # The name of the method is that of the phase in the ledger.
+    killed.__name__ = "_assign"
+    with pytest.raises(KeyboardInterrupt):
+        label(settings, photos, tmp_path)
+    fitted = (tmp_path / "clusters/centroids.npy").stat().st_mtime_ns
+    assert not assignments_path(Workspace(tmp_path), 1).exists()
+    monkeypatch.setattr(ClusterStage, "_assign", original)
+    label(settings, photos, tmp_path)
+    assert (tmp_path / "clusters/centroids.npy").stat().st_mtime_ns == fitted
+    assert ids(tmp_path) == ids(plain)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(b"", "cannot be read"), (None, "cannot be read"), (np.zeros(2), r"must hold \(n,\) int32")],
+)
+def test_damaged_assignments_are_named(tmp_path: Path, damage: Any, message: str) -> None:
+    path = assignments_path(Workspace(tmp_path), 7)
+    path.parent.mkdir()
+    if isinstance(damage, bytes):
+        path.write_bytes(damage)
+    elif damage is not None:
+        np.save(path, damage)
+    with pytest.raises(UserError, match=message) as error:
+        shard_assignments(Workspace(tmp_path), 7)
+    assert "assigned-00007.npy" in str(error.value)
