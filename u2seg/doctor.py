@@ -67,6 +67,7 @@ LABELS = Part(
         "faiss-cpu": "faiss",
         "safetensors": "safetensors",
         "numba": "numba",
+        "threadpoolctl": "threadpoolctl",
     },
     optional=frozenset({"faiss-cpu"}),
 )
@@ -98,7 +99,7 @@ EXTRAS = (
     Part(
         "bench",
         "peers in benchmarks",
-        {"pydensecrf2": "pydensecrf", "threadpoolctl": "threadpoolctl"},
+        {"pydensecrf2": "pydensecrf"},
     ),
 )
 

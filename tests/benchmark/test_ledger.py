@@ -20,7 +20,7 @@ ROWS = table(LedgerSizes(images=2, side=64, shard=1, empty=3, shards=40))
 def test_a_row_measures_and_checks(name: str, unit: str) -> None:
     row = ROWS[name].measure(SETTING)
     assert (row.name, row.unit) == (name, unit)
-    assert row.ours and row.peer and row.ratio
+    assert row.ours is not None and row.peer and row.ratio is not None
 
 
 def test_a_wrong_count_is_not_met(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import heard
+from u2seg.pipeline.executors.threads import steady_blas
 from u2seg.pipeline.leases import Holder, Lease, LeaseLostError
 from u2seg.pipeline.ledger import Ledger, Trouble
 from u2seg.pipeline.records import Record
@@ -83,16 +84,19 @@ def drain(
     busy = ledger.snapshot().busy
     order = [*range(start, len(shards)), *range(min(start, len(shards)))]
     tried = 0
-    for shard in order:
-        lease = None if shard in busy else ledger.take(shard, holder)
-        if lease is None:
-            continue
-        tried += 1
-        try:
-            if attempt(stage, work, shard, shards[shard], ledger, lease):
-                told(shard)
-        finally:
-            lease.release()
+    with contextlib.ExitStack() as stack:
+        for shard in order:
+            lease = None if shard in busy else ledger.take(shard, holder)
+            if lease is None:
+                continue
+            try:
+                if not tried:
+                    stack.enter_context(steady_blas())
+                tried += 1
+                if attempt(stage, work, shard, shards[shard], ledger, lease):
+                    told(shard)
+            finally:
+                lease.release()
     return tried
 
 

@@ -19,7 +19,9 @@ from u2seg.pipeline.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
-"""Pause between two looks at the ledger."""
+"""Shortest pause between two looks at the ledger."""
+POLL_SHARE = 20.0
+"""A pause is so many times as long as a look: the driver leaves the machine to the workers."""
 NAMELESS_S = 10.0
 """A lease without a holder's name is one being written; after so long its writer is dead."""
 NOTE_S = 2.0
@@ -76,7 +78,9 @@ def oversee(
     total = range(len(shards))
     troubled: set[int] = set()
     while True:
+        start = time.perf_counter()
         look = ledger.snapshot()
+        pause = max(POLL_S, POLL_SHARE * (time.perf_counter() - start))
         troubled |= look.troubled
         progress.look(look)
         if look.settled.issuperset(total):
@@ -101,7 +105,7 @@ def oversee(
             ledger.free(shard)
         for shard in watch.silent(look.leases):
             _expire(stage, ledger, shard, look.leases[shard], workers, patience)
-        time.sleep(POLL_S)
+        time.sleep(pause)
     _check_failed(stage, ledger, look)
 
 

@@ -66,7 +66,8 @@ def _row(
     images_per_s: float | None,
 ) -> tuple[str, ...]:
     look = ledger.snapshot()
-    left = sum(size for shard, size in enumerate(sizes) if shard not in look.settled)
+    settled = look.settled
+    left = sum(size for shard, size in enumerate(sizes) if shard not in settled)
     eta = ""
     if state == "running":
         note = _read(space.progress)

@@ -1,10 +1,16 @@
-"""Threads of a worker: its share of the cores, so that workers do not fight over them."""
+"""Threads of a worker: its share of the cores, so that workers do not fight over them.
+
+Labels must not depend on how many threads that is. PyTorch's forward passes do not: threads share
+out the rows of a result, and each is summed in the same order. OpenBLAS, which NumPy calls, cuts
+the sums of a matrix product itself by the number of threads; so it gets one while shards are made.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -30,6 +36,22 @@ def limit_threads(count: int) -> None:
     torch.set_num_threads(count)
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
     faiss.omp_set_num_threads(count)
+
+
+def steady_blas() -> contextlib.AbstractContextManager[Any]:
+    """Give the matrix products of NumPy and SciPy one thread within the block.
+
+    Examples:
+        >>> import threadpoolctl
+        >>> with steady_blas():
+        ...     pools = threadpoolctl.threadpool_info()
+        >>> {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
+        {1}
+    """
+    from threadpoolctl import threadpool_limits
+
+    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 @contextlib.contextmanager
