@@ -12,7 +12,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUITES = ("masks", "clusters", "merge")
+SUITES = ("masks", "clusters", "merge", "ledger")
 """Modules of ``u2seg.benchmark`` with a table ``ROWS``."""
 
 
