@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tests.shared import SHARED, needs_shared
 from u2seg.clusters import kmeans as module
@@ -17,7 +20,7 @@ from u2seg.clusters.assign import assign
 from u2seg.clusters.base import CLUSTERERS
 from u2seg.clusters.descriptors import normalize_rows
 from u2seg.clusters.kmeans import KMeans, resolve_backend
-from u2seg.clusters.rows import ArrayRows, Rows
+from u2seg.clusters.rows import ArrayRows, FileRows, Rows
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
 
@@ -132,8 +135,8 @@ def test_no_more_iterations_than_asked_and_fewer_where_it_converges(backend: str
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (np.ones(4, np.float32), r"\(n, D\)"),
-        (np.array([[np.nan, 1.0], [0, 1]], np.float32), "NaN or infinity"),
+        (np.ones(4, np.float32), "Expected 2D array"),
+        (np.array([[np.nan, 1.0], [0, 1]], np.float32), "NaN"),
     ],
 )
 def test_bad_descriptors_are_refused(points: np.ndarray, message: str) -> None:
@@ -148,7 +151,7 @@ def test_predict_before_fit_is_refused() -> None:
 
 def test_predict_refuses_other_dimensions_and_bad_numbers() -> None:
     model = KMeans(1).fit(np.ones((2, 3), np.float32))
-    with pytest.raises(UserError, match="2 dimensions, the centroids 3"):
+    with pytest.raises(UserError, match="X has 2 features, but KMeans is expecting 3"):
         model.predict(np.ones((1, 2), np.float32))
     with pytest.raises(ValueError, match="NaN"):
         model.predict(np.full((1, 3), np.nan, np.float32))
@@ -186,6 +189,21 @@ def test_scikit_learn_takes_it_for_one_of_its_own() -> None:
     assert len(set(piped.predict(points).tolist())) == 3
     np.testing.assert_array_equal(KMeans(3, random_state=4).fit_predict(points), model.labels_)
     assert (model.n_features_in_, model.cluster_centers_.shape) == (3, (3, 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([KMeans()])
+def test_scikit_learn_s_own_checks_pass(estimator: KMeans, check: Any) -> None:
+    check(estimator)
+
+
+def test_tables_on_disk_are_checked_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.float32([[1, np.inf]]))
+    with pytest.raises(ValueError, match="descriptors hold NaN or infinity"):
+        KMeans(1).fit(FileRows([tmp_path / "a.npy"]))
+    model = KMeans(1).fit(np.ones((2, 3), np.float32))
+    with pytest.raises(ValueError, match="expecting 3 features"):
+        model.predict(FileRows([tmp_path / "a.npy"]))
 
 
 def test_auto_is_faiss_only_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from u2seg.clusters.assign import assign
 from u2seg.clusters.base import CLUSTERERS, Lloyd
 from u2seg.clusters.lloyd_blocks import farthest
 from u2seg.clusters.minibatch import minibatch
-from u2seg.clusters.rows import Rows, Table, as_rows
+from u2seg.clusters.rows import ArrayRows, Rows, Table
 from u2seg.clusters.start import start_centers
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
@@ -113,10 +114,10 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             UserError: if n < K, or the backend is unknown, missing or cannot take the table.
-            ValueError: if ``X`` is not 2-D or not finite, or ``init`` is unknown.
+            ValueError: if ``X`` is empty, not 2-D or not finite, or ``init`` is unknown.
         """
         backend = resolve_backend(self.backend)
-        rows = as_rows(X).resident()
+        rows = _checked(X).resident()
         if len(rows) < self.n_clusters:
             raise UserError(
                 f"U2SEG.CLUSTERS.NUM_CLUSTERS is {self.n_clusters}, but there are only "
@@ -150,12 +151,20 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             sklearn.exceptions.NotFittedError: before ``fit``; a ``ValueError``.
             ValueError: if ``X`` is not 2-D or not finite.
         """
-        from sklearn.utils.validation import check_is_fitted
-
         check_is_fitted(self)
-        rows = as_rows(X)
+        rows = _checked(X)
+        if rows.dim != self.n_features_in_:
+            raise UserError(
+                f"X has {rows.dim} features, but KMeans is expecting {self.n_features_in_} "
+                "features as input: these descriptors come from another feature extractor"
+            )
         mean_variance(rows)
         return assign(rows, self.cluster_centers_)[0]
+
+
+def _checked(X: npt.ArrayLike | Rows) -> Rows:  # noqa: N803
+    """Return a table as it is, anything else as scikit-learn checks arrays."""
+    return X if isinstance(X, Rows) else ArrayRows(check_array(X, dtype=np.float32))
 
 
 def resolve_backend(name: str) -> str:
