@@ -68,14 +68,15 @@ class ClusterStage(Stage):
     def run(self) -> dict[str, int]:
         """Describe masks shard by shard, fit centroids to all, assign shard by shard."""
         self.each_shard(self._shard)
-        check_skipped(self, self._images_with_masks())
+        if any(self.folder.glob("part-*.skipped")):  # counting reads every mask
+            check_skipped(self, self._images_with_masks())
         self.fit()
         self.each_shard(self._assign)
         return self._judge()
 
     def fit(self) -> None:
         """Make the centroids file unless it is there; the same descriptors give the same file."""
-        if self.centroids_path.with_suffix(".json").is_file():
+        if self._kept():
             return
         rows = self._rows()
         if len(rows) == 0:
@@ -93,6 +94,17 @@ class ClusterStage(Stage):
             model = KMeans.from_settings(settings).fit(transform.rows(rows))
             found = Centroids(model.cluster_centers_, self._info(), transform)
         save_centroids(self.centroids_path, found)
+
+    def _kept(self) -> bool:
+        """Return whether the centroids are there and as they were written."""
+        if not self.centroids_path.with_suffix(".json").is_file():
+            return False
+        try:
+            load_centroids(self.centroids_path)
+        except UserError as error:
+            logger.warning("clusters: %s: fitting again", error)
+            return False
+        return True
 
     @property
     def centroids_path(self) -> Path:
