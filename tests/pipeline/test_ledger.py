@@ -29,7 +29,6 @@ class Writer:
     """A stage that writes the names of a shard's images, and can be told to fail."""
 
     name = "writer"
-    isolates = True
 
     def __init__(self, root: Path, bad: set[str] = frozenset()) -> None:  # type: ignore[assignment]
         self.root, self.bad = root, bad
@@ -41,10 +40,10 @@ class Writer:
         self.aside.update(images)
 
     def work(self, shard: int, records: list[dict[str, Any]]) -> None:
+        self.turn.asked = True
         names = [r["file_name"] for r in records]
-        used = [n for n in names if self.turn.only in ("", n) and n not in self.aside]
+        used = [n for n in names if self.turn.admits(n) and n not in self.aside]
         for name in used:
-            self.turn.beat()
             self.tried.append(name)
             if name in self.bad:
                 raise RuntimeError(f"{name} is too much")
@@ -201,6 +200,26 @@ def test_a_shard_whose_images_are_fine_is_given_up_at_last(ledger: Ledger, tmp_p
     trouble = ledger.trouble(1)
     assert trouble.raised == ["MemoryError"] * RAISED_LIMIT
     assert trouble.fine == ["1-0.jpg", "1-1.jpg", "1-2.jpg"]
+
+
+def test_a_phase_that_reads_no_photographs_is_not_taken_apart(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    class Blind(Writer):
+        fails = 3
+
+        def work(self, shard: int, records: list[dict[str, Any]]) -> None:
+            self.tried.append(f"shard {shard}")
+            if shard == 1 and self.fails:
+                self.fails -= 1
+                raise RuntimeError
+            write_text(self.root / f"part-{shard}.txt", "")
+
+    stage = Blind(tmp_path)
+    work_until_settled(stage, ledger)
+    assert ledger.snapshot().done == {0, 1} and ledger.aside() == {}
+    # failed three times, then once "alone", which says nothing, then whole
+    assert stage.tried == ["shard 0", *["shard 1"] * 5]
 
 
 def test_lost_workers_count_less_than_errors() -> None:

@@ -34,22 +34,29 @@ class Turn:
     Args:
         lease: Touched with every image and file; None between shards.
         only: The only image that may be read; empty = all.
+        asked: Whether the stage asked for images.
+        met: Whether it met the only one.
     """
 
     lease: Lease | None = None
     only: str = ""
+    asked: bool = False
+    met: bool = False
 
-    def beat(self) -> None:
-        """Show that the work gets on; LeaseLostError if the shard was given away."""
+    def admits(self, name: str) -> bool:
+        """Return whether an image may be read; LeaseLostError if the shard was given away."""
         if self.lease:
             self.lease.beat()
+        if self.lease and name == self.only:
+            self.met = True
+            self.lease.tell(name)  # if this process dies now, this image was at work
+        return self.only in ("", name)
 
 
 class Sharded(Protocol):
     """What this module needs of a stage."""
 
     name: str
-    isolates: bool
     turn: Turn
 
     def set_aside(self, images: dict[str, str]) -> None:
@@ -111,10 +118,10 @@ def attempt(
     """Try a shard once; return whether it is done. See ``drain`` for the errors."""
     try:
         trouble = ledger.trouble(shard)
-        if trouble.isolate and stage.isolates:
+        if trouble.isolate:
             _isolate(stage, work, shard, records, ledger, lease)
         stage.set_aside(ledger.trouble(shard).aside)
-        with _turn(stage, lease) as files:
+        with _turn(stage, Turn(lease)) as files:
             work(shard, records)
         ledger.settle(shard, lease, files)
     except (UserError, StageError):
@@ -139,26 +146,32 @@ def _isolate(
 ) -> None:
     """Try every image of a shard alone, and write down which pass and which fail.
 
-    What ``work`` writes meanwhile is worth nothing; the whole shard is made after it.
+    What ``work`` writes meanwhile is worth nothing; the whole shard is made after it. An error
+    before the image was met says nothing about the image, and passes through.
     """
     logger.warning("%s: shard %d failed twice; trying its images alone", stage.name, shard)
     for record in records:
         name = record["file_name"]
         while not _settled(ledger.trouble(shard), name):
-            lease.tell(name)  # if this process dies, this image was at work
+            turn = Turn(lease, name)
             try:
-                with _turn(stage, lease, only=name):
+                with _turn(stage, turn):
                     work(shard, records)
             except (UserError, StageError, LeaseLostError):
                 raise
-            except Exception as error:  # noqa: BLE001 - see above
+            except Exception as error:
+                if not turn.met:
+                    raise
                 ledger.fail(shard, _told(error), image=name, raised=True)
             else:
+                if not turn.asked:  # a phase that reads no photographs
+                    return
                 trouble = ledger.trouble(shard)
                 trouble.fine.append(name)
                 ledger.write_trouble(shard, trouble)
+            finally:
+                lease.tell("")
         _check_some_pass(stage, shard, ledger)
-    lease.tell("")
 
 
 def _settled(trouble: Trouble, name: str) -> bool:
@@ -177,15 +190,16 @@ def _check_some_pass(stage: Sharded, shard: int, ledger: Ledger) -> None:
 
 
 @contextlib.contextmanager
-def _turn(stage: Sharded, lease: Lease, only: str = "") -> Iterator[list[Path]]:
+def _turn(stage: Sharded, turn: Turn) -> Iterator[list[Path]]:
     """Let the stage work under a lease; yield the list that gets the files it writes."""
     files: list[Path] = []
 
     def note(path: Path) -> None:
         files.append(path)
-        lease.beat()
+        if turn.lease:
+            turn.lease.beat()
 
-    stage.turn = Turn(lease, only)
+    stage.turn = turn
     try:
         with heard(note):
             yield files

@@ -51,9 +51,7 @@ class MaskStage(Stage):
 
     def run(self) -> dict[str, int]:
         """Propose masks shard by shard."""
-        self.each_shard(
-            self._shard, lambda index: self.context.space.part(self.name, index).is_file()
-        )
+        self.each_shard(self._shard)
         check_skipped(self, len(self.context.images()))
         per_image = [
             len(masks)

@@ -40,9 +40,7 @@ class PanopticStage(Stage):
 
     def run(self) -> dict[str, int]:
         """Merge shard by shard, then join the records."""
-        self.each_shard(
-            self._shard, lambda index: self.context.space.part(self.name, index).is_file()
-        )
+        self.each_shard(self._shard)
         shards = self.context.shards()
         part = functools.partial(self.context.space.part, self.name)
         parts = (read_json_quickly(part(i)) for i in range(len(shards)))

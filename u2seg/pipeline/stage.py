@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,6 @@ class Stage(ABC):
     name: str
     inputs: tuple[str, ...] = ()
     """Stages whose manifests this one builds on."""
-    isolates: bool = True
-    """Whether a shard can be tried with one image alone: it reads photographs by ``readable``."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
@@ -240,14 +238,13 @@ class Stage(ABC):
         space = self.context.space
         return Ledger(space.ledger(self.name, method.strip("_")), space.root)
 
-    def each_shard(self, work: Work, done: Callable[[int], bool] | None = None) -> None:
+    def each_shard(self, work: Work) -> None:
         """Have ``work(shard, records)`` done for every shard that has no receipt, with progress.
 
         Args:
             work: A method of this stage. It may be called in another process, on a stage built
                 from the same settings, so it uses nothing that ``run`` did but what is in files.
                 Called again it writes the same files. It reads photographs by ``readable``.
-            done: Not used any more.
 
         Raises:
             UserError: for settings, files or a disk that cannot be used.
@@ -305,9 +302,9 @@ class Stage(ABC):
 
     def tried(self, records: Sequence[Record], skipped: list[Record]) -> Iterator[Record]:
         """Yield the records to work on: all, or the one that is tried alone."""
+        self.turn.asked = True
         for record in records:
-            self.turn.beat()
-            if self.turn.only in ("", record["file_name"]):
+            if self.turn.admits(record["file_name"]):
                 yield record
             else:
                 entry = {"file_name": record["file_name"], "reason": "", "stage": self.name}
