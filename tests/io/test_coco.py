@@ -19,8 +19,6 @@ from u2seg.io.coco import (
     read_panoptic,
     read_results,
     segmentation_rle,
-    write_instances,
-    write_results,
 )
 from u2seg.structures.masks import InstanceMask, decode_mask, encode_mask
 
@@ -88,14 +86,6 @@ def test_good_files_come_back_unchanged(tmp_path: Path) -> None:
     assert read_instances(_write(tmp_path / "i.json", INSTANCES)) == INSTANCES
     assert read_panoptic(_write(tmp_path / "p.json", PANOPTIC)) == PANOPTIC
     assert _results(_write(tmp_path / "r.json", RESULTS)) == RESULTS
-
-
-def test_written_files_read_back(tmp_path: Path) -> None:
-    write_results(tmp_path / "r.json", iter(RESULTS))
-    assert _results(tmp_path / "r.json") == RESULTS
-    parts = (INSTANCES[key] for key in ("images", "annotations", "categories"))
-    write_instances(tmp_path / "i.json", *parts, info={"version": "1"})
-    assert read_instances(tmp_path / "i.json") == {**INSTANCES, "info": {"version": "1"}}
 
 
 def test_polygons_and_uncompressed_codes_are_valid(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from u2seg.io.coco import write_results
+from u2seg.io.atomic import write_json
 from u2seg.scenes import SceneSettings, write_scenes
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate_masks.py"
@@ -22,7 +22,7 @@ def test_table_beside_baselines(tmp_path: Path) -> None:
     write_scenes(tmp_path, SceneSettings(train=2, val=0, size=64))
     truth = tmp_path / "annotations/instances_train.json"
     annotations = json.loads(truth.read_text())["annotations"]
-    write_results(tmp_path / "results.json", [{**a, "score": 1.0} for a in annotations])
+    write_json(tmp_path / "results.json", [{**a, "score": 1.0} for a in annotations])
     done = run(
         *("--results", tmp_path / "results.json", "--truth", truth, "--baselines"),
         *("--images", tmp_path / "images/train", "--json", tmp_path / "scores.json"),

@@ -1,4 +1,4 @@
-"""Read and write COCO JSON: instances, results and panoptic, checked record by record.
+"""Read COCO JSON: instances, results and panoptic, checked record by record.
 
 Source: the COCO data and results formats. A file that anybody may have made must not end in a
 ``KeyError`` three stages later: every error names the file, the record and what was expected.
@@ -14,7 +14,6 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from u2seg.errors import UserError
-from u2seg.io.atomic import write_json
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.structures.masks import Rle, check_rle
 from u2seg.structures.panoptic import MAX_SEGMENT_ID
@@ -153,28 +152,6 @@ def segmentation_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
     counts = rle["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts
     return {"size": [height, width], "counts": text}
-
-
-def write_results(path: Path | str, results: Iterable[Record]) -> None:
-    """Write COCO results (``InstanceMask.to_result`` records) atomically."""
-    write_json(path, list(results))
-
-
-def write_instances(
-    path: Path | str,
-    images: Iterable[Record],
-    annotations: Iterable[Record],
-    categories: Iterable[Record],
-    info: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a COCO instances file atomically."""
-    content = {
-        "info": dict(info or {}),
-        "images": list(images),
-        "annotations": list(annotations),
-        "categories": list(categories),
-    }
-    write_json(path, content)
 
 
 def _list(path: Path | str, content: Record, key: str) -> list[Any]:
