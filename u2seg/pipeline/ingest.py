@@ -51,6 +51,10 @@ class ImagesStage(Stage):
         """List the photographs."""
         _ = self.found
 
+    def exports(self) -> tuple[Path, ...]:
+        """The list for all who read labels."""
+        return (self.context.space.images_json,)
+
     def shards(self) -> ShardFile:
         """Return the entries of every shard."""
         return ShardFile(self.context.space.entries)

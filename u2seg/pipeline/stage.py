@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,8 @@ from u2seg.version import __version__
 
 logger = logging.getLogger(__name__)
 
+_OF_A_SHARD = re.compile(r"-\d{5,}\.[a-z]+$|\*\*\.png$")
+"""File names of one shard, and digests of pictures."""
 LIBRARIES = (
     "numpy",
     "scipy",
@@ -140,6 +143,10 @@ class Stage(ABC):
         """Return further facts that must not change between runs into one folder."""
         return {}
 
+    def exports(self) -> tuple[Path, ...]:
+        """Return the files of the stage that lie in the output folder itself."""
+        return ()
+
     def check(self) -> None:
         """Raise UserError for settings that can be seen to be wrong before anything runs."""
         return
@@ -154,6 +161,8 @@ class Stage(ABC):
         plan = self._plan()
         self._check_plan(plan)
         if self.context.space.stage_manifest(self.name).is_file() and self._intact():
+            if not self.context.space.plan(self.name).is_file():  # lost, and checked above
+                write_json(self.context.space.plan(self.name), plan, indent=1)
             logger.info("%s: done already", self.name)
             return
         check_owned(self.folder, self.context.space.plan(self.name))
@@ -195,12 +204,18 @@ class Stage(ABC):
 
     def _check_plan(self, plan: dict[str, Any]) -> None:
         path = self.context.space.plan(self.name)
+        lost = not path.is_file()
+        if lost:  # the manifest of a finished stage says what matters most
+            path = self.context.space.stage_manifest(self.name)
+            plan = {key: plan[key] for key in ("stage", "settings_hash", "inputs")}
         if not path.is_file():
             return
         found = read_json(path)
-        if found == plan:
-            return
         known = found if isinstance(found, dict) else {}
+        if lost:
+            known = {key: known.get(key) for key in plan}
+        if known == plan:
+            return
         changed = [key for key in plan if known.get(key) != plan[key]]
         raise UserError(
             f"{self.folder} was made with other {', '.join(changed) or 'facts'} than this command "
@@ -213,7 +228,7 @@ class Stage(ABC):
             stage=self.name,
             settings_hash=plan["settings_hash"],
             inputs=plan["inputs"],
-            files=hash_files(self.folder),
+            files=self._hashes(),
             counts=counts,
             version=__version__,
             seed=self.seed(),
@@ -273,17 +288,26 @@ class Stage(ABC):
         """Return whether all files are as the manifest says; prepare to make the others again."""
         path = self.context.space.stage_manifest(self.name)
         expected = read_json_object(path, "files")["files"]
-        found = hash_files(self.folder)
-        if found == expected:
+        found = self._hashes()
+        changed = [name for name in expected if expected[name] != found.get(name)]
+        if not changed:
             return True
-        changed = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
         logger.warning("%s: %s changed; making it again", self.name, ", ".join(sorted(changed)))
         self.context.space.manifest.unlink(missing_ok=True)
         path.unlink()
-        for name in changed:
-            if not name.endswith("**.png"):  # shards whose pictures changed are found by receipts
-                (self.folder / name).unlink(missing_ok=True)
+        # Shards with a changed file are found by their receipts. What was made from the whole set
+        # is made again as a whole: a model whose losses are lost says nothing about them.
+        whole = {name for name in expected if not _OF_A_SHARD.search(name)}
+        if whole.intersection(changed):
+            for name in whole.intersection(found):
+                (self.folder / name).unlink()
         return False
+
+    def _hashes(self) -> dict[str, str]:
+        outside = {
+            f"../{path.name}": sha256_file(path) for path in self.exports() if path.is_file()
+        }
+        return {**hash_files(self.folder), **outside}
 
     def bar(self, total: int) -> Any:
         """Return a progress bar of ``total`` images with rate and ETA."""
