@@ -209,19 +209,20 @@ def _skip_up_to(
 
 
 def read_ahead(
-    load: Callable[[T], Loaded | None], items: Iterable[T], batch: int
+    load: Callable[[T], Loaded | None], items: Iterable[T], ahead: int
 ) -> Iterator[Loaded]:
-    """Yield photographs in order, loaded by threads ``AHEAD`` batches before they are asked for.
+    """Yield photographs in order, loaded by threads before they are asked for.
 
     Args:
         load: Returns the photograph of an item, or None to leave it out.
         items: What to load.
-        batch: Photographs in a batch.
+        ahead: How many are in memory beside those that were yielded, >= 1: a batch, so that the
+            next one is ready when a device has room for it.
     """
     queue: deque[Future[Loaded | None]] = deque()
     rest = iter(items)
-    with ThreadPoolExecutor(min(READERS, AHEAD * batch)) as pool:
-        queue.extend(pool.submit(load, item) for item in itertools.islice(rest, AHEAD * batch))
+    with ThreadPoolExecutor(min(READERS, ahead)) as pool:
+        queue.extend(pool.submit(load, item) for item in itertools.islice(rest, ahead))
         try:
             while queue:
                 part = queue.popleft().result()
