@@ -52,7 +52,6 @@ CORE = Part(
         "pyyaml": "yaml",
         "tqdm": "tqdm",
         "simplejpeg": "simplejpeg",
-        "orjson": "orjson",
     },
 )
 LABELS = Part(

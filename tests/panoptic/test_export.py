@@ -26,6 +26,7 @@ from u2seg.io.png import (
 )
 from u2seg.panoptic.export import export_image, merge_parts, stuff_target
 from u2seg.panoptic.merger import merge_panoptic
+from u2seg.panoptic.parts import LabelRecord
 from u2seg.panoptic.validate import check_panoptic
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask, decode_mask
@@ -50,7 +51,7 @@ def _label(things: int) -> PanopticLabel:
     return merge_panoptic(masks, list(range(things)), stuff, SPACE, PanopticSettings())
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
+def _records(folder: Path) -> list[LabelRecord]:
     return [export_image(folder, row, _label(n), SPACE) for n, row in enumerate(IMAGES)]
 
 
@@ -150,8 +151,8 @@ def test_memory_does_not_grow_with_the_number_of_images(
                 yield {**IMAGES[i % 3], "id": i, "file_name": f"{i}.jpg"}
 
     def peak(count: int) -> int:
-        def part(start: int) -> list[dict[str, Any]]:
-            return [{**records[i % 3], "image_id": i} for i in range(start, start + 20)]
+        def part(start: int) -> list[LabelRecord]:
+            return [replace(records[i % 3], image_id=i) for i in range(start, start + 20)]
 
         tracemalloc.start()
         parts = (part(start) for start in range(0, count, 20))

@@ -32,10 +32,9 @@ from u2seg.benchmark.setting import Setting
 from u2seg.benchmark.timing import alternate
 from u2seg.config.schema import PanopticSettings
 from u2seg.errors import StageError
-from u2seg.io.jsonfile import read_json_quickly
-from u2seg.io.jsonstream import item_bytes
+from u2seg.io.jsonfile import read_json
 from u2seg.io.png import encode_map
-from u2seg.panoptic.export import INSTANCES_JSON, label_records, stuff_target
+from u2seg.panoptic.export import INSTANCES_JSON, label_record, stuff_target
 from u2seg.panoptic.merger import merge_panoptic
 from u2seg.structures.panoptic import PanopticLabel, ids_to_rgb
 
@@ -52,7 +51,7 @@ def merged(raw: Unmerged, rule: str, sizes: MergeSizes) -> PanopticLabel:
     label = merge_panoptic(raw.masks, raw.clusters, raw.stuff, SPACE, PanopticSettings(rule=rule))
     encode_map(ids_to_rgb(label.ids))
     encode_map(stuff_target(label, SPACE))
-    item_bytes(label_records(image_record(1, sizes), label))
+    label_record(image_record(1, sizes), label)
     return label
 
 
@@ -100,8 +99,7 @@ def join(setting: Setting, *, sizes: MergeSizes = SIZES) -> Row:
             setting.repeats,
         )
         found = [
-            read_json_quickly(folder / side / INSTANCES_JSON)["annotations"]
-            for side in ("ours", "peer")
+            read_json(folder / side / INSTANCES_JSON)["annotations"] for side in ("ours", "peer")
         ]
     per_million = MILLION / instances
     return judged(

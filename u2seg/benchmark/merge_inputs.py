@@ -12,15 +12,17 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from u2seg.config.schema import PanopticSettings
-from u2seg.io.atomic import write_bytes
-from u2seg.io.jsonstream import item_bytes
-from u2seg.panoptic.export import label_records
+from u2seg.panoptic.export import label_record
 from u2seg.panoptic.merger import merge_panoptic
+from u2seg.panoptic.parts import LabelRecord, write_part
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask
 
 SPACE = LabelSpace(num_things=800, num_stuff=27)
 """The published numbers of clusters."""
+NUMBER = 1
+OLD_NAME = b'"file_name":"00000/000000001.png"'
+"""Id and name under which an image of the pool is encoded."""
 STUFF_SEEN = 6
 """Stuff clusters of one image."""
 
@@ -103,14 +105,14 @@ def write_parts(folder: Path, sizes: MergeSizes, count: int) -> int:
     for number in range(min(sizes.pool, count)):
         raw = unmerged(sizes, number)
         label = merge_panoptic(raw.masks, raw.clusters, raw.stuff, SPACE, rules)
-        pool.append(label_records(image_record(1, sizes), label))
+        pool.append(label_record(image_record(NUMBER, sizes), label))
     instances = 0
     for part, start in enumerate(range(1, count + 1, sizes.shard)):
         records = []
         for number in range(start, min(start + sizes.shard, count + 1)):
             records.append(_renamed(pool[number % len(pool)], image_record(number, sizes)))
-            instances += len(records[-1]["instances"])
-        write_bytes(part_path(folder, part), item_bytes(records))
+            instances += len(records[-1].instances)
+        write_part(part_path(folder, part), records)
     return instances
 
 
@@ -119,10 +121,9 @@ def part_path(folder: Path, index: int) -> Path:
     return folder / f"part-{index:05d}.json"
 
 
-def _renamed(record: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
-    name = image["file_name"].replace(".jpg", ".png")
-    return {
-        "image_id": image["id"],
-        "panoptic": {**record["panoptic"], "image_id": image["id"], "file_name": name},
-        "instances": [{**row, "image_id": image["id"]} for row in record["instances"]],
-    }
+def _renamed(record: LabelRecord, image: dict[str, Any]) -> LabelRecord:
+    name, number = image["file_name"].replace(".jpg", ".png").encode(), image["id"]
+    ids = b'"image_id":%d,' % NUMBER, b'"image_id":%d,' % number
+    panoptic = record.panoptic.replace(OLD_NAME, b'"file_name":"%s"' % name, 1)
+    instances = tuple(row.replace(*ids, 1) for row in record.instances)
+    return LabelRecord(number, record.segments, panoptic.replace(*ids, 1), instances)

@@ -92,13 +92,17 @@ def load_all_join(parts: Iterable[Path], folder: Path, images: ImageRecords) -> 
         folder: Where ``instances.json`` and ``panoptic.json`` are written.
         images: Records of the images.
     """
-    records = [record for part in parts for record in json.loads(part.read_text())]
     rows = list(images)
     instances: list[dict[str, Any]] = []
-    for record in records:
-        for row in record["instances"]:
-            instances.append({**row, "id": len(instances) + 1})
-    labels = [record["panoptic"] for record in records]
+    labels: list[dict[str, Any]] = []
+    for part in parts:
+        for row in json.loads(part.read_text()):
+            if isinstance(row, list):  # id of the image, numbers of segments and instances
+                continue
+            if "segments_info" in row:
+                labels.append(row)
+            else:
+                instances.append({**row, "id": len(instances) + 1})
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows_of in (("instances", instances), ("panoptic", labels)):
         content = {"images": rows, "annotations": rows_of, "categories": SPACE.categories()}

@@ -14,8 +14,8 @@ from typing import Any
 
 from u2seg.benchmark.merge_inputs import SPACE, ImageRecords, MergeSizes, part_path
 from u2seg.benchmark.worker import peak_gb
-from u2seg.io.jsonfile import read_json_quickly
 from u2seg.panoptic.export import merge_parts
+from u2seg.panoptic.parts import read_part
 
 
 def part_files(folder: Path, count: int, sizes: MergeSizes) -> list[Path]:
@@ -25,7 +25,7 @@ def part_files(folder: Path, count: int, sizes: MergeSizes) -> list[Path]:
 
 def stream_join(folder: Path, out: Path, count: int, sizes: MergeSizes) -> int:
     """Join the parts as the panoptic stage does; return the number of instances."""
-    parts = (read_json_quickly(path) for path in part_files(folder, count, sizes))
+    parts = (read_part(path) for path in part_files(folder, count, sizes))
     return merge_parts(parts, out, ImageRecords(count, sizes), SPACE)["instances"]
 
 

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-import orjson
-
 from u2seg.errors import UserError
 
 
@@ -30,19 +28,6 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path} is nested too deeply to be read") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
-
-
-def read_json_quickly(path: Path | str) -> Any:
-    """Return what ``read_json`` returns, in less time, for a file this package wrote.
-
-    Raises:
-        UserError: as ``read_json``.
-    """
-    try:
-        return orjson.loads(Path(path).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        # Damage, which is named then, or file names that are not UTF-8.
-        return read_json(path)
 
 
 def read_json_object(path: Path | str, *required: str) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import orjson
-
 from u2seg.io.atomic import atomic_file, json_bytes
 
 PIECE = 1 << 20
@@ -21,8 +19,7 @@ def stream_json(
 ) -> Iterator[Callable[[Any], None]]:
     """Write ``{**content, array: [...]}`` atomically, the items of the array one by one.
 
-    Keys are sorted, as ``write_json`` sorts them, and the content is the same; the bytes are too,
-    but for the spelling of numbers below 0.0001 and above 1e16 within streamed arrays.
+    The bytes are those ``write_json`` would write for the whole object.
 
     Args:
         path: Final name; it appears when the block ends without an error.
@@ -31,7 +28,7 @@ def stream_json(
         array: Key of the array; must not be in ``content``.
 
     Yields:
-        A function that appends one item.
+        A function that appends one item, see ``item_bytes``.
 
     Raises:
         ValueError: if ``array`` is a key of ``content``, or an item holds NaN or infinity.
@@ -58,7 +55,10 @@ def stream_json(
 
 
 def item_bytes(item: Any) -> bytes:
-    """Return compact JSON with sorted keys, several times faster than ``json_bytes``.
+    """Return JSON as ``json_bytes`` does, without the line end.
+
+    Args:
+        item: Anything JSON has a word for; bytes are taken for JSON that is encoded already.
 
     Raises:
         ValueError: for NaN or infinity.
@@ -66,17 +66,10 @@ def item_bytes(item: Any) -> bytes:
     Examples:
         >>> item_bytes({"b": [1.5, None], "a": "ü"}).decode()
         '{"a":"ü","b":[1.5,null]}'
+        >>> item_bytes(b"[1, 2]")
+        b'[1, 2]'
     """
-    try:
-        text = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # what orjson does not know: undecodable file names, NumPy numbers
-        return _exact(item)
-    # orjson writes NaN as null.
-    return _exact(item) if b"null" in text else text
-
-
-def _exact(item: Any) -> bytes:
-    return json_bytes(item).rstrip(b"\n")
+    return item if isinstance(item, bytes) else json_bytes(item).rstrip(b"\n")
 
 
 class _Pieces:
@@ -103,7 +96,7 @@ class _Items:
 
     def __init__(self, out: _Pieces, key: str) -> None:
         self.out = out
-        self.separator = _exact(key) + b":["
+        self.separator = item_bytes(key) + b":["
 
     def add(self, item: Any) -> None:
         self.out.add(self.separator + item_bytes(item))
@@ -117,7 +110,7 @@ class _Items:
 
 def _write_member(out: _Pieces, key: str, value: Any) -> None:
     if not isinstance(value, Iterator):
-        out.add(_exact(key) + b":" + _exact(value))
+        out.add(item_bytes(key) + b":" + item_bytes(value))
         return
     items = _Items(out, key)
     for item in value:

@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import write_json
-from u2seg.io.jsonstream import stream_json
+from u2seg.io.jsonstream import item_bytes, stream_json
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import write_label_png, write_panoptic_png
+from u2seg.panoptic.parts import LabelRecord, numbered
 from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
 from u2seg.structures.masks import encode_mask
 from u2seg.structures.panoptic import PanopticLabel
@@ -69,7 +70,7 @@ def stuff_target(label: PanopticLabel, space: LabelSpace) -> npt.NDArray[np.uint
 
 def export_image(
     folder: Path | str, record: Mapping[str, Any], label: PanopticLabel, space: LabelSpace
-) -> dict[str, Any]:
+) -> LabelRecord:
     """Write the two PNGs of an image and return its records.
 
     Args:
@@ -77,10 +78,6 @@ def export_image(
         record: The image's entry in ``images.json``: id, file_name, height, width.
         label: Its panoptic label.
         space: The numbering.
-
-    Returns:
-        ``{"image_id", "panoptic": annotation of panoptic.json, "instances": [annotations of
-        instances.json without id, one per visible thing]}``, JSON-ready.
 
     Raises:
         UserError: if the label has another size than the record, the file name leaves the
@@ -93,20 +90,21 @@ def export_image(
             f"{(record['height'], record['width'])}: label this folder anew"
         )
     name = png_name(record["file_name"])
-    records = label_records(record, label)
+    records = label_record(record, label)
     write_panoptic_png(safe_join(Path(folder) / PANOPTIC_PNGS, name), label.ids)
     write_label_png(safe_join(Path(folder) / STUFF_PNGS, name), stuff_target(label, space))
     return records
 
 
-def label_records(record: Mapping[str, Any], label: PanopticLabel) -> dict[str, Any]:
+def label_record(record: Mapping[str, Any], label: PanopticLabel) -> LabelRecord:
     """Return the JSON records of an image's label, as ``export_image``; nothing is written."""
     image_id = int(record["id"])
     for segment in label.segments:
         if segment.area < 1 or min(segment.bbox[2:]) < 1:
             raise ValueError(f"segment {segment.id} of {record['file_name']} is empty: {segment}")
-    instances = [
+    instances = (
         {
+            "id": 0,
             "image_id": image_id,
             "category_id": segment.category_id,
             "segmentation": encode_mask(label.ids == segment.id),
@@ -117,17 +115,19 @@ def label_records(record: Mapping[str, Any], label: PanopticLabel) -> dict[str, 
         }
         for segment in label.segments
         if segment.isthing
-    ]
+    )
     panoptic = {
         "image_id": image_id,
         "file_name": png_name(record["file_name"]),
         "segments_info": [segment.to_json() for segment in label.segments],
     }
-    return {"image_id": image_id, "panoptic": panoptic, "instances": instances}
+    return LabelRecord(
+        image_id, len(label.segments), item_bytes(panoptic), tuple(map(item_bytes, instances))
+    )
 
 
 def merge_parts(
-    parts: Iterable[Sequence[Mapping[str, Any]]],
+    parts: Iterable[Sequence[LabelRecord]],
     folder: Path | str,
     images: Iterable[Mapping[str, Any]],
     space: LabelSpace,
@@ -170,12 +170,12 @@ def merge_parts(
         add_label = start(PANOPTIC_JSON, space.categories())
         add_instance = start(INSTANCES_JSON, things)
         for record in _in_order(parts, images):
-            add_label(record["panoptic"])
+            add_label(record.panoptic)
             counts["images"] += 1
-            counts["segments"] += len(record["panoptic"]["segments_info"])
-            for instance in record["instances"]:
+            counts["segments"] += record.segments
+            for instance in record.instances:
                 counts["instances"] += 1
-                add_instance({**instance, "id": counts["instances"]})
+                add_instance(numbered(instance, counts["instances"]))
     write_json(folder / LABELSPACE_JSON, space.to_json(), indent=1)
     return counts
 
@@ -221,16 +221,16 @@ def _mark(image: Mapping[str, Any]) -> int:
 
 
 def _in_order(
-    parts: Iterable[Sequence[Mapping[str, Any]]], images: Iterable[Mapping[str, Any]]
-) -> Iterator[Mapping[str, Any]]:
+    parts: Iterable[Sequence[LabelRecord]], images: Iterable[Mapping[str, Any]]
+) -> Iterator[LabelRecord]:
     wanted = (image["id"] for image in images)
     position = 0
     for part in parts:
         for record in part:
             expected = next(wanted, None)
-            if record["image_id"] != expected:
+            if record.image_id != expected:
                 raise StageError(
-                    f"the label parts hold image {record['image_id']} where images.json has "
+                    f"the label parts hold image {record.image_id} where images.json has "
                     f"{'no more images' if expected is None else expected}: delete the part "
                     "files and run the panoptic stage again"
                 )

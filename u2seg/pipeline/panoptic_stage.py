@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import UserError
-from u2seg.io.atomic import write_json
-from u2seg.io.jsonfile import read_json_quickly
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import read_label_png
 from u2seg.panoptic.export import export_image, merge_parts
 from u2seg.panoptic.merger import merge_panoptic
+from u2seg.panoptic.parts import read_part, write_part
 from u2seg.pipeline.assignments import shard_assignments
 from u2seg.pipeline.batches import read_masks
 from u2seg.pipeline.stage import Record, Stage
@@ -43,7 +42,7 @@ class PanopticStage(Stage):
         self.each_shard(self._shard)
         shards = self.context.shards()
         part = functools.partial(self.context.space.part, self.name)
-        parts = (read_json_quickly(part(i)) for i in range(len(shards)))
+        parts = (read_part(part(i)) for i in range(len(shards)))
         return merge_parts(parts, self.folder, Chained(shards), self.label_space)
 
     def _shard(self, index: int, records: list[Record]) -> None:
@@ -64,7 +63,7 @@ class PanopticStage(Stage):
                 masks, own, stuff, self.label_space, self.context.settings.panoptic
             )
             exported.append(export_image(self.folder, record, label, self.label_space))
-        write_json(self.context.space.part(self.name, index), exported)
+        write_part(self.context.space.part(self.name, index), exported)
 
     def _stuff(self, record: Record) -> Any:
         name = stem_of(record["file_name"]) + ".png"
