@@ -206,6 +206,12 @@ def test_tables_on_disk_are_checked_too(tmp_path: Path) -> None:
         model.predict(FileRows([tmp_path / "a.npy"]))
 
 
+@pytest.mark.parametrize("name", ["n_clusters", "n_init", "max_iter"])
+def test_counts_below_one_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        KMeans(1).set_params(**{name: 0}).fit(np.ones((2, 2)))
+
+
 def test_auto_is_faiss_only_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_faiss_sees_gpu", lambda: False)
     assert resolve_backend("auto") == "blocks"

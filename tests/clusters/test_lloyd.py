@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 
-from u2seg.clusters import bounds, lloyd_blocks, lloyd_sklearn
+from u2seg.clusters import bounds, lloyd_blocks, lloyd_sklearn, parallel
 from u2seg.clusters import rows as rows_module
 from u2seg.clusters.base import CLUSTERERS
 from u2seg.clusters.kmeans import KMeans, mean_variance
-from u2seg.clusters.lloyd_blocks import center_groups, farthest, in_order
+from u2seg.clusters.lloyd_blocks import center_groups, farthest
 from u2seg.clusters.minibatch import minibatch
-from u2seg.clusters.rows import ArrayRows, FileRows
+from u2seg.clusters.parallel import one_blas_thread_each, ordered
+from u2seg.clusters.rows import ArrayRows, FileRows, MappedRows
+from u2seg.clusters.transform import fit_transform
+from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
 
 
@@ -96,7 +100,8 @@ def test_converged_rows_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_cut_into_files_memory_and_threads_change_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = np.random.default_rng(2).standard_normal((9000, 7)).astype(np.float32)
+    points = np.random.default_rng(2).standard_normal((9000, 70)).astype(np.float32)
+    settings = ClusterSettings(num_clusters=60, iterations=12, whiten="pca", pca=50)
     resident, found = FileRows.resident, []
     for name, cuts, limit, threads in (
         ("a", [4000, 8000], 1 << 30, 1),
@@ -107,11 +112,24 @@ def test_the_cut_into_files_memory_and_threads_change_no_byte(
         paths = [tmp_path / name / f"{index:04d}.npy" for index in range(len(cuts) + 1)]
         for path, part in zip(paths, np.split(points, cuts), strict=True):
             np.save(path, part)
-        monkeypatch.setattr(FileRows, "resident", lambda self, n=limit: resident(self, n))
-        monkeypatch.setattr(lloyd_blocks, "default_threads", lambda count=threads: count)
-        model = KMeans(60, max_iter=12).fit(FileRows(paths))
+        monkeypatch.setattr(MappedRows, "resident", lambda self, n=limit: resident(self, n))
+        monkeypatch.setattr(parallel, "default_threads", lambda count=threads: count)
+        with threadpoolctl.threadpool_limits(threads):
+            rows = FileRows(paths)
+            model = KMeans.from_settings(settings).fit(fit_transform(rows, settings).rows(rows))
         found.append((model.cluster_centers_.tobytes(), model.labels_.tobytes(), model.inertia_))
     assert found[0] == found[1] == found[2]
+
+
+def test_every_call_multiplies_with_one_thread_and_more_are_allowed_again() -> None:
+    def blas(_: object = None) -> set[int]:
+        infos = threadpoolctl.threadpool_info()
+        return {i["num_threads"] for i in infos if "numpy" in i["filepath"]}
+
+    with threadpoolctl.threadpool_limits(2):
+        with one_blas_thread_each() as in_order:
+            assert list(in_order(blas, range(3))) == [{1}] * 3
+        assert blas() == {2}
 
 
 def test_the_tolerance_is_a_share_of_the_variance() -> None:
@@ -145,7 +163,7 @@ def test_results_come_in_order_with_a_bounded_lead() -> None:
 
     begun: list[int] = []
     with ThreadPoolExecutor(1) as pool:
-        results = in_order(pool, lambda i: begun.append(i) or i, range(20), 3)
+        results = ordered(pool, 3, lambda i: begun.append(i) or i, range(20))
         assert next(results) == 0
         assert len(begun) <= 4
         assert list(results) == list(range(1, 20))

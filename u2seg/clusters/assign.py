@@ -8,11 +8,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from u2seg.clusters.parallel import one_blas_thread_each
 from u2seg.clusters.rows import Rows, as_rows
 from u2seg.errors import UserError
 
-BLOCK_BYTES = 64 << 20
-"""Bound on the (block, K) table of products."""
+BLOCK_BYTES = 16 << 20
+"""Bound on the (block, K) table of products of a thread."""
 
 
 def assign(
@@ -43,7 +44,7 @@ def assign(
 
     Notes:
         Products are taken in double precision, so the block a descriptor falls into does not
-        decide its label. Extra memory: about 64 MiB and a copy of the centroids.
+        decide its label. Extra memory: about 64 MiB for each thread and a copy of the centroids.
     """
     rows = as_rows(descriptors)
     if centroids.ndim != 2 or len(centroids) == 0:
@@ -59,10 +60,15 @@ def assign(
     labels = np.empty(len(rows), dtype=np.int64)
     distances = np.empty(len(rows), dtype=np.float64)
     block = max(1, BLOCK_BYTES // (8 * (len(wide) + wide.shape[1] * 2)))
-    for start in range(0, len(rows), block):
+
+    def nearest(start: int) -> None:
         part = slice(start, min(start + block, len(rows)))
         points = rows.read(part.start, part.stop).astype(np.float64)
         # |x - c|^2 / 2 without |x|^2 / 2, which is the same for every c.
         labels[part] = np.argmin(half_norms - points @ wide.T, axis=1)
         distances[part] = np.linalg.norm(points - wide[labels[part]], axis=1)
+
+    with one_blas_thread_each() as in_order:
+        for _ in in_order(nearest, range(0, len(rows), block)):
+            pass
     return labels, distances

@@ -114,8 +114,12 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             UserError: if n < K, or the backend is unknown, missing or cannot take the table.
-            ValueError: if ``X`` is empty, not 2-D or not finite, or ``init`` is unknown.
+            ValueError: if ``X`` is empty, not 2-D or not finite, ``init`` is unknown, or a count
+                is below 1.
         """
+        for name in ("n_clusters", "n_init", "max_iter"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         backend = resolve_backend(self.backend)
         rows = _checked(X).resident()
         if len(rows) < self.n_clusters:

@@ -11,9 +11,6 @@ Source: Ding et al., "Yinyang K-Means", ICML 2015.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,8 +19,8 @@ from tqdm import tqdm
 
 from u2seg.clusters import bounds
 from u2seg.clusters.base import CLUSTERERS
+from u2seg.clusters.parallel import one_blas_thread_each
 from u2seg.clusters.rows import BLOCK_ROWS, Rows, Table
-from u2seg.crf.parallel import default_threads
 
 GROUPS = 8
 """Groups of centres, at most; every row keeps 4 bytes for each, and 12 more."""
@@ -44,20 +41,16 @@ def lloyd_blocks(
 ) -> tuple[Table, int]:
     """Return centres and the number of iterations; see ``Lloyd`` for the arguments.
 
-    Blocks are shared out among threads, each of which multiplies with one BLAS thread, and their
-    results are added up in the order of the table: the number of threads changes nothing.
+    Blocks are shared out among threads, and their results are added up in the order of the table.
     """
-    from threadpoolctl import threadpool_limits
-
-    groups = center_groups(initial, max(1, min(GROUPS, len(initial) // GROUP_SIZE)))
-    order = np.argsort(groups, kind="stable")
-    state = _State(rows, np.ascontiguousarray(initial[order]), groups[order])
-    threads = default_threads()
     bar = tqdm(total=iterations, desc="K-means", delay=5, leave=False)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool, bar:
+    with one_blas_thread_each() as in_order, bar:
+        groups = center_groups(initial, max(1, min(GROUPS, len(initial) // GROUP_SIZE)))
+        order = np.argsort(groups, kind="stable")
+        state = _State(rows, np.ascontiguousarray(initial[order]), groups[order])
         for done in range(1, iterations + 1):
             changed = 0
-            for moved in in_order(pool, state.step, rows.starts(), 2 * threads):
+            for moved in in_order(state.step, rows.starts()):
                 changed += len(moved[0])
                 bounds.move(state.sums, state.counts, *moved)
             bar.update()
@@ -85,17 +78,6 @@ def center_groups(centers: Table, count: int) -> npt.NDArray[np.int64]:
             heart[group] = wide[groups == group].mean(axis=0)
     found: npt.NDArray[np.int64] = groups.astype(np.int64)
     return found
-
-
-def in_order(pool: ThreadPoolExecutor, function: Any, arguments: Any, ahead: int) -> Iterator[Any]:
-    """Yield ``function(argument)`` in order, with at most ``ahead`` calls begun beforehand."""
-    waiting: deque[Future[Any]] = deque()
-    for argument in arguments:
-        waiting.append(pool.submit(function, argument))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 class _State:

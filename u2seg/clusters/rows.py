@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from u2seg.clusters.parallel import one_blas_thread
 from u2seg.errors import UserError
 
 BLOCK_ROWS = 4096
@@ -183,11 +184,13 @@ class MappedRows(Rows):
 
     def read(self, start: int, stop: int) -> Table:
         """Return a new array."""
-        return self._function(self._source.read(start, stop))
+        with one_blas_thread():
+            return self._function(self._source.read(start, stop))
 
     def take(self, indices: npt.NDArray[np.int64]) -> Table:
         """Return a copy of some rows."""
-        return self._function(self._source.take(indices))
+        with one_blas_thread():
+            return self._function(self._source.take(indices))
 
 
 def as_rows(descriptors: npt.ArrayLike | Rows) -> Rows:

@@ -7,15 +7,22 @@ variant with 2 + ln K trials as in scikit-learn.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from u2seg.clusters.parallel import one_blas_thread_each
 from u2seg.clusters.rows import Rows, Table
 
 START_POINTS = 64
 """k-means++ looks at no more than so many rows per cluster, drawn at random."""
 START_LEAST = 20_000
 """It looks at this many in any case, if there are so many."""
+CHUNK = 8192
+"""Rows of a thread's product."""
 
 
 def start_centers(rows: Rows, clusters: int, init: str, seed: int) -> Table:
@@ -58,26 +65,51 @@ def plus_plus(points: Table, clusters: int, rng: np.random.Generator) -> npt.NDA
     trials = 2 + int(np.log(clusters))
     chosen = np.empty(clusters, dtype=np.int64)
     chosen[0] = rng.integers(len(points))
-    nearest = _squared_distances(centred, squares, chosen[:1])[0]
-    for k in range(1, clusters):
-        sums = np.cumsum(nearest, dtype=np.float64)
-        if sums[-1] <= 0:
-            left = np.setdiff1d(np.arange(len(points)), chosen[:k])
-            chosen[k:] = rng.choice(left, clusters - k, replace=False)
-            break
-        drawn = np.searchsorted(sums, rng.random(trials) * sums[-1], side="right")
-        drawn = np.minimum(drawn, len(points) - 1)
-        table = np.minimum(_squared_distances(centred, squares, drawn), nearest)
-        best = int(np.argmin(table.sum(axis=1, dtype=np.float64)))
-        chosen[k], nearest = drawn[best], table[best]
+    with one_blas_thread_each() as in_order:
+        distances = functools.partial(_squared_distances, in_order, centred, squares)
+        _draw_others(chosen, distances, trials, rng)
     return chosen
 
 
-def _squared_distances(points: Table, squares: Table, drawn: npt.NDArray[np.int64]) -> Table:
+def _draw_others(
+    chosen: npt.NDArray[np.int64],
+    distances: Callable[[npt.NDArray[np.int64]], Table],
+    trials: int,
+    rng: np.random.Generator,
+) -> None:
+    """Fill ``chosen`` from its second entry on."""
+    clusters = len(chosen)
+    nearest = distances(chosen[:1])[0]
+    for k in range(1, clusters):
+        sums = np.cumsum(nearest, dtype=np.float64)
+        if sums[-1] <= 0:
+            left = np.setdiff1d(np.arange(len(nearest)), chosen[:k])
+            chosen[k:] = rng.choice(left, clusters - k, replace=False)
+            break
+        drawn = np.searchsorted(sums, rng.random(trials) * sums[-1], side="right")
+        drawn = np.minimum(drawn, len(nearest) - 1)
+        table = np.minimum(distances(drawn), nearest)
+        best = int(np.argmin(table.sum(axis=1, dtype=np.float64)))
+        chosen[k], nearest = drawn[best], table[best]
+
+
+def _squared_distances(
+    in_order: Any, points: Table, squares: Table, drawn: npt.NDArray[np.int64]
+) -> Table:
     """Return (T, m) squared distances of some of the points to all, exactly 0 to themselves."""
-    table: Table = squares[drawn, None] + squares - 2 * (points[drawn] @ points.T)
-    # Below rounding, it is the same point: noise must not be drawn.
-    table[table < 1e-6 * (squares + squares[drawn, None])] = 0
+    table = np.empty((len(drawn), len(points)), dtype=np.float32)
+    some, own = points[drawn], squares[drawn, None]
+
+    def fill(start: int) -> None:
+        part = slice(start, start + CHUNK)
+        both = own + squares[part]
+        found = both - 2 * (some @ points[part].T)
+        # Below rounding, it is the same point: noise must not be drawn.
+        found[found < 1e-6 * both] = 0
+        table[:, part] = found
+
+    for _ in in_order(fill, range(0, len(points), CHUNK)):
+        pass
     table[np.arange(len(drawn)), drawn] = 0
     return table
 

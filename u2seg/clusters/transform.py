@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.clusters.descriptors import normalize_rows
+from u2seg.clusters.parallel import one_blas_thread_each
 from u2seg.clusters.rows import MappedRows, Rows, Table
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
@@ -49,8 +50,9 @@ class Transform:
                     f"descriptors have {descriptors.shape[1]} dimensions, the saved PCA is of "
                     f"{len(self.affine) - 1}: they come from different feature extractors"
                 )
-            result = descriptors @ self.affine[:-1]
-            result += self.affine[-1]
+            # In double precision, how many rows are multiplied at once does not show in the result.
+            wide = self.affine.astype(np.float64)
+            result = (descriptors.astype(np.float64) @ wide[:-1] + wide[-1]).astype(np.float32)
         return normalize_rows(result) if self.normalize else result
 
     @property
@@ -121,10 +123,15 @@ def moments(rows: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64
     # Around the first row, products lose fewer digits to cancellation than around 0.
     origin = rows.read(0, 1).astype(np.float64)[0]
     total, products = np.zeros(rows.dim), np.zeros((rows.dim, rows.dim))
-    for _, block in rows.blocks():
-        gap = block - origin
-        total += gap.sum(axis=0)
-        products += gap.T @ gap
+
+    def sums(start: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        gap = rows.block(start) - origin
+        return gap.sum(axis=0), gap.T @ gap
+
+    with one_blas_thread_each() as in_order:
+        for part, product in in_order(sums, rows.starts()):
+            total += part
+            products += product
     mean = total / len(rows)
     return origin + mean, products / len(rows) - np.outer(mean, mean)
 
@@ -136,7 +143,8 @@ def _components(
 
     The largest entry of every direction is positive, so that the sign does not depend on LAPACK.
     """
-    values, vectors = np.linalg.eigh(covariance)
+    with one_blas_thread_each():
+        values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
     return vectors * np.where(largest < 0, -1.0, 1.0), values
