@@ -151,8 +151,15 @@ def _hang_once(flag: Path, _: int) -> None:
     before_reading(act)
 
 
-def skew_clock(number: int) -> None:
-    """Set the clock of even workers an hour ahead, of odd ones an hour behind."""
+def skew_clock(flag: Path) -> Setup:
+    """Set the clock of even workers an hour ahead, of odd ones an hour behind.
+
+    ``flag`` says that a lease was touched with such a time.
+    """
+    return partial(_skew_clock, flag)
+
+
+def _skew_clock(flag: Path, number: int) -> None:
     shift = 3600.0 if number % 2 == 0 else -3600.0
     now, utime = time.time, os.utime
     time.time = lambda: now() + shift
@@ -160,6 +167,7 @@ def skew_clock(number: int) -> None:
     def touch(path: Any, times: Any = None, **options: Any) -> None:
         if times is None and "ns" not in options:
             times = (time.time(), time.time())
+            flag.write_bytes(b"")
         utime(path, times, **options)
 
     os.utime = touch  # type: ignore[assignment]
