@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=formatter)
     p.add_argument("--config-file", metavar="YAML", help="settings (U2SEG node)")
-    p.add_argument("--images", type=folder, metavar="DIR", help="photographs")
+    p.add_argument("--images", type=folder, metavar="PATH", help="folder, list file or .tar shards")
     p.add_argument("--output-dir", required=True, type=folder, metavar="DIR", help="labels")
     p.add_argument(
         "--stages", default="masks,clusters,semantics,panoptic", help="comma-separated (all)"

@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=formatter)
     p.add_argument("--config-file", required=True, metavar="YAML", help="settings of both halves")
-    p.add_argument("--images", required=True, type=folder, metavar="DIR", help="photographs")
+    p.add_argument(
+        "--images", required=True, type=folder, metavar="PATH", help="folder, list or .tar shards"
+    )
     p.add_argument("--output-dir", required=True, type=folder, metavar="DIR", help="results")
     p.add_argument("--truth", type=folder, metavar="DIR", help="data set with truth to evaluate on")
     p.add_argument("--baseline", action="store_true", help="evaluate the untrained model too")
