@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_a_list_ignores_blank_lines_comments_and_repetitions(
     assert source.entries() == [{"file_name": "a/c.png"}, {"file_name": "b.jpg"}]
     assert "2 lines name a photograph again" in caplog.text
     assert source.folders() == {photos, photos / "a"}
+
+
+def test_a_list_travels_to_other_processes_without_its_lines(photos: Path) -> None:
+    path = write_list(photos / "list.txt", *(f"{number}.jpg" for number in range(1000)))
+    source = open_source(path, ENDINGS)
+    packed = pickle.dumps(source)
+    assert len(packed) < 1000
+    there = pickle.loads(packed)
+    assert there.root == photos and there.entries() == source.entries()
 
 
 def test_what_a_list_names_is_tried_whatever_its_ending(photos: Path) -> None:

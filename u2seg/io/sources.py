@@ -169,6 +169,14 @@ class ListSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.home = os.path.abspath(path.parent)
+        self._read()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes get a list of millions of lines only if they ask for it.
+        return {**self.__dict__, "_entries": None}
+
+    def _read(self) -> None:
+        path = self.path
         lines = _read_lines(path)
         if not lines:
             raise UserError(f"list {path} names no photograph: expected one path a line")
@@ -184,7 +192,7 @@ class ListSource:
         for place, reason in places:
             name = place if reason else os.path.relpath(place, root)
             found.setdefault(name, {"file_name": name, **({"reason": reason} if reason else {})})
-        self._entries = [found[name] for name in sorted(found)]
+        self._entries: list[Entry] | None = [found[name] for name in sorted(found)]
         if len(found) < len(lines):
             logger.warning(
                 "%s: %d lines name a photograph again; each is used once",
@@ -204,7 +212,9 @@ class ListSource:
 
     def entries(self, progress: bool = False) -> list[Entry]:
         """Return one record per photograph."""
-        return [dict(entry) for entry in self._entries]
+        if self._entries is None:
+            self._read()
+        return [dict(entry) for entry in self._entries or ()]
 
     def folders(self) -> set[Path]:
         """Return the folders of the list and of its photographs."""
