@@ -197,3 +197,52 @@ def test_a_driver_of_another_machine_is_known_by_its_beats(tmp_path: Path) -> No
 def test_unknown_executors_are_refused(executor: str, workers: int, told: str) -> None:
     with pytest.raises(UserError, match=told):
         build_crew(executor, workers)
+
+
+@pytest.mark.slow
+def test_ray_workers_of_several_nodes_are_reached_by_address(
+    plain: Path, photos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """Two nodes with room for one worker each: both must work for two to run at a time."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    try:
+        cluster.add_node(num_cpus=1)
+        crew = build_crew("ray", 2, [f"address={cluster.address}", "cpus=1"])
+        generate_labels(
+            settings, photos, tmp_path / "run", stages=["masks"], progress=False, crew=crew
+        )
+    finally:
+        cluster.shutdown()
+    ours = {name: content for name, content in tree(tmp_path / "run").items() if "/" in name}
+    theirs = {name: content for name, content in tree(plain).items() if name in ours}
+    assert any(name.startswith("masks/part-") for name in ours)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("executor", "options", "told"),
+    [
+        ("local", ["cpus=2"], "local has none"),
+        ("local", ["cpus"], "expected KEY=VALUE"),
+        ("ray", ["cpus=two"], "cpus=two: expected a whole number"),
+        ("ray", ["cpu=2"], "Ray knows address, cpus, gpus"),
+        ("ray", ["address=127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+    ],
+)
+def test_wrong_options_are_refused(executor: str, options: list[str], told: str) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray", reason="the extra ray is not installed")
+    with pytest.raises(UserError, match=told):
+        build_crew(executor, 2, options)
+
+
+def test_slurm_s_refusal_is_told(photos: Path, settings: Settings, tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    crew = build_crew("slurm", 2, ["cluster=local", "partitionn=gpu"])
+    with pytest.raises(UserError, match=r"Slurm takes no jobs:.*partitionn"):
+        generate_labels(settings, photos, tmp_path, stages=["masks"], progress=False, crew=crew)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 
@@ -72,8 +73,9 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Wait a moment for the processes to end, then kill them."""
+        end = time.monotonic() + GOODBYE_S
         for process, _ in self._workers.values():
-            process.join(GOODBYE_S)
+            process.join(max(end - time.monotonic(), 0))
         for name in list(self._workers):
             self.stop(name)
 

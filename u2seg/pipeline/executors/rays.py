@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Any
 
 from u2seg.errors import UserError
@@ -18,6 +19,13 @@ class Worker:
         """Work until there is no more; see ``outcome``."""
         logging.basicConfig(format=f"%(levelname)s {name}: %(message)s", level=logging.WARNING)
         return outcome(job, name, number)
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError if nobody listens at a ``host:port``; Ray would try for ten minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class RayExecutor:
@@ -51,8 +59,9 @@ class RayExecutor:
         self._ours = not ray.is_initialized()
         if self._ours:
             try:
+                _knock(address)
                 ray.init(address=address, include_dashboard=None if address else False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise UserError(f"no Ray cluster answers at {address}: {error}") from error
         self._workers: dict[str, tuple[Any, Any]] = {}
 

@@ -50,14 +50,18 @@ def serve(job: Job, name: str, number: int) -> None:
         phase = _phase(context.space)
         if phase is None or phase["token"] != job.token or _alone(driver, context.space):
             return
-        if phase["serial"] != serial:
-            stage, serial = None, phase["serial"]  # frees the last model before the next is built
-            stage = _build(context, phase["stage"])
+        if stage is None or phase["serial"] != serial:
+            serial, stage = phase["serial"], _build(context, phase["stage"])
             work, shards = getattr(stage, phase["method"]), stage.shards()
             ledger = stage.ledger(phase["method"])
             start = number * len(shards) // job.workers
-        if not drain(stage, work, shards, ledger, holder, start=start):  # type: ignore[arg-type]
-            time.sleep(IDLE_S)
+            loaded = False
+        if drain(stage, work, shards, ledger, holder, start=start):
+            loaded = True
+            continue
+        if loaded:  # frees the model while others finish, and in the driver's own steps
+            stage = None
+        time.sleep(IDLE_S)
 
 
 def _phase(space: Workspace) -> dict[str, Any] | None:
