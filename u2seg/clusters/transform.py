@@ -91,11 +91,7 @@ def fit_transform(rows: Rows, settings: ClusterSettings) -> Transform:
     """
     if settings.whiten == "none" and not settings.pca:
         return Transform(settings.normalize)
-    if settings.pca > rows.dim:
-        raise UserError(
-            f"U2SEG.CLUSTERS.PCA is {settings.pca}, but descriptors have {rows.dim} dimensions: "
-            "lower it"
-        )
+    check_pca(settings, rows.dim)
     mean, covariance = moments(rows)
     if settings.whiten == "scale":
         scale = _inverse_deviations(np.diag(covariance))
@@ -109,6 +105,14 @@ def fit_transform(rows: Rows, settings: ClusterSettings) -> Transform:
         if settings.whiten == "pca":
             matrix = matrix * _inverse_deviations(variances)
     return Transform(settings.normalize, _stack(matrix, -mean @ matrix))
+
+
+def check_pca(settings: ClusterSettings, dim: int) -> None:
+    """Raise UserError if ``pca`` asks for more components than descriptors have dimensions."""
+    if settings.pca > dim:
+        raise UserError(
+            f"U2SEG.CLUSTERS.PCA is {settings.pca}, but descriptors have {dim} dimensions: lower it"
+        )
 
 
 def moments(rows: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

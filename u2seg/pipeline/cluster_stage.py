@@ -17,7 +17,7 @@ from u2seg.clusters.kmeans import KMeans, resolve_backend
 from u2seg.clusters.persist import CentroidInfo, Centroids, load_centroids, save_centroids
 from u2seg.clusters.quality import concerns, draw_sample, quality, spread, summary
 from u2seg.clusters.rows import FileRows
-from u2seg.clusters.transform import fit_transform
+from u2seg.clusters.transform import check_pca, fit_transform
 from u2seg.errors import UserError
 from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.features.base import check_name
@@ -67,6 +67,8 @@ class ClusterStage(Stage):
 
     def run(self) -> dict[str, int]:
         """Describe masks shard by shard, fit centroids to all, assign shard by shard."""
+        if self.context.settings.clusters.pca:  # before hours of work
+            check_pca(self.context.settings.clusters, self.extractor.dim)
         self.each_shard(self._shard)
         if any(self.folder.glob("part-*.skipped")):  # counting reads every mask
             check_skipped(self, self._images_with_masks())
