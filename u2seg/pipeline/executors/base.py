@@ -8,7 +8,6 @@ import os
 import socket
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from u2seg.config.load import settings_hash
@@ -69,22 +68,6 @@ class Ended:
         return cls(worker, text, error)
 
 
-@dataclass
-class Listed:
-    """The photographs as workers see them: the driver listed them, only their root counts."""
-
-    root: Path
-    searched: bool = False
-
-    def entries(self, progress: bool = False) -> list[dict[str, Any]]:
-        """Not for workers: a list of millions is not sent to each."""
-        raise NotImplementedError("workers read what the driver listed")
-
-    def folders(self) -> set[Path]:
-        """Return the root."""
-        return {self.root}
-
-
 class Executor(Protocol):
     """Starts processes that call ``worker.serve(job, name, number)``."""
 
@@ -127,8 +110,7 @@ class Crew:
 
     def open(self, context: RunContext) -> None:
         """Tell what the work is about; no worker starts yet."""
-        source = Listed(context.source.root)
-        self._context = dataclasses.replace(context, source=source, crew=None, progress=False)
+        self._context = dataclasses.replace(context, crew=None, progress=False)
 
     def publish(self, stage: str, method: str) -> None:
         """Write which phase is at work, for the workers to read."""
