@@ -167,10 +167,13 @@ def fill_holes(mask: npt.NDArray[np.bool_], largest: int) -> npt.NDArray[np.bool
     # A hole lies within the box of its mask: only that is looked at.
     box = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
     regions, count = ndimage.label(~mask[box])
-    sizes = np.bincount(regions.ravel(), minlength=count + 1)
-    small = (sizes <= largest) & (np.arange(count + 1) > 0)
+    inner = np.ones(count + 1, dtype=bool)
+    inner[0] = False
     for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
-        small[edge] = False
+        inner[edge] = False
+    if not inner.any():  # as nearly always
+        return mask
+    small = inner & (np.bincount(regions.ravel(), minlength=count + 1) <= largest)
     if not small.any():
         return mask
     filled = mask.copy()
