@@ -164,3 +164,38 @@ def test_the_whole_run_wants_its_truth_before_it_labels(
     assert load(ROOT / "tools" / "run_pipeline.py").main(words) == 2
     assert "absent does not exist (--truth)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_status_needs_the_output_folder_alone(
+    config: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load(TOOL)
+    output = tmp_path / "labels"
+    assert tool.main(["--output-dir", str(output), "--status"]) == 2
+    assert "holds no labelling run" in capsys.readouterr().err
+    options = ["--stages", "masks", *FAST]
+    assert tool.main([*arguments(config, photos, output), *options]) == 0
+    capsys.readouterr()
+    assert tool.main(["--output-dir", str(output), "--status"]) == 0
+    told = capsys.readouterr().out
+    assert "masks" in told and "no driver is at work" in told
+    assert tool.main(["--output-dir", str(output)]) == 2
+    assert "--config-file and --images are needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (["--workers", "0"], "--workers is 0, expected a number >= 1"),
+        (["--executor", "dask"], "unknown executor 'dask': known are local, ray, slurm"),
+        (["--executor-options", "cpus"], "cpus: expected KEY=VALUE"),
+    ],
+)
+def test_wrong_workers_are_refused(
+    config: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    extra: list[str], told: str,
+) -> None:  # fmt: skip
+    tool = load(TOOL)
+    assert tool.main(arguments(config, photos, tmp_path / "labels", *extra)) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "labels").exists()
