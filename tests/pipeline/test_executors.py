@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -160,6 +161,26 @@ def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=who), only_run(lock):
             pass
     assert not may_live(holder_of(lock)) and lock.read_bytes() == b""
+
+
+def test_where_files_cannot_be_locked_a_driver_of_this_machine_is_known_by_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("u2seg.pipeline.lock.fcntl.flock", no_locks)
+    lock = tmp_path / ".lock"
+    with only_run(lock):
+        content = lock.read_text()
+        with pytest.raises(UserError, match=f"process {os.getpid()}"), only_run(lock):
+            pass
+    lock.write_text(content.replace(f'"{os.getpid()}"', f'"{2**22 + 1}"'))  # it was killed
+    with only_run(lock):
+        pass
+    with pytest.raises(ZeroDivisionError), only_run(lock):
+        _ = 1 / 0
+    assert lock.read_bytes() == b""
 
 
 def test_a_driver_of_another_machine_is_known_by_its_beats(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -73,7 +74,7 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
         ) from error
     try:
         holder = holder_of(lock)
-        if not _locked(handle) or _lives_elsewhere(lock, holder, patience):
+        if not _locked(handle) or _lives(lock, holder, patience):
             raise UserError(
                 f"{lock.parent} is in use by another run: {told(holder_of(lock))}. Wait for it, "
                 "end it, or choose another --output-dir"
@@ -84,10 +85,10 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
         beat.start()
         try:
             yield
-            os.ftruncate(handle, 0)
         finally:
             stop.set()
             beat.join()
+            os.ftruncate(handle, 0)
     finally:
         os.close(handle)
 
@@ -100,17 +101,21 @@ def may_live(holder: dict[str, str]) -> bool:
 
 
 def _locked(handle: int) -> bool:
+    """Lock a file; False if another process has. A file system without locks lets all pass."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
 
 
-def _lives_elsewhere(lock: Path, holder: dict[str, str], patience: float) -> bool:
-    """Watch whether a driver on another machine touches the lock, by this one's stopwatch."""
+def _lives(lock: Path, holder: dict[str, str], patience: float) -> bool:
+    """Return whether a driver lives although its lock could be had.
+
+    One on another machine is watched: does it touch the lock, by this machine's stopwatch?
+    """
     if not holder or holder.get("machine") == machine():
-        return False
+        return may_live(holder)
     logger.info("%s was left by %s; watching it for %g s", lock, told(holder), patience)
     start, seen = time.monotonic(), lock.stat().st_mtime_ns
     while time.monotonic() - start < patience:

@@ -282,7 +282,10 @@ class Stage(ABC):
         self.context.aside.update(images)
 
     def _leased(self) -> bool:
-        return any(ledger.snapshot().leases for ledger in ledgers_of(self.context.space, self.name))
+        """Return whether somebody who may live holds a shard."""
+        looks = [ledger.snapshot() for ledger in ledgers_of(self.context.space, self.name)]
+        marks = [mark for look in looks for mark in look.leases.values()]
+        return any(mark.holder is None or not mark.holder.dead for mark in marks)
 
     def _intact(self) -> bool:
         """Return whether all files are as the manifest says; prepare to make the others again."""
