@@ -22,7 +22,16 @@ from u2seg.pipeline.workspace import LEDGER
 
 Setup = Callable[[int], None]
 """Is called in a worker process, with its number, before it begins."""
-PRELOAD = ["u2seg.pipeline.executors.worker", "u2seg.pipeline.runner", "torch", "faiss", "numba"]
+PRELOAD = [
+    "faiss",
+    "timm",
+    "u2seg.pipeline.executors.worker",
+    "u2seg.pipeline.runner",
+    "u2seg.features.filter_bank",
+    "u2seg.features.vit",
+    "u2seg.masks.maskcut",
+    "u2seg.semantics.stego",
+]
 
 
 def results(folder: Path) -> dict[str, bytes]:
