@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from u2seg.benchmark.merge_inputs import SPACE, ImageRecords, Unmerged
+from u2seg.io.atomic import atomic_file
 
 COVERED = 0.7
 
@@ -103,9 +104,10 @@ def load_all_join(parts: Iterable[Path], folder: Path, images: ImageRecords) -> 
                 labels.append(row)
             else:
                 instances.append({**row, "id": len(instances) + 1})
-    folder.mkdir(parents=True, exist_ok=True)
     for name, rows_of in (("instances", instances), ("panoptic", labels)):
         content = {"images": rows, "annotations": rows_of, "categories": SPACE.categories()}
-        with open(folder / f"{name}.json", "w") as file:
-            json.dump(content, file)
+        with atomic_file(folder / f"{name}.json") as file:
+            text = io.TextIOWrapper(file, encoding="utf-8")
+            json.dump(content, text)
+            text.detach()
     return len(instances)
