@@ -174,10 +174,15 @@ class Progress:
         stage: Name of the stage.
         sizes: Images of each shard.
         bar: Is updated by images.
+
+    Attributes:
+        published: Whether the workers know of the phase.
+        waited: Seconds until the first worker took a shard; they are not the stage's.
     """
 
     def __init__(self, space: Workspace, stage: str, sizes: Sequence[int], bar: Any) -> None:
         self.published = False
+        self.waited = 0.0
         self._space = space
         self._stage = stage
         self._sizes = sizes
@@ -202,6 +207,8 @@ class Progress:
                 self.done(shard)
         if self._before is None:
             self._before = self._images  # made by earlier runs
+        if self.published and not look.leases and self._images == self._before:
+            self.waited = time.monotonic() - self._start
         self._note()
 
     def _note(self) -> None:

@@ -126,6 +126,7 @@ class Stage(ABC):
         self.context = context
         self.folder = context.space.folder(self.name)
         self.turn = Turn()
+        self.waited = 0.0  # seconds in which no worker was there yet
 
     @abstractmethod
     def sections(self) -> tuple[Any, ...]:
@@ -172,7 +173,7 @@ class Stage(ABC):
         start = time.perf_counter()
         counts = self.run()
         self._finish(plan, counts)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start - self.waited
         self._record_seconds(seconds)
         told = ", ".join(f"{value} {key}" for key, value in counts.items())
         logger.info("%s: %s in %.1f s", self.name, told, seconds)
@@ -267,6 +268,7 @@ class Stage(ABC):
         """
         shards = self.shards()
         with self.bar(sum(shards.sizes)) as bar:
+            progress = Progress(self.context.space, self.name, shards.sizes, bar)
             oversee(
                 self,
                 work,
@@ -274,8 +276,9 @@ class Stage(ABC):
                 self.ledger(work.__name__),
                 workers=self.context.crew,
                 patience=self.context.settings.run.lease_seconds,
-                progress=Progress(self.context.space, self.name, shards.sizes, bar),
+                progress=progress,
             )
+        self.waited += progress.waited
 
     def set_aside(self, images: dict[str, str]) -> None:
         """Read these images no more; each is skipped for the reason given."""
