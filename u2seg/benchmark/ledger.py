@@ -19,7 +19,7 @@ from u2seg.benchmark.rows import Row, Target, judged
 from u2seg.benchmark.setting import Setting
 from u2seg.benchmark.timing import alternate
 from u2seg.config.schema import FeatureSettings, RunSettings, Settings
-from u2seg.io.atomic import atomic_file, json_bytes, sha256_file, write_json
+from u2seg.io.atomic import atomic_file, sha256_file, write_json
 from u2seg.io.sources import FolderSource, open_source
 from u2seg.pipeline.executors.threads import steady_blas
 from u2seg.pipeline.ingest import ImagesStage
@@ -189,7 +189,7 @@ def status_time(setting: Setting, sizes: LedgerSizes) -> Row:
         ledger.folder.mkdir(parents=True)
         write_json(space.plan("masks"), {})
         for shard in range(sizes.shards // 2):
-            ledger.path(shard, "done").write_bytes(json_bytes({"files": {}}))
+            write_json(ledger.path(shard, "done"), {"files": {}})
         for shard in range(sizes.shards // 2, sizes.shards // 2 + 8):
             ledger.take(shard, Holder.here("worker"))
             ledger.fail(shard, "killed")

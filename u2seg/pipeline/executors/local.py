@@ -11,9 +11,10 @@ import time
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 
+from u2seg.config.env import inherited_threads
 from u2seg.errors import UserError
 from u2seg.pipeline.executors.base import Ended, Job, outcome
-from u2seg.pipeline.executors.threads import inherited_threads, share
+from u2seg.pipeline.executors.threads import share
 
 GOODBYE_S = 5.0
 """How long workers may take to end by themselves."""

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any
-
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def cores() -> int:
@@ -52,21 +49,3 @@ def steady_blas() -> contextlib.AbstractContextManager[Any]:
 
     limits: contextlib.AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
     return limits
-
-
-@contextlib.contextmanager
-def inherited_threads(count: int) -> Iterator[None]:
-    """Have processes started within the block begin with so many threads.
-
-    Some libraries (OpenBLAS) make their pools when they are loaded and ask the environment.
-    """
-    saved = {name: os.environ.get(name) for name in VARIABLES}
-    os.environ.update(dict.fromkeys(VARIABLES, str(count)))
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
