@@ -108,10 +108,12 @@ def run_with(
     generate_labels(settings, photos, output, progress=False, crew=crew)
 
 
-def start_driver(settings: Settings, photos: Path, output: Path, workers: int) -> BaseProcess:
+def start_driver(
+    settings: Settings, photos: Path, output: Path, workers: int, setup: Setup | None = None
+) -> BaseProcess:
     """Start a driver as a process of its own."""
     process: BaseProcess = forkserver().Process(
-        target=run_with, args=(settings, photos, output, workers)
+        target=run_with, args=(settings, photos, output, workers, setup)
     )
     process.start()
     return process
@@ -141,6 +143,19 @@ def _signal_at(name: str, number: signal.Signals, _: int) -> None:
             os.kill(os.getpid(), number)
 
     before_reading(act)
+
+
+def dawdle(_: int) -> None:
+    """Have a worker take its time with every image and file, so that kills find it at work."""
+    from u2seg.pipeline.leases import Lease
+
+    real = Lease.beat
+
+    def beat(lease: Lease) -> None:
+        time.sleep(0.04)
+        real(lease)
+
+    Lease.beat = beat  # type: ignore[method-assign]
 
 
 def hang_once(flag: Path) -> Setup:
