@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 import resource
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.harness import results
+from tests.pipeline.conftest import FAST
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.pipeline import generate_labels
 
 pytestmark = pytest.mark.faults
 PAGE = resource.getpagesize()
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "generate_pseudo.py"
 
 
 class Tmpfs:
@@ -85,20 +88,18 @@ def test_a_disk_full_from_the_start_is_told(photos: Path, settings: Settings, tm
         generate_labels(settings, photos, tmpfs.root / "run", progress=False)
 
 
-@pytest.fixture
-def largest_file() -> Iterator[None]:
-    """No file of this process may grow beyond 300 bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def test_a_limit_on_the_size_of_files_is_told(photos: Path, tmp_path: Path) -> None:
+    """In a process of its own: the limit holds for everything a process writes, logs too."""
 
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 
-def test_a_limit_on_the_size_of_files_is_told(
-    photos: Path, settings: Settings, tmp_path: Path, largest_file: None
-) -> None:
-    with pytest.raises(UserError, match=r"cannot write \S+: File too large.*needs \d+ bytes"):
-        generate_labels(settings, photos, tmp_path / "run", progress=False)
+    config = tmp_path / "empty.yaml"
+    config.write_text("MODEL: {}\n")
+    command = [sys.executable, str(TOOL), "--config-file", str(config), "--images", str(photos)]
+    command += ["--output-dir", str(tmp_path / "run"), *FAST]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"cannot write \S+: File too large.*needs \d+ bytes", done.stderr)
+    assert "Traceback" not in done.stderr
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size > 300]
