@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import (
+    dawdle,
     die_at,
     hang_once,
     results,
@@ -110,7 +111,7 @@ def test_clocks_an_hour_off_change_nothing(
 def test_the_second_driver_is_told_who_holds_the_folder(
     photos: Path, settings: Settings, calm: dict[str, bytes], tmp_path: Path
 ) -> None:
-    first = start_driver(settings, photos, tmp_path, workers=0)
+    first = start_driver(settings, photos, tmp_path, workers=2, setup=dawdle)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("*/plan.json")) and time.monotonic() < deadline:
         time.sleep(0.01)

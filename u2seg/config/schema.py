@@ -272,7 +272,8 @@ class RunSettings:
         max_bad: Share of unreadable images above which the run fails, 0..1.
         lease_seconds: A worker that gets on with no image for so long counts as dead, > 0: its
             shard goes to another. More than the slowest image takes.
-        threads: Threads of each worker; 0 = its share of the machine's cores.
+        threads: Threads of each worker, and of the driver when it fits the model for stuff, whose
+            last digits depend on it; 0 = a worker's share of the cores, and all of them.
     """
 
     shard_size: int = 64

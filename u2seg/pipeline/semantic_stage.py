@@ -19,6 +19,7 @@ from u2seg.io.images import BadImageError
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import write_label_png
 from u2seg.pipeline.batches import check_skipped, with_features, write_stage_skips
+from u2seg.pipeline.executors.threads import cores, exactly
 from u2seg.pipeline.records import Record
 from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.semantics import SEMANTIC_SEGMENTERS, SemanticSegmenter
@@ -134,7 +135,10 @@ class SemanticStage(Stage):
         return {"images": labelled, "classes": self.context.settings.semantics.num_classes}
 
     def fit(self) -> None:
-        """Make the model file unless it is there; the same photographs give the same file."""
+        """Make the model file unless it is there.
+
+        The same photographs, on a machine with as many cores, give the same file.
+        """
         settings = self.context.settings.semantics
         if settings.model:
             write_bytes(self.model_path, Path(settings.model).read_bytes())
@@ -143,7 +147,8 @@ class SemanticStage(Stage):
         model = SEMANTIC_SEGMENTERS.get(settings.method)(settings, self.extractor.dim)
         source = ImageFeatures(self.context, self.extractor)
         cache = NeighborCache(self.folder / NEIGHBORS_FILE, source.key())
-        losses = model.fit(source, self.context.progress, cache)
+        with exactly(self.context.settings.run.threads or cores()):
+            losses = model.fit(source, self.context.progress, cache)
         write_json(self.folder / "losses.json", losses)
         model.save(self.model_path)
 

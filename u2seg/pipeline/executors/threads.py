@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -49,3 +50,28 @@ def steady_blas() -> contextlib.AbstractContextManager[Any]:
 
     limits: contextlib.AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
     return limits
+
+
+@contextlib.contextmanager
+def exactly(count: int) -> Iterator[None]:
+    """Have the thread pools of this process hold so many threads within the block.
+
+    For sums that depend on the number of threads: what the environment or an earlier step left
+    must not decide a result.
+
+    Examples:
+        >>> import torch
+        >>> with exactly(1):
+        ...     torch.get_num_threads()
+        1
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)
