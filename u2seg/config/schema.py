@@ -12,7 +12,10 @@ from u2seg.config.checks import MAX_SEED
 from u2seg.config.checks import check_crf as _check_crf
 from u2seg.config.checks import one_of as _one_of
 from u2seg.config.checks import require as _require
+from u2seg.config.evaluation import EvalSettings as EvalSettings
 from u2seg.config.semantics import SemanticSettings as SemanticSettings
+from u2seg.config.training import CopyPasteSettings as CopyPasteSettings
+from u2seg.config.training import TrainSettings as TrainSettings
 
 
 @dataclass(frozen=True)
@@ -310,32 +313,6 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class EvalSettings:
-    """How predicted clusters are matched to classes (facts: U2Seg section 8).
-
-    Args:
-        matching: ``hungarian`` (one to one), ``majority`` (many to one; what the released code
-            calls Hungarian) or ``identity`` (ids are classes already).
-        match_iou: Mask IoU from which on a prediction votes for a thing class, 0..1.
-        match_score: Score from which a prediction votes, 0..1.
-        merge_stuff: Merge predicted segments that map to the same stuff class of an image.
-        instance_score: Instances below this are left out of AP, 0..1.
-    """
-
-    matching: str = "hungarian"
-    match_iou: float = 0.5
-    match_score: float = 0.3
-    merge_stuff: bool = True
-    instance_score: float = 0.0
-
-    def __post_init__(self) -> None:
-        _one_of("EVAL.MATCHING", self.matching, ("hungarian", "majority", "identity"))
-        for key in ("match_iou", "match_score", "instance_score"):
-            value = getattr(self, key)
-            _require(0 <= value <= 1, f"EVAL.{key.upper()}", value, "0..1")
-
-
-@dataclass(frozen=True)
 class Settings:
     """All sections. ``settings_hash`` of the sections a stage reads is in its manifest."""
 
@@ -347,7 +324,9 @@ class Settings:
     panoptic: PanopticSettings = PanopticSettings()
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
-    eval: EvalSettings = EvalSettings()
+    train: TrainSettings = TrainSettings()  # noqa: RUF009 (frozen)
+    copy_paste: CopyPasteSettings = CopyPasteSettings()  # noqa: RUF009 (frozen)
+    eval: EvalSettings = EvalSettings()  # noqa: RUF009 (frozen)
 
 
 SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Settings)}
