@@ -13,6 +13,7 @@ from u2seg.config.checks import check_crf as _check_crf
 from u2seg.config.checks import one_of as _one_of
 from u2seg.config.checks import require as _require
 from u2seg.config.evaluation import EvalSettings as EvalSettings
+from u2seg.config.rounds import RoundSettings as RoundSettings
 from u2seg.config.semantics import SemanticSettings as SemanticSettings
 from u2seg.config.training import CopyPasteSettings as CopyPasteSettings
 from u2seg.config.training import TrainSettings as TrainSettings
@@ -326,6 +327,7 @@ class Settings:
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()  # noqa: RUF009 (frozen)
     copy_paste: CopyPasteSettings = CopyPasteSettings()  # noqa: RUF009 (frozen)
+    rounds: RoundSettings = RoundSettings()  # noqa: RUF009 (frozen)
     eval: EvalSettings = EvalSettings()  # noqa: RUF009 (frozen)
 
 

@@ -1,0 +1,106 @@
+"""One round of self-training: each clause by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from u2seg.config.schema import PanopticSettings, RoundSettings
+from u2seg.errors import UserError
+from u2seg.panoptic.rounds import Guess, Previous, relabel
+from u2seg.structures.labels import LabelSpace
+from u2seg.structures.masks import InstanceMask
+from u2seg.structures.panoptic import PanopticLabel
+
+SPACE = LabelSpace(num_things=4, num_stuff=3)
+PLAIN = PanopticSettings(min_thing_area=0, min_stuff_area=0, min_visible=0, max_hole=0)
+ROUNDS = RoundSettings(score=0.7, agreed_score=0.5, agree_iou=0.5, keep_iou=0.5, stuff_score=0.9)
+Thing = tuple[str, int, float]
+"""A mask of one row ('#' = object), its cluster and its score."""
+
+
+def _things(things: list[Thing]) -> tuple[list[InstanceMask], list[int]]:
+    masks = [
+        InstanceMask.from_array(np.array([[c == "#" for c in row]]), score)
+        for row, _, score in things
+    ]
+    return masks, [cluster for _, cluster, _ in things]
+
+
+def _stuff(text: str) -> np.ndarray:
+    return np.array([[255 if c == "." else int(c) for c in text]], dtype=np.uint8)
+
+
+def _relabel(  # a row of 8 pixels without stuff, unless told otherwise
+    new: list[Thing],
+    old: list[Thing],
+    rounds: RoundSettings = ROUNDS,
+    number: int = 1,
+    stuff: tuple[str, str, float] = ("........", "........", 0.0),
+) -> tuple[PanopticLabel, dict[str, int]]:
+    sure = np.full((1, len(stuff[0])), stuff[2], dtype=np.float32)
+    guess = Guess(*_things(new), _stuff(stuff[0]), sure)
+    return relabel(guess, Previous(*_things(old), _stuff(stuff[1])), SPACE, (rounds, PLAIN), number)
+
+
+def _found(label: PanopticLabel) -> list[tuple[int, int, float]]:
+    return [(s.category_id - 1, s.area, s.score) for s in label.segments]
+
+
+def test_a_prediction_needs_the_score_of_its_round() -> None:
+    new: list[Thing] = [("##......", 0, 0.70), ("...##...", 1, 0.66), ("......##", 2, 0.60)]
+    for number, expected in ((1, 1), (2, 2), (3, 3)):
+        label, counts = _relabel(new, [], number=number)
+        assert counts["predicted"] == len(label.segments) == expected
+
+
+def test_with_less_it_needs_a_previous_thing_of_its_cluster() -> None:
+    old: list[Thing] = [("####....", 1, 1.0)]
+    for thing, taken in (
+        (("###.....", 1, 0.5), True),  # IoU 3/4
+        (("##......", 1, 0.5), True),  # IoU 1/2, which is enough
+        (("#.......", 1, 0.5), False),  # IoU 1/4
+        (("###.....", 2, 0.5), False),  # of another cluster
+        (("###.....", 1, 0.4), False),  # score too low
+    ):
+        _, counts = _relabel([thing], old)
+        assert counts["agreed"] == int(taken), thing
+        assert counts["predicted"] == 0
+
+
+def test_previous_things_that_no_taken_prediction_overlaps_stay_below() -> None:
+    old: list[Thing] = [("####....", 0, 1.0), (".....###", 3, 1.0)]
+    # IoU 2/4 with the first: replaced. IoU 1/3 with the second: it stays, under the prediction.
+    label, counts = _relabel([("##......", 1, 0.9), (".....#..", 2, 0.8)], old)
+    assert (counts["kept"], counts["replaced"]) == (1, 1)
+    assert sorted(_found(label)) == [(1, 2, 0.9), (2, 1, 0.8), (3, 2, 0.5)]
+
+
+def test_a_prediction_that_is_not_taken_replaces_nothing() -> None:
+    label, counts = _relabel([("####....", 1, 0.6)], [("####....", 0, 0.3)])
+    assert (counts["kept"], counts["replaced"]) == (1, 0)
+    assert _found(label) == [(0, 4, 0.3)]
+
+
+def test_stuff_changes_where_the_model_is_sure() -> None:
+    guessed = ("22..2222", "0011....", 0.9)
+    label, counts = _relabel([], [], stuff=guessed)
+    assert label.ids.tolist() == [[1, 1, 0, 0, 1, 1, 1, 1]]
+    assert counts["stuff_changed"] == 8
+    label, counts = _relabel([], [], stuff=(*guessed[:2], 0.89))
+    assert label.ids.tolist() == [[1, 1, 2, 2, 0, 0, 0, 0]]
+    assert counts["stuff_changed"] == 0
+    off = replace(ROUNDS, stuff_score=1.0)
+    assert _relabel([], [], off, stuff=(*guessed[:2], 1.0))[1]["stuff_changed"] == 0
+
+
+def test_an_image_without_anything_stays_without() -> None:
+    label, counts = _relabel([], [])
+    assert label.segments == () and set(counts.values()) == {0}
+
+
+def test_labels_of_another_photograph_are_refused() -> None:
+    with pytest.raises(UserError, match=r"\(1, 2\), \(1, 8\).*other photographs"):
+        _relabel([("##", 0, 0.9)], [])

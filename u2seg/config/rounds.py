@@ -1,0 +1,64 @@
+"""Settings of self-training, section ``ROUNDS``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from u2seg.config.checks import one_of, require
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """How a trained model relabels the photographs, and how it is trained on its labels.
+
+    Defaults follow CutLER (commit cca0a27), which goes three rounds, where it has a value.
+
+    Args:
+        score: Score from which on a predicted thing becomes a label in the first round, 0..1
+            (0.7).
+        score_step: By how much each further round lowers ``score``, 0..1 (0.05).
+        agreed_score: Score from which on a prediction becomes a label if a previous label agrees
+            with it: the same cluster, and an IoU of at least ``agree_iou``; 0..1.
+        agree_iou: See ``agreed_score``, 0..1.
+        keep_iou: A previous thing stays if its IoU with every new one is below this, 0..1 (0.5).
+        stuff_score: Probability from which on the model's stuff class replaces the label of a
+            pixel, 0..1; 1 = the stuff labels stay.
+        weights: ``ema`` relabels with the moving average of the weights (``TRAIN.EMA_DECAY``),
+            ``last`` with the weights themselves.
+        start: Where the training of a round starts: ``previous`` (the model of the round before)
+            or ``initial`` (``MODEL.WEIGHTS``).
+        lr_factor: ``SOLVER.BASE_LR`` of the rounds over that of the first training, > 0 (0.5).
+        droploss: Whether the rounds drop losses (``TRAIN.DROPLOSS``): what a model found is less
+            incomplete than what was cut (off).
+    """
+
+    score: float = 0.7
+    score_step: float = 0.05
+    agreed_score: float = 0.5
+    agree_iou: float = 0.5
+    keep_iou: float = 0.5
+    stuff_score: float = 0.9
+    weights: str = "ema"
+    start: str = "previous"
+    lr_factor: float = 0.5
+    droploss: bool = False
+
+    def __post_init__(self) -> None:
+        shares = ("score", "score_step", "agreed_score", "agree_iou", "keep_iou", "stuff_score")
+        for key in shares:
+            value = getattr(self, key)
+            require(0 <= value <= 1, f"ROUNDS.{key.upper()}", value, "0..1")
+        one_of("ROUNDS.WEIGHTS", self.weights, ("ema", "last"))
+        one_of("ROUNDS.START", self.start, ("previous", "initial"))
+        require(self.lr_factor > 0, "ROUNDS.LR_FACTOR", self.lr_factor, "> 0")
+
+    def threshold(self, number: int) -> float:
+        """Return the score that a prediction needs in round ``number`` (1, 2, ...).
+
+        Examples:
+            >>> [round(RoundSettings().threshold(n), 2) for n in (1, 2, 3, 99)]
+            [0.7, 0.65, 0.6, 0.5]
+
+        It never falls below ``agreed_score``.
+        """
+        return max(self.score - (number - 1) * self.score_step, min(self.score, self.agreed_score))

@@ -1,0 +1,205 @@
+"""Stage ``panoptic`` of a round of self-training: a trained model's labels for the same images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from u2seg.config.load import settings_hash
+from u2seg.config.schema import Settings
+from u2seg.errors import UserError
+from u2seg.io.atomic import sha256_file, write_json
+from u2seg.io.jsonfile import read_json_object
+from u2seg.io.paths import safe_join
+from u2seg.io.png import read_label_png
+from u2seg.io.sources import open_source
+from u2seg.panoptic.export import STUFF_PNGS, export_image, merge_parts, png_name
+from u2seg.panoptic.parts import LabelRecord, read_part, write_part
+from u2seg.panoptic.rounds import Guess, Previous, Teacher, previous_stuff, relabel
+from u2seg.pipeline.batches import collect_skips, write_stage_skips
+from u2seg.pipeline.ingest import ImagesStage
+from u2seg.pipeline.ledger import set_aside_in
+from u2seg.pipeline.lock import only_run
+from u2seg.pipeline.panoptic_stage import Chained
+from u2seg.pipeline.runner import at_work
+from u2seg.pipeline.stage import Record, RunContext, Stage, library_versions
+from u2seg.pipeline.territory import check_apart
+from u2seg.pipeline.workspace import Workspace
+from u2seg.structures.labels import LabelSpace
+from u2seg.structures.manifest import StageManifest
+from u2seg.structures.masks import InstanceMask
+from u2seg.structures.panoptic import PanopticLabel
+from u2seg.version import __version__
+
+COUNTS = ("predicted", "agreed", "kept", "replaced", "stuff_changed")
+
+
+class RelabelStage(Stage):
+    """Reads photographs and the labels of the round before; writes what training reads.
+
+    Args:
+        context: Of the run.
+        teacher: The trained model.
+        previous: Folder of the labels it was trained on.
+        number: The round, 1, 2, ...
+    """
+
+    name = "panoptic"
+    inputs = ("images",)
+
+    def __init__(self, context: RunContext, teacher: Teacher, previous: Path, number: int) -> None:
+        super().__init__(context)
+        self.teacher = teacher
+        self.before = Workspace(previous)
+        self.number = number
+
+    def sections(self) -> tuple[Any, ...]:
+        """Settings of rounds and of the merge, and the two numbers that make the label space."""
+        settings = self.context.settings
+        return (settings.rounds, settings.panoptic, self.label_space)
+
+    def extra_plan(self) -> dict[str, Any]:
+        """The model, the round, and the labels it builds on."""
+        manifest = self.before.stage_manifest(self.name)
+        if not manifest.is_file():
+            raise UserError(f"{self.before.root} holds no finished labels: finish them first")
+        return {
+            "round": self.number,
+            "teacher": self.teacher.fingerprint(),
+            "previous": sha256_file(manifest),
+        }
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """K and S of the settings."""
+        settings = self.context.settings
+        return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)
+
+    def run(self) -> dict[str, int]:
+        """Relabel shard by shard, then join the records.
+
+        Raises:
+            UserError: if the previous labels are of other photographs or of other shards.
+        """
+        self._check_same_images()
+        self.each_shard(self._shard)
+        shards = self.context.shards()
+        space = self.context.space
+        parts = (read_part(space.part(self.name, i)) for i in range(len(shards)))
+        counts = merge_parts(parts, self.folder, Chained(shards), self.label_space)
+        for index in range(len(shards)):
+            for key, value in read_json_object(space.part(self.name, index, ".counts")).items():
+                counts[key] = counts.get(key, 0) + value
+        return counts
+
+    def _check_same_images(self) -> None:
+        mine, theirs = self.context.space.records, self.before.records
+        if not theirs.is_file() or sha256_file(mine) != sha256_file(theirs):
+            raise UserError(
+                f"the photographs or U2SEG.RUN.SHARD_SIZE of {self.before.root} are not those of "
+                f"this round ({mine} and {theirs} differ): photographs must stay as they are "
+                "between rounds. Start anew in another --output-dir"
+            )
+
+    def _shard(self, index: int, records: list[Record]) -> None:
+        parts = {part.image_id: part for part in read_part(self.before.part(self.name, index))}
+        labels = {}
+        skipped: list[Record] = []
+        counts = dict.fromkeys(COUNTS, 0)
+        for record, image in self.readable(records, skipped):
+            previous = self._previous(record, parts[record["id"]])
+            labels[record["id"]], found = self._label(self.teacher(image), previous)
+            counts = {key: counts[key] + found[key] for key in COUNTS}
+        exported = []
+        for record in records:
+            if record["id"] not in labels:  # it cannot be read any more: its label stays
+                previous = self._previous(record, parts[record["id"]])
+                labels[record["id"]], _ = self._label(_nothing(previous), previous)
+            label = labels.pop(record["id"])
+            exported.append(export_image(self.folder, record, label, self.label_space))
+        write_stage_skips(self, index, skipped)
+        write_json(self.context.space.part(self.name, index, ".counts"), counts)
+        write_part(self.context.space.part(self.name, index), exported)
+
+    def _label(self, guess: Guess, previous: Previous) -> tuple[PanopticLabel, dict[str, int]]:
+        settings = (self.context.settings.rounds, self.context.settings.panoptic)
+        return relabel(guess, previous, self.label_space, settings, self.number)
+
+    def _previous(self, record: Record, part: LabelRecord) -> Previous:
+        things: list[InstanceMask] = []
+        clusters: list[int] = []
+        for line in part.instances:
+            found = json.loads(line)
+            things.append(InstanceMask.from_result(found))
+            clusters.append(int(found["category_id"]) - 1)
+        path = safe_join(self.before.folder(self.name) / STUFF_PNGS, png_name(record["file_name"]))
+        target = read_label_png(path, self.context.settings.images.max_pixels)
+        return Previous(things, clusters, previous_stuff(target))
+
+
+def _nothing(previous: Previous) -> Guess:
+    """Return the guess that leaves a label as it is."""
+    unsure = np.full(previous.stuff.shape, -1.0, dtype=np.float32)
+    return Guess((), (), previous.stuff, unsure)
+
+
+def relabel_images(
+    settings: Settings,
+    images: Path,
+    output: Path,
+    previous: Path,
+    teacher: Teacher,
+    number: int,
+    *,
+    progress: bool = True,
+) -> Path:
+    """Label photographs by a trained model and the labels so far; running it again resumes.
+
+    Args:
+        settings: All settings.
+        images: The photographs, as for ``generate_labels``.
+        output: Folder of the new labels; made if missing.
+        previous: Folder of the labels so far.
+        teacher: The trained model.
+        number: The round, 1, 2, ...
+        progress: Show a progress bar.
+
+    Returns:
+        ``output``, a label folder as ``generate_labels`` leaves, without the folders of masks,
+        clusters and semantics.
+
+    Raises:
+        UserError: as ``generate_labels``, and if the photographs or shards are not those of the
+            previous labels.
+        StageError: if the labels of a shard cannot be made.
+    """
+    source = open_source(images, settings.images.extensions)
+    context = RunContext(settings, Workspace(output), source, progress=progress)
+    stages = (ImagesStage(context), RelabelStage(context, teacher, previous, number))
+    names = [stage.name for stage in stages]
+    check_apart(source, context.space, names)
+    with only_run(context.space.lock), at_work(context):
+        for stage in stages:
+            stage.set_aside(set_aside_in(context.space))
+            stage.execute()
+            collect_skips(context, names)
+        write_json(context.space.manifest, _manifest(context, names).to_json(), indent=1)
+    return output
+
+
+def _manifest(context: RunContext, names: Sequence[str]) -> StageManifest:
+    space = context.space
+    found = read_json_object(space.stage_manifest("panoptic"), "counts")["counts"]
+    return StageManifest(
+        stage="labels",
+        settings_hash=settings_hash(context.settings),
+        inputs={name: sha256_file(space.stage_manifest(name)) for name in names},
+        files={p.name: sha256_file(p) for p in (space.images_json, space.skipped)},
+        counts={f"panoptic.{key}": value for key, value in found.items()},
+        version=__version__,
+        libraries=library_versions(),
+    )
