@@ -9,7 +9,8 @@ import pytest
 
 from u2seg.config.schema import PanopticSettings, RoundSettings
 from u2seg.errors import UserError
-from u2seg.panoptic.rounds import Guess, Previous, relabel
+from u2seg.panoptic.rounds import Previous, relabel
+from u2seg.structures.guess import Guess
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask
 from u2seg.structures.panoptic import PanopticLabel

@@ -15,9 +15,9 @@ from u2seg.data.pseudo import open_pseudo_labels, read_pseudo_panoptic
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_panoptic_png
-from u2seg.panoptic.rounds import Guess
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.relabel_stage import relabel_images
+from u2seg.structures.guess import Guess
 from u2seg.structures.masks import InstanceMask
 
 

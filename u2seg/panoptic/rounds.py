@@ -19,28 +19,12 @@ from pycocotools import mask as coco_mask
 from u2seg.config.schema import PanopticSettings, RoundSettings
 from u2seg.errors import UserError
 from u2seg.panoptic.merger import merge_panoptic
+from u2seg.structures.guess import Guess
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
 from u2seg.structures.masks import InstanceMask
 from u2seg.structures.panoptic import PanopticLabel
 
 StuffMap = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Guess:
-    """What a model says of one photograph.
-
-    Args:
-        masks: Predicted things of size (H, W), with scores.
-        clusters: Their cluster ids, 0..K-1.
-        stuff: (H, W) uint8, the likeliest stuff cluster 0..S-1; 255 where "any thing" is likelier.
-        sure: (H, W) float32, probability of that class, 0..1.
-    """
-
-    masks: Sequence[InstanceMask]
-    clusters: Sequence[int]
-    stuff: StuffMap
-    sure: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

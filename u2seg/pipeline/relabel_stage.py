@@ -19,7 +19,7 @@ from u2seg.io.png import read_label_png
 from u2seg.io.sources import open_source
 from u2seg.panoptic.export import STUFF_PNGS, export_image, merge_parts, png_name
 from u2seg.panoptic.parts import LabelRecord, read_part, write_part
-from u2seg.panoptic.rounds import Guess, Previous, Teacher, previous_stuff, relabel
+from u2seg.panoptic.rounds import Previous, Teacher, previous_stuff, relabel
 from u2seg.pipeline.batches import collect_skips, write_stage_skips
 from u2seg.pipeline.ingest import ImagesStage
 from u2seg.pipeline.ledger import set_aside_in
@@ -29,6 +29,7 @@ from u2seg.pipeline.runner import at_work
 from u2seg.pipeline.stage import Record, RunContext, Stage, library_versions
 from u2seg.pipeline.territory import check_apart
 from u2seg.pipeline.workspace import Workspace
+from u2seg.structures.guess import Guess
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.manifest import StageManifest
 from u2seg.structures.masks import InstanceMask
