@@ -13,9 +13,10 @@ from pycocotools import mask as coco_mask
 
 from u2seg.errors import UserError
 from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.truth import TASKS, TrueImage, Truth
 from u2seg.io.coco import image_sizes, read_panoptic, read_results, segmentation_rle
 from u2seg.io.jsonfile import read_json_object
-from u2seg.io.paths import safe_join
+from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.structures.labels import VOID_ID, LabelSpace
 
@@ -40,7 +41,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class PanopticSet:
-    """A COCO panoptic file in memory; PNGs are read one at a time.
+    """A COCO panoptic file in memory, a ``Truth``; PNGs are read one at a time.
 
     Args:
         source: The JSON, named in messages.
@@ -50,6 +51,7 @@ class PanopticSet:
         segments: Image id -> segment id -> segment, in the order of the JSON.
         file_names: Image id -> PNG, relative to ``pngs``.
         sizes: Image id -> (H, W) as the JSON declares it.
+        tasks: What it can answer as truth.
     """
 
     source: Path
@@ -60,6 +62,16 @@ class PanopticSet:
     segments: dict[int, dict[int, TruthSegment]]
     file_names: dict[int, str]
     sizes: dict[int, tuple[int, int]]
+    tasks: frozenset[str] = TASKS
+
+    @property
+    def stems(self) -> dict[int, str]:
+        """Image id -> file name without suffix, of the annotated images."""
+        return {image_id: stem_of(self.file_names[image_id]) for image_id in self.segments}
+
+    def read(self, image_id: int) -> TrueImage:
+        """Return the ids and segments of an image; UserError as ``read_ids``."""
+        return TrueImage(self.read_ids(image_id), self.segments[image_id])
 
     def read_ids(self, image_id: int) -> npt.NDArray[np.int32]:
         """Return the (H, W) int32 id map of an image.
@@ -68,12 +80,12 @@ class PanopticSet:
             UserError: if the PNG is missing or unreadable, or has another size than the JSON
                 declares for the image.
         """
-        path = self.png_path(image_id)
+        path = self.path(image_id)
         ids = read_panoptic_png(path)
         check_shape(path, ids.shape, self.sizes[image_id], f"{self.source} declares")
         return ids
 
-    def png_path(self, image_id: int) -> Path:
+    def path(self, image_id: int) -> Path:
         """Return the path of an image's PNG; UserError if its name leaves the folder."""
         return safe_join(self.pngs, self.file_names[image_id])
 
@@ -85,18 +97,23 @@ class PanopticSet:
             found: Ids in its PNG, 0 allowed.
             every: Also ask that each segment of the JSON has a pixel.
         """
-        present = set(found) - {VOID_ID}
-        known = set(self.segments[image_id])
-        if present - known:
+        check_ids(self, image_id, self.segments[image_id], found)
+        missing = set(self.segments[image_id]) - set(found) if every else set()
+        if missing:
             raise UserError(
-                f"{self.png_path(image_id)} holds segment id {_some(present - known)}, which "
-                f"{self.source} does not list for image {image_id}"
+                f"{self.source}: segment id {some(missing)} of image {image_id} has no "
+                f"pixel in {self.path(image_id)}"
             )
-        if every and known - present:
-            raise UserError(
-                f"{self.source}: segment id {_some(known - present)} of image {image_id} has no "
-                f"pixel in {self.png_path(image_id)}"
-            )
+
+
+def check_ids(truth: Truth, image_id: int, segments: Iterable[int], found: Iterable[int]) -> None:
+    """Raise UserError if a map holds an id, other than 0, that is none of ``segments``."""
+    strange = set(found) - {VOID_ID} - set(segments)
+    if strange:
+        raise UserError(
+            f"{truth.path(image_id)} holds segment id {some(strange)}, which "
+            f"{truth.source} does not list for image {image_id}"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,7 @@ class Predictions:
         strange = np.unique(stuff[(stuff > count) & (stuff < 255)])
         if strange.size:
             raise UserError(
-                f"{path} holds the value {_some(strange.tolist())}, but there are {count} stuff "
+                f"{path} holds the value {some(strange.tolist())}, but there are {count} stuff "
                 "clusters (0 = any thing, 255 = void)"
             )
         return stuff
@@ -144,7 +161,7 @@ def read_truth(truth: GroundTruth) -> PanopticSet:
     return result
 
 
-def read_predictions(folder: Path, truth: PanopticSet) -> Predictions:
+def read_predictions(folder: Path, truth: Truth) -> Predictions:
     """Return the predictions in a result folder.
 
     Args:
@@ -163,7 +180,7 @@ def read_predictions(folder: Path, truth: PanopticSet) -> Predictions:
     panoptic = read_panoptic_set(folder / "panoptic.json", folder / "panoptic")
     _check_images(panoptic.source, panoptic.segments, truth)
     _check_label_space(folder, panoptic)
-    sizes = {image_id: truth.sizes[image_id] for image_id in truth.segments}
+    sizes = {image_id: truth.sizes[image_id] for image_id in truth.stems}
     results = read_results(folder / "instances.json", {**panoptic.sizes, **sizes}, panoptic.things)
     _check_images(folder / "instances.json", {r["image_id"] for r in results}, truth)
     instances: dict[int, list[dict[str, Any]]] = {}
@@ -214,11 +231,11 @@ def _segments(annotation: dict[str, Any]) -> dict[int, TruthSegment]:
     }
 
 
-def _check_images(source: Path, image_ids: Iterable[int], truth: PanopticSet) -> None:
-    strange = set(image_ids) - set(truth.segments)
+def _check_images(source: Path, image_ids: Iterable[int], truth: Truth) -> None:
+    strange = set(image_ids) - set(truth.stems)
     if strange:
         raise UserError(
-            f"{source} speaks of image id {_some(strange)}, which {truth.source} does not "
+            f"{source} speaks of image id {some(strange)}, which {truth.source} does not "
             "annotate: these predictions belong to another data set"
         )
 
@@ -236,7 +253,8 @@ def _check_label_space(folder: Path, panoptic: PanopticSet) -> None:
         )
 
 
-def _some(ids: Iterable[int]) -> str:
+def some(ids: Iterable[int]) -> str:
+    """Return the first ids as text, and how many more there are."""
     ordered = sorted(ids)
     shown = ", ".join(str(i) for i in ordered[:SHOWN])
     return shown if len(ordered) <= SHOWN else f"{shown} and {len(ordered) - SHOWN} more"

@@ -85,7 +85,7 @@ def format_label_scores(scores: dict[str, Any]) -> str:
 
 def _overlap(true_set: PanopticSet, true_id: int, found: PanopticSet, found_id: int) -> Overlap:
     ids, guess = true_set.read_ids(true_id), found.read_ids(found_id)
-    check_shape(found.png_path(found_id), guess.shape, ids.shape, "the true map has")
+    check_shape(found.path(found_id), guess.shape, ids.shape, "the true map has")
     overlap = count_overlaps(ids, guess)
     true_set.check_ids(true_id, set(overlap.truth.tolist()))
     found.check_ids(found_id, set(overlap.predicted.tolist()), every=True)

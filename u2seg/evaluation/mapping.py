@@ -10,6 +10,7 @@ from typing import Any
 from u2seg.errors import UserError
 from u2seg.evaluation.files import PanopticSet
 from u2seg.evaluation.matching import UNMATCHED, Votes, hungarian_map, majority_map
+from u2seg.evaluation.truth import Truth
 from u2seg.io.jsonfile import read_json_object
 
 ON_SCORED_SPLIT = "the scored split"
@@ -44,7 +45,7 @@ class ClusterMapping:
 
 
 def fit_mapping(
-    matching: str, predicted: PanopticSet, truth: PanopticSet, things: Votes, stuff: Votes
+    matching: str, predicted: PanopticSet, truth: Truth, things: Votes, stuff: Votes
 ) -> ClusterMapping:
     """Return the mapping that the votes give; things and stuff are matched apart.
 
@@ -69,7 +70,7 @@ def fit_mapping(
     )
 
 
-def identity_mapping(predicted: PanopticSet, truth: PanopticSet) -> ClusterMapping:
+def identity_mapping(predicted: PanopticSet, truth: Truth) -> ClusterMapping:
     """Return the mapping of a model whose category ids are the true ones.
 
     Raises:
@@ -90,7 +91,7 @@ def identity_mapping(predicted: PanopticSet, truth: PanopticSet) -> ClusterMappi
     )
 
 
-def read_mapping(path: Path, predicted: PanopticSet, truth: PanopticSet) -> ClusterMapping:
+def read_mapping(path: Path, predicted: PanopticSet, truth: Truth) -> ClusterMapping:
     """Return a mapping that an earlier evaluation wrote, e.g. on a held-out split.
 
     Raises:

@@ -1,0 +1,249 @@
+"""From tables and a mapping to metrics: panoptic and semantic counts per image, then figures.
+
+All metrics are percentages, None where undefined. A segment of a cluster without a class is void
+(as in U2Seg's released evaluation: its pixels belong to nobody, so it is no false positive but
+its pixels count as wrong in the semantic metrics) or, with ``unmatched="false_positive"``, a
+false positive of no class in particular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.evaluation import panoptic, semantic
+from u2seg.evaluation.files import Predictions, by_name
+from u2seg.evaluation.gather import NONE, ImageTable
+from u2seg.evaluation.instance import IOU_KINDS, instance_metrics
+from u2seg.evaluation.mapping import ClusterMapping
+from u2seg.evaluation.overlap import Overlap, relabel
+from u2seg.evaluation.panoptic import ClassCounts
+from u2seg.evaluation.truth import INSTANCES, PANOPTIC, SEMANTIC, Truth
+
+VOID, FALSE_POSITIVE = "void", "false_positive"
+UNMATCHED_THING, UNMATCHED_STUFF = -3, -4
+"""Classes under which the false positives of clusters without a class are counted."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How tables are scored once clusters have classes.
+
+    Args:
+        merge_stuff: Merge predicted segments that map to the same stuff class of an image.
+        unmatched: What a segment of a cluster without a class is: ``void`` or
+            ``false_positive``.
+        instance_score: Instances below this are left out of AP, 0..1.
+    """
+
+    merge_stuff: bool = True
+    unmatched: str = VOID
+    instance_score: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.unmatched not in (VOID, FALSE_POSITIVE):
+            raise ValueError(f"unmatched is {self.unmatched!r}, expected void or false_positive")
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixels of one image by true and predicted class; true void left out, crowds included.
+
+    Args:
+        true_class: (N,) int64 class ids.
+        predicted: (N,) int64 class ids, ``NONE`` where no class was predicted.
+        pixels: (N,) int64, > 0.
+    """
+
+    true_class: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """What one image adds to panoptic and semantic metrics under one mapping.
+
+    Args:
+        image_id: The image.
+        panoptic: Class id (or ``UNMATCHED_THING``, ``UNMATCHED_STUFF``) -> counts.
+        confusion: Pixels.
+    """
+
+    image_id: int
+    panoptic: dict[int, ClassCounts]
+    confusion: Confusion
+
+
+def image_counts(
+    table: ImageTable, truth: Truth, mapping: ClusterMapping, scoring: Scoring
+) -> ImageCounts:
+    """Return the counts of one image."""
+    classes = mapping.all
+    categories: dict[int, int] = {}
+    for segment, cluster in table.predicted.items():
+        if cluster in classes:
+            categories[segment] = classes[cluster]
+        elif scoring.unmatched == FALSE_POSITIVE:
+            thing = segment in table.thing_segments
+            categories[segment] = UNMATCHED_THING if thing else UNMATCHED_STUFF
+    merge = set(truth.stuff) if scoring.merge_stuff else set()
+    overlap, categories = relabel(table.overlap, categories, merge)
+    return ImageCounts(
+        table.image_id,
+        panoptic.count_matches(overlap, table.truth, categories),
+        _confusion(overlap, {s: i.category for s, i in table.truth.items()}, categories),
+    )
+
+
+def _confusion(
+    overlap: Overlap, true_classes: Mapping[int, int], categories: Mapping[int, int]
+) -> Confusion:
+    cells: dict[tuple[int, int], int] = {}
+    rows = (overlap.truth.tolist(), overlap.predicted.tolist(), overlap.pixels.tolist())
+    for t, p, pixels in zip(*rows, strict=True):
+        if t in true_classes:
+            cell = true_classes[t], max(categories.get(p, NONE), NONE)
+            cells[cell] = cells.get(cell, 0) + pixels
+    keys = np.array(sorted(cells), dtype=np.int64).reshape(-1, 2)
+    pixels = np.array([cells[cell] for cell in sorted(cells)], dtype=np.int64)
+    return Confusion(keys[:, 0], keys[:, 1], pixels)
+
+
+def panoptic_totals(counts: Iterable[ImageCounts]) -> dict[int, ClassCounts]:
+    """Return class -> sums over images."""
+    totals: dict[int, ClassCounts] = {}
+    for image in counts:
+        for category, row in image.panoptic.items():
+            totals.setdefault(category, ClassCounts()).add(row)
+    return totals
+
+
+def confusion_totals(truth: Truth, counts: Iterable[ImageCounts]) -> npt.NDArray[np.int64]:
+    """Return the (C, C + 1) confusion matrix over images, classes in the order of ``names``."""
+    place = {category: index for index, category in enumerate(truth.names)}
+    matrix = np.zeros((len(place), len(place) + 1), dtype=np.int64)
+    for image in counts:
+        cells = image.confusion
+        rows = [place[c] for c in cells.true_class.tolist()]
+        cols = [place.get(c, len(place)) for c in cells.predicted.tolist()]
+        np.add.at(matrix, (rows, cols), cells.pixels)
+    return matrix
+
+
+def panoptic_block(truth: Truth, totals: Mapping[int, ClassCounts]) -> dict[str, Any]:
+    """Return ``all``, ``things``, ``stuff`` and ``per_class`` of panoptic quality.
+
+    Args:
+        truth: Names the classes.
+        totals: From ``panoptic_totals``.
+    """
+    rows = {}
+    for category in truth.names:
+        row = totals.get(category, ClassCounts())
+        quality = panoptic.mean_quality(totals, [category])
+        del quality["n"]
+        rows[category] = {**quality, "tp": row.tp, "fp": row.fp, "fn": row.fn}
+    return {
+        "all": panoptic.mean_quality(totals, truth.names),
+        "things": panoptic.mean_quality(totals, truth.things),
+        "stuff": panoptic.mean_quality(totals, truth.stuff),
+        "per_class": by_name(truth.names, rows),
+    }
+
+
+def semantic_block(truth: Truth, confusion: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Return ``mIoU``, ``pixel_accuracy`` and ``per_class``.
+
+    Args:
+        truth: Names the classes.
+        confusion: From ``confusion_totals``.
+    """
+    iou, accuracy = semantic.class_iou(confusion), semantic.class_accuracy(confusion)
+    rows = {
+        category: {"IoU": _number(iou[i]), "accuracy": _number(accuracy[i])}
+        for i, category in enumerate(truth.names)
+    }
+    return {
+        "mIoU": semantic.mean_iou(confusion),
+        "pixel_accuracy": semantic.pixel_accuracy(confusion),
+        "per_class": by_name(truth.names, rows),
+    }
+
+
+def class_agnostic_block(
+    predicted: Predictions, tables: Sequence[ImageTable], scoring: Scoring
+) -> dict[str, Any]:
+    """Return AP and AR of ``box`` and ``segm``, classes ignored."""
+    results = _kept(predicted, scoring)
+    return {kind: instance_metrics(*_sides(tables, results), kind) for kind in IOU_KINDS}
+
+
+def instance_block(
+    truth: Truth,
+    predicted: Predictions,
+    tables: Sequence[ImageTable],
+    mapping: ClusterMapping,
+    scoring: Scoring,
+) -> dict[str, Any]:
+    """Return class-aware AP and AR; detections of clusters without a class are dropped."""
+    results = [
+        {**result, "category_id": mapping.things[result["category_id"]]}
+        for result in _kept(predicted, scoring)
+        if result["category_id"] in mapping.things
+    ]
+    metrics = {}
+    for kind in IOU_KINDS:
+        row = instance_metrics(*_sides(tables, results), kind, truth.things)
+        row["per_class"] = by_name(truth.names, row["per_class"])
+        metrics[kind] = row
+    return metrics
+
+
+def blocks(
+    truth: Truth,
+    predicted: Predictions,
+    tables: Sequence[ImageTable],
+    mapping: ClusterMapping,
+    scoring: Scoring,
+) -> dict[str, Any]:
+    """Return the metrics under one mapping.
+
+    Returns:
+        ``instances``, ``semantic`` and ``panoptic``; None for a task the truth cannot answer.
+    """
+    counts = [image_counts(table, truth, mapping, scoring) for table in tables]
+    tasks = truth.tasks
+    return {
+        "instances": instance_block(truth, predicted, tables, mapping, scoring)
+        if INSTANCES in tasks
+        else None,
+        "semantic": semantic_block(truth, confusion_totals(truth, counts))
+        if SEMANTIC in tasks
+        else None,
+        "panoptic": panoptic_block(truth, panoptic_totals(counts)) if PANOPTIC in tasks else None,
+    }
+
+
+def _kept(predicted: Predictions, scoring: Scoring) -> list[dict[str, Any]]:
+    return [
+        result
+        for results in predicted.instances.values()
+        for result in results
+        if result["score"] >= scoring.instance_score
+    ]
+
+
+def _sides(
+    tables: Sequence[ImageTable], results: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[int]]:
+    truth = [record for table in tables for record in table.instances]
+    return truth, results, [table.image_id for table in tables]
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,296 @@
+"""One pass over the images: everything that any protocol counts, in small tables.
+
+A table holds no pixels, so all of them fit into memory, travel between processes, and give every
+protocol and every mapping from one reading of the files.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from u2seg.evaluation.files import Predictions, check_ids, check_shape
+from u2seg.evaluation.instance import truth_instances
+from u2seg.evaluation.overlap import Overlap, count_overlaps
+from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.truth import TrueImage, Truth
+
+NONE = -1
+"""Class or cluster of a pixel that has none: void, true crowds, no segment."""
+ANY_THING = -2
+"""Cluster of a pixel that the stuff map gives to some thing."""
+CHUNK = 8
+"""Images a worker takes at once."""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StuffPixels:
+    """Pixels of one image by predicted stuff cluster and true class; the sum is the image.
+
+    Args:
+        cluster: (N,) int64 category ids of stuff clusters, ``ANY_THING`` or ``NONE``.
+        true_class: (N,) int64 class ids, things too; ``NONE`` for void and crowds.
+        pixels: (N,) int64, > 0.
+    """
+
+    cluster: Ints
+    true_class: Ints
+    pixels: Ints
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Predicted and true thing instances that overlap, crowds too.
+
+    Args:
+        detection: (N,) int64 index among the image's detections.
+        instance: (N,) int64 index among the image's true instances.
+        cluster: (N,) int64 category id of the prediction.
+        true_class: (N,) int64 class id of the true instance.
+        crowd: (N,) bool, whether the true instance is a crowd.
+        score: (N,) float64 of the prediction.
+        mask_iou, box_iou: (N,) float64, 0..1; one of them is > 0.
+        mask_match, box_match: (N,) float64, the same, but with crowds the share of the
+            prediction that lies in the crowd, as COCO's AP counts it.
+    """
+
+    detection: Ints
+    instance: Ints
+    cluster: Ints
+    true_class: Ints
+    crowd: npt.NDArray[np.bool_]
+    score: Floats
+    mask_iou: Floats
+    box_iou: Floats
+    mask_match: Floats
+    box_match: Floats
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Predicted thing instances of one image, in the order of the file.
+
+    Args:
+        cluster: (D,) int64 category ids.
+        score: (D,) float64.
+        mask_area, box_area: (D,) float64 in pixels.
+    """
+
+    cluster: Ints
+    score: Floats
+    mask_area: Floats
+    box_area: Floats
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """What one image contributes to any metric.
+
+    Args:
+        image_id: The image.
+        overlap: Pixels of every pair of true and predicted segment.
+        truth: True segment id -> segment, in the order of the file.
+        predicted: Predicted segment id -> category id of its cluster.
+        thing_segments: Ids of the predicted segments whose cluster is a thing.
+        stuff_pixels: From the semantic head's map, or without one from the predicted segments;
+            empty for an image without prediction.
+        pairs: Overlaps of instances.
+        detections: Predicted instances.
+        instances: True instances as COCO annotations without ``id``.
+        empty: Whether the image has no prediction.
+    """
+
+    image_id: int
+    overlap: Overlap
+    truth: dict[int, TruthSegment]
+    predicted: dict[int, int]
+    thing_segments: frozenset[int]
+    stuff_pixels: StuffPixels
+    pairs: Pairs
+    detections: Detections
+    instances: list[dict[str, Any]]
+    empty: bool
+
+
+def gather(
+    truth: Truth,
+    predicted: Predictions,
+    image_ids: Iterable[int] | None = None,
+    workers: int = 1,
+) -> list[ImageTable]:
+    """Return the tables of images, sorted by image id.
+
+    Args:
+        truth: Read image by image.
+        predicted: The same.
+        image_ids: Images of the truth; None = all.
+        workers: Processes; 1 = this one alone. The result does not depend on it.
+
+    Raises:
+        UserError: if a file is missing or unreadable, sizes differ, or a map holds ids that its
+            list of segments lacks, or the other way round.
+    """
+    chosen = sorted(truth.stems if image_ids is None else image_ids)
+    tables = _in_order(truth, predicted, chosen, workers)
+    return list(tqdm(tables, total=len(chosen), desc="evaluate", unit="img", disable=None))
+
+
+def _in_order(
+    truth: Truth, predicted: Predictions, image_ids: Sequence[int], workers: int
+) -> Iterator[ImageTable]:
+    chunks = [image_ids[i : i + CHUNK] for i in range(0, len(image_ids), CHUNK)]
+    workers = min(workers, len(chunks))
+    if workers <= 1:
+        for image_id in image_ids:
+            yield image_table(truth, predicted, image_id)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start, (truth, predicted)) as pool:
+        for tables in pool.map(_work, chunks):
+            yield from tables
+
+
+_sides: list[Any] = []
+"""Of a worker process: the truth and the predictions."""
+
+
+def _start(truth: Truth, predicted: Predictions) -> None:
+    _sides[:] = [truth, predicted]
+
+
+def _work(image_ids: Sequence[int]) -> list[ImageTable]:
+    truth, predicted = _sides
+    return [image_table(truth, predicted, image_id) for image_id in image_ids]
+
+
+def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTable:
+    """Return the table of one image; UserError as ``gather``."""
+    true = truth.read(image_id)
+    guess = _predicted_ids(predicted, image_id, true.ids.shape)
+    overlap = count_overlaps(true.ids, np.zeros_like(true.ids) if guess is None else guess)
+    check_ids(truth, image_id, true.segments, np.unique(overlap.truth).tolist())
+    if guess is not None:
+        found = np.unique(overlap.predicted).tolist()
+        predicted.panoptic.check_ids(image_id, found, every=True)
+    segments = predicted.panoptic.segments.get(image_id, {})
+    instances = true.instances
+    if instances is None:
+        instances = truth_instances(true.ids, true.segments, truth.things, image_id)
+    results = predicted.instances.get(image_id, [])
+    things = set(predicted.panoptic.things)
+    return ImageTable(
+        image_id=image_id,
+        overlap=overlap,
+        truth=true.segments,
+        predicted={segment: info.category for segment, info in segments.items()},
+        thing_segments=frozenset(s for s, info in segments.items() if info.category in things),
+        stuff_pixels=_stuff_pixels(predicted, image_id, true, overlap, guess is None),
+        pairs=_pairs(results, instances),
+        detections=_detections(results),
+        instances=instances,
+        empty=guess is None,
+    )
+
+
+def _predicted_ids(
+    predicted: Predictions, image_id: int, shape: tuple[int, ...]
+) -> npt.NDArray[np.int32] | None:
+    if image_id not in predicted.panoptic.segments:
+        return None
+    ids = predicted.panoptic.read_ids(image_id)
+    check_shape(predicted.panoptic.path(image_id), ids.shape, shape, "the true map has")
+    return ids
+
+
+def _stuff_pixels(
+    predicted: Predictions, image_id: int, true: TrueImage, overlap: Overlap, empty: bool
+) -> StuffPixels:
+    if empty:
+        nothing = np.zeros(0, dtype=np.int64)
+        return StuffPixels(nothing, nothing, nothing)
+    stuff = predicted.panoptic.stuff
+    if predicted.has_stuff_maps:
+        height, width = true.ids.shape
+        overlap = count_overlaps(true.ids, predicted.read_stuff(image_id, (height, width)))
+        clusters = {0: ANY_THING, **dict(enumerate(stuff, 1))}
+    else:
+        known = set(stuff)
+        clusters = {
+            segment: info.category if info.category in known else ANY_THING
+            for segment, info in predicted.panoptic.segments[image_id].items()
+        }
+    classes = {s: info.category for s, info in true.segments.items() if not info.crowd}
+    cluster = np.array([clusters.get(p, NONE) for p in overlap.predicted.tolist()], np.int64)
+    true_class = np.array([classes.get(t, NONE) for t in overlap.truth.tolist()], np.int64)
+    cells, inverse = np.unique(np.stack([cluster, true_class]), axis=1, return_inverse=True)
+    pixels = np.zeros(cells.shape[1], dtype=np.int64)
+    np.add.at(pixels, inverse.reshape(-1), overlap.pixels)
+    return StuffPixels(cells[0], cells[1], pixels)
+
+
+def _detections(results: Sequence[dict[str, Any]]) -> Detections:
+    boxes = np.array([r["bbox"] for r in results], dtype=np.float64).reshape(-1, 4)
+    areas = coco_mask.area([r["segmentation"] for r in results]) if results else []
+    return Detections(
+        cluster=np.array([r["category_id"] for r in results], dtype=np.int64),
+        score=np.array([r["score"] for r in results], dtype=np.float64),
+        mask_area=np.asarray(areas, dtype=np.float64),
+        box_area=boxes[:, 2] * boxes[:, 3],
+    )
+
+
+def _pairs(results: Sequence[dict[str, Any]], instances: Sequence[dict[str, Any]]) -> Pairs:
+    shape = (len(results), len(instances))
+    crowd = np.array([r["iscrowd"] for r in instances], dtype=bool)
+    plain, match = {}, {}
+    for key in ("segmentation", "bbox"):
+        plain[key] = _ious(results, instances, key, crowded=False)
+        match[key] = plain[key]
+        if crowd.any() and results:
+            match[key] = np.where(
+                crowd[None], _ious(results, instances, key, crowded=True), plain[key]
+            )
+    masks, boxes = plain["segmentation"], plain["bbox"]
+    d, t = np.nonzero((masks > 0) | (boxes > 0)) if min(shape) else (np.zeros(0, np.int64),) * 2
+    clusters = np.array([r["category_id"] for r in results], dtype=np.int64)
+    classes = np.array([r["category_id"] for r in instances], dtype=np.int64)
+    scores = np.array([r["score"] for r in results], dtype=np.float64)
+    return Pairs(
+        detection=d.astype(np.int64),
+        instance=t.astype(np.int64),
+        cluster=clusters[d],
+        true_class=classes[t],
+        crowd=crowd[t],
+        score=scores[d],
+        mask_iou=masks[d, t],
+        box_iou=boxes[d, t],
+        mask_match=match["segmentation"][d, t],
+        box_match=match["bbox"][d, t],
+    )
+
+
+def _ious(
+    results: Sequence[dict[str, Any]],
+    instances: Sequence[dict[str, Any]],
+    key: str,
+    *,
+    crowded: bool,
+) -> Floats:
+    """Return the (D, T) overlaps; ``crowded``: over the prediction's area, not the union."""
+    if not results or not instances:
+        return np.zeros((len(results), len(instances)))
+    found = coco_mask.iou(
+        [r[key] for r in results], [r[key] for r in instances], [int(crowded)] * len(instances)
+    )
+    return np.asarray(found, dtype=np.float64)
