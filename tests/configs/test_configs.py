@@ -70,7 +70,8 @@ def test_published_recipe(k: int, kind: str) -> None:
     assert (k, 28) == (model.ROI_HEADS.NUM_CLASSES, model.SEM_SEG_HEAD.NUM_CLASSES)
     assert (model.RESNETS.DEPTH, model.BACKBONE.FREEZE_AT) == (50, 0)
     assert (model.RPN.POST_NMS_TOPK_TRAIN, model.RPN.NMS_THRESH) == (4000, 0.65)
-    assert model.ROI_HEADS.NAME == "CascadeROIHeads"
+    assert model.ROI_HEADS.NAME == "PseudoCascadeROIHeads"
+    assert (cfg.U2SEG.TRAIN.DROPLOSS, cfg.U2SEG.TRAIN.DROPLOSS_IOU) == (True, 0.01)
     assert model.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
     assert model.SEM_SEG_HEAD.LOSS_WEIGHT == 0.5
     assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.IMS_PER_BATCH) == (0.01, 5e-5, 16)

@@ -106,6 +106,7 @@ def test_a_dumped_config_loads_again_as_the_same(tmp_path: Path) -> None:
         ("MODEL: {META_ARCHITECTURE: PanopticCascade}", "not registered; known are"),
         ("MODEL: {SEM_SEG_HEAD: {NAME: Foo}}", "MODEL.SEM_SEG_HEAD.NAME is 'Foo', which is not"),
         ("MODEL: {PROPOSAL_GENERATOR: {NAME: Foo}}", "known are RPN, RRPN"),
+        ("U2SEG: {TRAIN: {DROPLOSS: true}}", "NAME is Res5ROIHeads, which has no drop-loss"),
         ("MODEL: {FPN: {NORM: Foo}}", "MODEL.FPN.NORM is 'Foo', expected one of"),
         ("MODEL: {RESNETS: {DEPTH: 19}}", "MODEL.RESNETS.DEPTH is 19"),
         ("MODEL: {PIXEL_MEAN: [1.0]}", "MODEL.PIXEL_MEAN is [1.0], expected 3 numbers"),

@@ -21,6 +21,7 @@ _REGISTRIES = (
     ("detectron2.modeling", "ROI_MASK_HEAD_REGISTRY", "MODEL.ROI_MASK_HEAD.NAME"),
     ("detectron2.modeling", "SEM_SEG_HEADS_REGISTRY", "MODEL.SEM_SEG_HEAD.NAME"),
 )
+_HOST_HEADS = ("CascadeROIHeads", "StandardROIHeads", "Res5ROIHeads")
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN")
 _CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("INPUT.FORMAT", ("RGB", "BGR")),
@@ -78,7 +79,18 @@ def check_host_settings(cfg: Any) -> None:
     for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
         if len(_get(cfg, key)) != 3:
             raise UserError(f"{key} is {_get(cfg, key)}, expected 3 numbers, one per channel")
+    _check_drop_loss(cfg)
     _check_device(str(cfg.MODEL.DEVICE))
+
+
+def _check_drop_loss(cfg: Any) -> None:
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if cfg.U2SEG.TRAIN.DROPLOSS and name in _HOST_HEADS:
+        raise UserError(
+            f"U2SEG.TRAIN.DROPLOSS is True, but MODEL.ROI_HEADS.NAME is {name}, which has no "
+            "drop-loss: set MODEL.ROI_HEADS.NAME PseudoCascadeROIHeads, or U2SEG.TRAIN.DROPLOSS "
+            "False"
+        )
 
 
 def _check_registries(cfg: Any) -> None:

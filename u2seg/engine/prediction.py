@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from u2seg.structures.labels import LabelSpace
+from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
 from u2seg.structures.masks import InstanceMask, encode_mask
 from u2seg.structures.panoptic import PanopticLabel, Segment
 
@@ -28,7 +28,8 @@ class Prediction:
         panoptic: Id map and segments; category ids 1..K+S.
         instances: Object masks with the predicted boxes, highest score first.
         categories: Category id 1..K of each instance.
-        stuff: (H, W) uint8, most likely class of the semantic head: 0 any thing, 1..S stuff.
+        stuff: (H, W) uint8, most likely class of the semantic head: 0 any thing, 1..S stuff; of
+            a model without one 0 on segments of ``panoptic``, 255 (void) elsewhere.
         space: Names and colours of the ids.
     """
 
@@ -60,8 +61,9 @@ def prediction_from_outputs(outputs: dict[str, Any], space: LabelSpace) -> Predi
 
     Args:
         outputs: ``instances`` (``pred_boxes``, ``scores``, ``pred_classes`` 0..K-1,
-            ``pred_masks`` (N, H, W) bool), ``sem_seg`` (S + 1, H, W) and ``panoptic_seg``
-            (id map, segments with ``category_id`` 0..K-1 for things, 1..S for stuff).
+            ``pred_masks`` (N, H, W) bool), ``panoptic_seg`` (id map, segments with
+            ``category_id`` 0..K-1 for things, 1..S for stuff) and, if the model has a semantic
+            head, ``sem_seg`` (S + 1, H, W).
         space: The model's label space.
 
     Raises:
@@ -69,8 +71,11 @@ def prediction_from_outputs(outputs: dict[str, Any], space: LabelSpace) -> Predi
     """
     instances, categories = _instances(outputs["instances"], space)
     ids, infos = outputs["panoptic_seg"]
-    stuff = outputs["sem_seg"].argmax(dim=0).cpu().numpy().astype(np.uint8)
     label = panoptic_label(ids.cpu().numpy().astype(np.int32), infos, space)
+    if "sem_seg" in outputs:
+        stuff = outputs["sem_seg"].argmax(dim=0).cpu().numpy().astype(np.uint8)
+    else:
+        stuff = np.where(label.ids > 0, ANY_THING, VOID_STUFF).astype(np.uint8)
     return Prediction(label, instances, categories, stuff, space)
 
 

@@ -11,4 +11,5 @@ prepare_host()
 
 def register() -> None:
     """Put this package's models into Detectron2's registries; harmless if repeated."""
-    importlib.import_module("u2seg.modeling.panoptic_cascade")
+    for name in ("panoptic_cascade", "instance_cascade", "roi_heads"):
+        importlib.import_module(f"u2seg.modeling.{name}")

@@ -200,10 +200,18 @@ def scale_instance_losses(roi_heads: Any, weight: float) -> None:
     roi_heads.mask_head.loss_weight = roi_heads.mask_head.loss_weight * weight
 
 
-def _check_config(cfg: Any) -> None:
+def check_instance_heads(cfg: Any) -> None:
+    """Refuse settings of the instance half that the host's cascade heads stumble over.
+
+    Raises:
+        UserError: without a mask head, with class-specific boxes, or if the IoU thresholds of
+            sampling and first stage differ.
+    """
     model = cfg.MODEL
     if not model.MASK_ON:
-        raise UserError("MODEL.MASK_ON is False, PanopticCascadeRCNN needs the mask head: True")
+        raise UserError(
+            f"MODEL.MASK_ON is False, {model.META_ARCHITECTURE} needs the mask head: True"
+        )
     if not model.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
         raise UserError(
             "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False, cascade heads need True: each "
@@ -215,6 +223,11 @@ def _check_config(cfg: Any) -> None:
             f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS starts with {first}, but "
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS is [{matched}]: they must be equal"
         )
+
+
+def _check_config(cfg: Any) -> None:
+    check_instance_heads(cfg)
+    model = cfg.MODEL
     if model.SEM_SEG_HEAD.NUM_CLASSES < 1:
         raise UserError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {model.SEM_SEG_HEAD.NUM_CLASSES}, expected the "
