@@ -22,7 +22,7 @@ from u2seg.evaluation.bootstrap import (
     resample_weights,
     semantic_source,
 )
-from u2seg.evaluation.detections import Detections, detection_source
+from u2seg.evaluation.resampled_ap import Matches, detection_source
 from u2seg.evaluation.panoptic import ClassCounts, mean_quality
 from u2seg.evaluation.semantic import confusion_matrix, mean_iou, pixel_accuracy
 from u2seg.structures.masks import encode_mask, mask_box
@@ -178,7 +178,7 @@ def test_average_precision_of_two_images_by_hand():
         [box(1, 1, 0, 8, score=0.9), box(2, 1, 20, 8, score=0.95)],
         [1, 2],
     )
-    found = Detections.from_run(run).scores(EVERY_PAIR)
+    found = Matches.from_run(run).scores(EVERY_PAIR)
     assert found["AP"] == pytest.approx([100.0, 100 * 0.5 * 51 / 101, 0.0])
     assert found["AP50"] == pytest.approx(found["AP"])
     assert found["AR100"] == pytest.approx([100.0, 50.0, 0.0])
@@ -201,9 +201,9 @@ def test_average_precision_is_pycocotools_of_the_images_repeated():
     rng = np.random.default_rng(2)
     images = list(range(1, 9))
     truth, found = random_set(rng, images)
-    detections = Detections.from_run(coco_run(truth, found, images))
+    matches = Matches.from_run(coco_run(truth, found, images))
     weights = np.concatenate([np.ones((1, 8), np.int32), *resample_weights(8, 6, 4)])
-    scores = detections.scores(weights)
+    scores = matches.scores(weights)
     for number, row in enumerate(weights.tolist()):
         copies = [(image, k) for image, n in zip(images, row, strict=True) for k in range(n)]
         copy = {pair: new for new, pair in enumerate(copies)}
@@ -217,9 +217,9 @@ def test_average_precision_is_pycocotools_of_the_images_repeated():
 
 
 def test_average_precision_without_instances_is_undefined():
-    nothing = Detections.from_run(coco_run([], [box(1, 1, 0, 8, score=0.5)], [1, 2]))
+    nothing = Matches.from_run(coco_run([], [box(1, 1, 0, 8, score=0.5)], [1, 2]))
     assert all(np.isnan(values).all() for values in nothing.scores(EVERY_PAIR).values())
-    missed = Detections.from_run(coco_run([box(2, 2, 0, 8)], [], [1, 2]))
+    missed = Matches.from_run(coco_run([box(2, 2, 0, 8)], [], [1, 2]))
     assert np.isnan(missed.scores(EVERY_PAIR)["AP"][0])
     assert missed.scores(EVERY_PAIR)["AP"][1:].tolist() == [0.0, 0.0]
     found = confidence_intervals([detection_source(missed, "a", "b")], 2, resamples=40, seed=0)
@@ -238,6 +238,6 @@ def test_average_precision_of_stored_results(kind):
         run.evaluate()
         run.accumulate()
         run.summarize()
-    scores = Detections.from_run(run).scores(np.ones((1, len(run.params.imgIds)), np.int32))
+    scores = Matches.from_run(run).scores(np.ones((1, len(run.params.imgIds)), np.int32))
     for name, index in (("AP", 0), ("AP50", 1), ("AP75", 2), ("AR100", 8)):
         assert scores[name][0] == pytest.approx(100 * run.stats[index], abs=1e-10)

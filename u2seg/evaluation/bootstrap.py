@@ -7,7 +7,7 @@ classes (kept as it is in every resample), nor the training.
 
 A resample is a row of integer weights (how often each image was drawn), so sums over images are
 one matrix product for all resamples; average precision, which is no such sum, is accumulated
-anew in ``u2seg.evaluation.detections``.
+anew in ``u2seg.evaluation.resampled_ap``.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile
 interval). Not BCa, nor a bias correction alone: figures that average over classes change with the

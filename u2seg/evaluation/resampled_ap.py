@@ -29,7 +29,7 @@ Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ClassDetections:
+class ClassMatches:
     """The detections of one class, from high to low score, in pycocotools' order.
 
     Args:
@@ -46,7 +46,7 @@ class ClassDetections:
 
 
 @dataclass(frozen=True)
-class Detections:
+class Matches:
     """What the average precision of one run of COCOeval rests on.
 
     Args:
@@ -55,12 +55,12 @@ class Detections:
         recalls: (101,) recall levels at which precision is read.
     """
 
-    classes: tuple[ClassDetections, ...]
+    classes: tuple[ClassMatches, ...]
     thresholds: Values
     recalls: Values
 
     @classmethod
-    def from_run(cls, run: Any) -> Detections:
+    def from_run(cls, run: Any) -> Matches:
         """Return the matches of a ``COCOeval`` after ``evaluate``, all areas, all detections.
 
         Args:
@@ -71,7 +71,7 @@ class Detections:
         classes = []
         for number in range(len(params.catIds)):
             start = number * areas * images
-            found = _class_detections(run.evalImgs[start : start + images], len(params.iouThrs))
+            found = _class_matches(run.evalImgs[start : start + images], len(params.iouThrs))
             if found.truths.any():
                 classes.append(found)
         return cls(tuple(classes), np.asarray(params.iouThrs), np.asarray(params.recThrs))
@@ -106,16 +106,16 @@ class Detections:
         return found
 
 
-def detection_source(detections: Detections, *name: str) -> Source:
+def detection_source(matches: Matches, *name: str) -> Source:
     """Return the source of the figures ``(*name, "AP")`` and so on."""
 
     def figures(weights: Weights) -> Figures:
-        return {(*name, key): values for key, values in detections.scores(weights).items()}
+        return {(*name, key): values for key, values in matches.scores(weights).items()}
 
     return figures
 
 
-def _class_detections(records: list[dict[str, Any] | None], thresholds: int) -> ClassDetections:
+def _class_matches(records: list[dict[str, Any] | None], thresholds: int) -> ClassMatches:
     """Return the detections of one class from its record of each image."""
     truths = np.zeros(len(records), dtype=np.int64)
     images, scores = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
@@ -132,7 +132,7 @@ def _class_detections(records: list[dict[str, Any] | None], thresholds: int) -> 
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
     match = np.concatenate(matched, axis=1)[:, order]
     ignore = np.concatenate(ignored, axis=1)[:, order]
-    return ClassDetections(
+    return ClassMatches(
         images=np.concatenate(images)[order],
         hits=tuple(np.flatnonzero(row) for row in match & ~ignore),
         ignored=tuple(np.flatnonzero(row) for row in ignore),
@@ -141,7 +141,7 @@ def _class_detections(records: list[dict[str, Any] | None], thresholds: int) -> 
 
 
 def _accumulate(
-    part: ClassDetections, weights: Weights, truths: npt.NDArray[np.int64], recalls: Values
+    part: ClassMatches, weights: Weights, truths: npt.NDArray[np.int64], recalls: Values
 ) -> tuple[Values, Values]:
     """Return the (R, T) average precision and recall, 0..1; 0 where there is no instance."""
     ap, ar = np.zeros((2, len(weights), len(part.hits)))
