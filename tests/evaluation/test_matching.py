@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.shared import SHARED, needs_shared
-from u2seg.evaluation.matching import hungarian_map, instance_votes, majority_map
+from u2seg.evaluation.matching import (
+    hungarian_majority_map,
+    hungarian_map,
+    instance_votes,
+    majority_map,
+    match,
+)
 from u2seg.structures.masks import encode_mask
 
 
@@ -22,6 +28,23 @@ def test_hungarian_gives_a_class_away_for_the_greater_sum() -> None:
 def test_majority_is_many_to_one() -> None:
     assert majority_map(np.array([[5, 4], [9, 0]])).tolist() == [0, 0]
     assert majority_map(np.array([[3, 3], [0, 2]])).tolist() == [0, 1]  # the lower of equals
+
+
+def test_left_over_clusters_follow_the_majority() -> None:
+    votes = np.array([[5, 4], [9, 0], [2, 1], [0, 3], [0, 0]])
+    # one to one: cluster 1 -> class 0, cluster 0 -> class 1 (9 + 4); the others are left over
+    assert hungarian_map(votes).tolist() == [1, 0, -1, -1, -1]
+    assert hungarian_majority_map(votes).tolist() == [1, 0, 0, 1, -1]
+    assert match("hungarian+majority", votes).tolist() == [1, 0, 0, 1, -1]
+    # fewer clusters than classes, but one partner has no vote: it shares
+    votes = np.array([[4, 0, 0], [3, 0, 0]])
+    assert hungarian_map(votes).tolist() == [0, -1]
+    assert hungarian_majority_map(votes).tolist() == [0, 0]
+
+
+def test_an_unknown_matching_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'greedy', expected one of hungarian, majority"):
+        match("greedy", np.zeros((1, 1), dtype=np.int64))
 
 
 def test_clusters_without_votes_have_no_class() -> None:
@@ -43,7 +66,7 @@ def test_empty_votes(shape: tuple[int, int]) -> None:
     assert majority_map(votes).tolist() == [-1] * shape[0]
 
 
-@pytest.mark.parametrize("solve", [hungarian_map, majority_map])
+@pytest.mark.parametrize("solve", [hungarian_map, majority_map, hungarian_majority_map])
 def test_bad_votes_are_refused(solve) -> None:
     with pytest.raises(ValueError, match=r"\(K, C\), got shape \(3,\)"):
         solve(np.zeros(3, dtype=np.int64))

@@ -6,28 +6,90 @@ from dataclasses import dataclass
 
 from u2seg.config.checks import one_of, require
 
+CUSTOM = "custom"
+PROTOCOLS = ("u2seg-released", "u2seg-paper", "one-to-one", "cups", "identity", CUSTOM)
+"""Names of evaluation protocols; ``evaluation.protocols`` says what each is."""
+MATCHINGS = ("hungarian", "majority", "hungarian+majority", "identity")
+_CHOICES = {
+    "protocol": PROTOCOLS,
+    "matching": MATCHINGS,
+    "thing_votes": ("instances", "pixels"),
+    "match_overlap": ("mask", "box"),
+    "match_pairs": ("all", "best"),
+    "stuff_votes": ("pixels", "images"),
+    "unmatched": ("void", "false_positive"),
+    "paper_data": ("coco", "voc", "uvo"),
+}
+
 
 @dataclass(frozen=True)
 class EvalSettings:
     """How predicted clusters are matched to classes (facts: U2Seg section 8).
 
+    A named protocol fixes the keys from ``matching`` to ``merge_stuff``; one of them that is set
+    to something else is refused. The defaults of ``custom`` are those of ``one-to-one``.
+
     Args:
+        protocol: ``u2seg-released``, ``u2seg-paper``, ``one-to-one``, ``cups``, ``identity``, or
+            ``custom``: the keys below.
         matching: ``hungarian`` (one to one), ``majority`` (many to one; what the released code
-            calls Hungarian) or ``identity`` (ids are classes already).
-        match_iou: Mask IoU from which on a prediction votes for a thing class, 0..1.
-        match_score: Score from which a prediction votes, 0..1.
+            calls Hungarian), ``hungarian+majority`` (one to one first, what is left over by
+            majority) or ``identity`` (ids are classes already).
+        thing_votes: What votes for thing classes: ``instances`` (pairs of a predicted and a true
+            instance) or ``pixels`` (of the panoptic maps).
+        match_overlap: IoU of which the pair's is asked: ``mask`` or ``box``.
+        match_iou: A pair votes from this IoU on, 0..1.
+        match_score: A predicted instance votes from this score on, 0..1.
+        match_pairs: ``all`` pairs vote, or only the ``best`` (largest IoU) of each prediction.
+        match_crowds: Whether true crowds can be voted for.
+        stuff_votes: What votes for stuff classes: ``pixels``, or ``images``: one vote per image
+            in which the IoU of all pixels of the cluster with all of the class is above
+            ``stuff_iou``.
+        stuff_iou: See ``stuff_votes``, 0..1.
+        apart: Match thing clusters to thing classes and stuff to stuff; False = all clusters to
+            all classes, which needs pixels for votes of both.
+        unmatched: What segments of clusters without a class are in the headline PQ: ``void``
+            (they claim no pixel) or ``false_positive``. Both are in every result.
         merge_stuff: Merge predicted segments that map to the same stuff class of an image.
         instance_score: Instances below this are left out of AP, 0..1.
+        fit_share: Share of the images on which the mapping is fitted, the rest being scored, by a
+            hash of the image id; 0 = fit and score on all images. 0 <= share < 1.
+        paper_data: Row of the paper's thresholds that ``u2seg-paper`` takes: ``coco``, ``voc`` or
+            ``uvo``.
     """
 
+    protocol: str = CUSTOM
     matching: str = "hungarian"
+    thing_votes: str = "instances"
+    match_overlap: str = "mask"
     match_iou: float = 0.5
     match_score: float = 0.3
+    match_pairs: str = "all"
+    match_crowds: bool = False
+    stuff_votes: str = "pixels"
+    stuff_iou: float = 0.15
+    apart: bool = True
+    unmatched: str = "void"
     merge_stuff: bool = True
     instance_score: float = 0.0
+    fit_share: float = 0.0
+    paper_data: str = "coco"
 
     def __post_init__(self) -> None:
-        one_of("EVAL.MATCHING", self.matching, ("hungarian", "majority", "identity"))
-        for key in ("match_iou", "match_score", "instance_score"):
+        for key, allowed in _CHOICES.items():
+            one_of(f"EVAL.{key.upper()}", getattr(self, key), allowed)
+        for key in ("match_iou", "match_score", "stuff_iou", "instance_score"):
             value = getattr(self, key)
             require(0 <= value <= 1, f"EVAL.{key.upper()}", value, "0..1")
+        require(0 <= self.fit_share < 1, "EVAL.FIT_SHARE", self.fit_share, ">= 0 and below 1")
+        fits = "identity" not in (self.protocol, self.matching)
+        expected = "0 where ids are classes already (identity): nothing is fitted"
+        require(fits or not self.fit_share, "EVAL.FIT_SHARE", self.fit_share, expected)
+        pixels = self.thing_votes == self.stuff_votes == "pixels"
+        require(
+            self.apart or self.protocol != CUSTOM or pixels,
+            "EVAL.APART",
+            self.apart,
+            "True unless EVAL.THING_VOTES and EVAL.STUFF_VOTES are both 'pixels': votes of "
+            f"{self.thing_votes} and of {self.stuff_votes} cannot be compared",
+        )

@@ -8,7 +8,7 @@ vote: U2Seg commit 8e9c709, which calls its per-cluster argmax "Hungarian"; that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,38 @@ def majority_map(votes: Votes) -> npt.NDArray[np.int64]:
     return mapping
 
 
+def hungarian_majority_map(votes: Votes) -> npt.NDArray[np.int64]:
+    """Return the one-to-one map, and for clusters that it leaves over their most voted class.
+
+    Source: CUPS (commit 78fc273), which has more clusters than classes.
+
+    Args:
+        votes: As in ``hungarian_map``.
+
+    Returns:
+        (K,) int64, class index or ``UNMATCHED`` for a row of zeros.
+
+    Raises:
+        ValueError: if ``votes`` is not 2-D or has a negative entry.
+
+    Examples:
+        Majority would send all three to class 0; one to one, cluster 1 takes it and cluster 0
+        gets class 1; cluster 2 is left over and joins cluster 1.
+
+        >>> hungarian_majority_map(np.array([[5, 4], [9, 0], [2, 1]])).tolist()
+        [1, 0, 0]
+    """
+    first = hungarian_map(votes)
+    return np.where(first == UNMATCHED, majority_map(votes), first)
+
+
+def match(matching: str, votes: Votes) -> npt.NDArray[np.int64]:
+    """Return the (K,) map of a named rule: a key of ``SOLVERS``; ValueError for another name."""
+    if matching not in SOLVERS:
+        raise ValueError(f"matching is {matching!r}, expected one of {', '.join(SOLVERS)}")
+    return SOLVERS[matching](votes)
+
+
 def instance_votes(
     predicted: Sequence[tuple[int, Any]],
     truth: Sequence[tuple[int, Any]],
@@ -103,6 +135,13 @@ def instance_votes(
     for row, col in zip(*np.nonzero(np.asarray(overlap) >= match_iou), strict=True):
         votes[predicted[row][0], truth[col][0]] += 1
     return votes
+
+
+SOLVERS: dict[str, Callable[[Votes], npt.NDArray[np.int64]]] = {
+    "hungarian": hungarian_map,
+    "majority": majority_map,
+    "hungarian+majority": hungarian_majority_map,
+}
 
 
 def _check(votes: Votes) -> None:

@@ -1,0 +1,138 @@
+"""What each named protocol says, and what happens to keys that say something else."""
+
+from __future__ import annotations
+
+import pytest
+
+from u2seg.config.evaluation import PROTOCOLS
+from u2seg.config.schema import EvalSettings
+from u2seg.errors import UserError
+from u2seg.evaluation.protocols import (
+    COMPARED,
+    PAPER_THRESHOLDS,
+    StuffRule,
+    ThingRule,
+    expand_names,
+    paper_thresholds,
+    protocol_of,
+)
+
+
+def named(name: str, num_things: int = 800, **keys):
+    return protocol_of(EvalSettings(protocol=name, **keys), num_things)
+
+
+def test_released() -> None:
+    protocol = named("u2seg-released")
+    assert protocol.matching == "majority"
+    things = ThingRule("instances", "box", 0.7, True, 0.6, False, True, "all")
+    assert protocol.things == things
+    assert protocol.stuff == StuffRule("images", 0.15)
+    assert (protocol.apart, protocol.unmatched, protocol.merge_stuff) == (True, "void", False)
+
+
+def test_paper_has_its_own_thresholds_and_no_votes_for_crowds() -> None:
+    protocol = named("u2seg-paper")
+    assert protocol.things == ThingRule("instances", "box", 0.6, True, 0.4, True, False, "all")
+    assert protocol.stuff == named("u2seg-released").stuff
+    assert protocol.matching == "majority" and not protocol.merge_stuff
+    assert protocol.note == "published for coco, K = 800"
+    assert named("u2seg-paper", 2911, paper_data="voc").things.iou == 0.5
+    assert named("u2seg-paper", 300, paper_data="uvo").things.score == 0.1
+
+
+def test_one_to_one_is_what_the_defaults_of_custom_are() -> None:
+    protocol, custom = named("one-to-one"), named("custom")
+    assert protocol.matching == custom.matching == "hungarian"
+    for field in ("things", "stuff", "apart", "unmatched", "merge_stuff"):
+        assert getattr(protocol, field) == getattr(custom, field)
+    assert protocol.things == ThingRule("instances", "mask", 0.5, False, 0.3, False, False, "all")
+    assert protocol.stuff.votes == "pixels"
+
+
+def test_cups_votes_by_pixels_and_gives_left_over_clusters_a_class() -> None:
+    protocol = named("cups")
+    assert protocol.matching == "hungarian+majority" and protocol.apart
+    assert (protocol.things.votes, protocol.stuff.votes) == ("pixels", "pixels")
+
+
+def test_custom_takes_every_key() -> None:
+    protocol = named(
+        "custom",
+        matching="majority",
+        match_overlap="box",
+        match_iou=0.4,
+        match_score=0.2,
+        match_pairs="best",
+        match_crowds=True,
+        stuff_votes="images",
+        stuff_iou=0.25,
+        unmatched="false_positive",
+        merge_stuff=False,
+    )
+    assert protocol.things == ThingRule("instances", "box", 0.4, False, 0.2, False, True, "best")
+    assert protocol.stuff == StuffRule("images", 0.25)
+    assert (protocol.matching, protocol.unmatched) == ("majority", "false_positive")
+    assert not protocol.merge_stuff
+
+
+@pytest.mark.parametrize(
+    ("clusters", "nearest"),
+    [(1, 300), (549, 300), (550, 300), (551, 800), (1855, 800), (9999, 2911)],
+)
+def test_the_nearest_published_k(clusters: int, nearest: int) -> None:
+    iou, score, note = paper_thresholds("coco", clusters)
+    assert (iou, score) == PAPER_THRESHOLDS["coco"][nearest]
+    assert note == f"published for coco, K = {nearest}, the nearest to {clusters}"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        ("u2seg-released", "match_iou", 0.6, r"MATCH_IOU is 0.6, .*u2seg-released makes it 0.7"),
+        ("u2seg-released", "matching", "identity", "MATCHING is 'identity', .*makes it 'majority'"),
+        ("u2seg-paper", "match_score", 0.2, "MATCH_SCORE is 0.2, .* makes it 0.4"),
+        ("one-to-one", "merge_stuff", False, "MERGE_STUFF is False, .*makes it True"),
+        ("cups", "unmatched", "false_positive", "UNMATCHED is 'false_positive', .*'void'"),
+        ("identity", "matching", "majority", "MATCHING is 'majority', .*makes it 'identity'"),
+    ],
+)
+def test_a_key_that_contradicts_the_protocol_is_refused(name, key, value, said) -> None:
+    with pytest.raises(UserError, match=rf"U2SEG\.EVAL\.{said}.*PROTOCOL custom"):
+        named(name, **{key: value})
+
+
+def test_a_key_that_says_the_same_and_free_keys_are_taken() -> None:
+    same = named("u2seg-released", match_iou=0.7, matching="majority", merge_stuff=False)
+    assert same == named("u2seg-released")
+    assert named("cups", instance_score=0.5, fit_share=0.5) == named("cups")
+
+
+def test_json_leaves_out_what_does_not_apply() -> None:
+    assert set(named("identity").to_json()) == {
+        "name", "matching", "unmatched", "merge_stuff", "note",
+    }  # fmt: skip
+    assert named("cups").to_json()["things"] == {"votes": "pixels"}
+    released = named("u2seg-released").to_json()
+    assert released["things"]["overlap"] == "box" and released["stuff"]["iou"] == 0.15
+
+
+def test_every_name_has_a_builder_and_all_means_the_published_ones() -> None:
+    for name in PROTOCOLS:
+        assert named(name).name == name
+    assert expand_names(["all"]) == list(COMPARED)
+    assert expand_names(["cups", "custom", "cups"]) == ["cups", "custom"]
+    with pytest.raises(UserError, match=r"--protocol hungarian is unknown, expected .*one-to-one"):
+        expand_names(["cups", "hungarian"])
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(UserError, match=r"EVAL.PROTOCOL is 'mine', expected one of u2seg-released"):
+        EvalSettings(protocol="mine")
+    with pytest.raises(UserError, match=r"EVAL.APART is False, .*instances and of pixels"):
+        EvalSettings(apart=False)
+    EvalSettings(apart=False, thing_votes="pixels")
+    with pytest.raises(UserError, match=r"FIT_SHARE is 1.0, expected >= 0 and below 1"):
+        EvalSettings(fit_share=1.0)
+    with pytest.raises(UserError, match=r"FIT_SHARE is 0.5, .*nothing is fitted"):
+        EvalSettings(matching="identity", fit_share=0.5)

@@ -1,0 +1,134 @@
+"""Which images a mapping was fitted on, and whether they are those it is scored on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from u2seg.errors import UserError
+from u2seg.evaluation.truth import Truth
+
+_KEY = 12
+"""Hexadecimal digits of an image's key: for a million images a collision is unlikely (0.2 %)."""
+_READ = 1 << 20
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a truth.
+
+    Args:
+        source: The truth, for people.
+        sha256: Of the truth's file; empty if it is a folder.
+        images: Key of each image (``image_key``), sorted.
+        share: Share of the truth's images that was asked for; 0 = all.
+    """
+
+    source: str
+    sha256: str
+    images: tuple[str, ...]
+    share: float = 0.0
+
+    @classmethod
+    def of(cls, truth: Truth, image_ids: Iterable[int], share: float = 0.0) -> Split:
+        """Return the split of some images of ``truth``."""
+        keys = sorted(image_key(i, truth.stems[i]) for i in image_ids)
+        return cls(str(truth.source), _file_hash(truth), tuple(keys), share)
+
+
+def image_key(image_id: int, stem: str) -> str:
+    """Return what an image is recognised by in another file: a hash of its id and name.
+
+    Examples:
+        >>> image_key(139, "000000000139")
+        '12400c316e74'
+    """
+    return hashlib.sha256(f"{image_id}\n{stem}".encode()).hexdigest()[:_KEY]
+
+
+def hold_out(image_ids: Iterable[int], share: float) -> tuple[list[int], list[int]]:
+    """Return the images to fit on and the images to score, both sorted.
+
+    An image belongs to the same part whatever other images there are: a hash of its id decides,
+    not chance.
+
+    Args:
+        image_ids: Distinct.
+        share: Expected share of the first part, 0 < share < 1.
+
+    Raises:
+        UserError: if one part is empty.
+
+    Examples:
+        >>> hold_out(range(10), 0.5)
+        ([0, 1, 3, 4, 7, 8, 9], [2, 5, 6])
+        >>> hold_out(range(5), 0.5)
+        ([0, 1, 3, 4], [2])
+    """
+    ids = sorted(image_ids)
+    fit = [i for i in ids if _position(i) < share]
+    chosen = set(fit)
+    rest = [i for i in ids if i not in chosen]
+    if not fit or not rest:
+        raise UserError(
+            f"U2SEG.EVAL.FIT_SHARE is {share}: of {len(ids)} images {len(fit)} would be fitted on "
+            f"and {len(rest)} scored, and neither may be 0: take a share nearer to 0.5"
+        )
+    return fit, rest
+
+
+def describe_fit(fitted: Split | None, scored: Split) -> dict[str, Any]:
+    """Return how the images of a fit relate to those scored: ``protocol.mapping``.
+
+    Args:
+        fitted: Where the mapping was fitted; None = nowhere (ids are classes).
+        scored: What is scored.
+
+    Returns:
+        ``fitted_on``, ``truth_sha256``, ``images``, ``fit_share``, ``images_in_both`` (an image
+        is recognised by its id and name), ``same_images_as_scored`` (whether the two are the
+        same set), ``same_truth_file``, and ``in_words``.
+    """
+    if fitted is None:
+        return {"fitted_on": None, "images": 0, "in_words": "not fitted: ids are classes"}
+    common = len(set(fitted.images) & set(scored.images))
+    same = fitted.images == scored.images
+    return {
+        "fitted_on": fitted.source,
+        "truth_sha256": fitted.sha256,
+        "images": len(fitted.images),
+        "fit_share": fitted.share or None,
+        "images_in_both": common,
+        "same_images_as_scored": same,
+        "same_truth_file": bool(fitted.sha256) and fitted.sha256 == scored.sha256,
+        "in_words": _words(fitted, scored, common, same),
+    }
+
+
+def _words(fitted: Split, scored: Split, common: int, same: bool) -> str:
+    count = f"{len(fitted.images)} image{'' if len(fitted.images) == 1 else 's'}"
+    if same:
+        return f"fitted on the same {count} that are scored"
+    if common:
+        return f"fitted on {count} of {fitted.source}, {common} of which are scored too"
+    if fitted.sha256 and fitted.sha256 == scored.sha256:
+        return f"fitted on {count} held out of the same truth"
+    return f"fitted on {count} of {fitted.source}, none of which is scored"
+
+
+def _position(image_id: int) -> float:
+    """Return a place in [0, 1) that the id alone decides."""
+    digest = hashlib.sha256(str(image_id).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _file_hash(truth: Truth) -> str:
+    if not truth.source.is_file():
+        return ""
+    digest = hashlib.sha256()
+    with truth.source.open("rb") as file:
+        while block := file.read(_READ):
+            digest.update(block)
+    return digest.hexdigest()
