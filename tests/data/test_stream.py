@@ -1,0 +1,219 @@
+"""The training stream: who gets which draw, randomness per draw, starting anywhere."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from u2seg.data.stream import (
+    DRAW,
+    DRAW_SEED,
+    Sample,
+    StreamPlan,
+    TrainStream,
+    derived_seed,
+    seed_everything,
+    seeded,
+    step_seed,
+)
+from u2seg.errors import UserError
+
+# wide: 0 2 3, tall: 1 4
+RECORDS = [
+    {"name": n, "width": w, "height": 2} for n, w in zip("abcde", (3, 1, 3, 3, 2), strict=True)
+]
+
+
+def augment(record: Sample) -> Sample:
+    """As a mapper of the host: draws from the shared generators."""
+    numbers = [random.random(), float(np.random.rand()), float(torch.rand(()))]  # noqa: NPY002
+    return {**record, "numbers": numbers}
+
+
+def stream(start: int = 0, memory: int = 0, transform: Any = None, **plan: Any) -> TrainStream:
+    values = {"seed": 3, "batch": 4, **plan}
+    result = TrainStream(RECORDS, augment, StreamPlan(**values), transform=transform, memory=memory)
+    result.start_iteration = start
+    return result
+
+
+def first(found: TrainStream, count: int) -> list[list[Sample]]:
+    return list(itertools.islice(found, count))
+
+
+def test_draws_are_places_in_the_run_and_slices_follow_the_rank() -> None:
+    """Batches of 4 for two processes: process 1 has the draws 2, 3, then 6, 7."""
+    whole = first(stream(), 2)
+    assert [[s[DRAW] for s in batch] for batch in whole] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    second = first(stream(rank=1, world=2), 2)
+    assert [[s[DRAW] for s in batch] for batch in second] == [[2, 3], [6, 7]]
+    assert second == [batch[2:] for batch in whole]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_together_see_what_one_sees(world: int) -> None:
+    whole = first(stream(), 6)
+    parts = [first(stream(rank=rank, world=world), 6) for rank in range(world)]
+    assert [list(itertools.chain.from_iterable(p)) for p in zip(*parts, strict=True)] == whole
+
+
+def test_a_batch_holds_wide_or_tall_images() -> None:
+    for batch in first(stream(), 10):
+        assert len({s["width"] > s["height"] for s in batch}) == 1
+    mixed = [{s["width"] > s["height"] for s in b} for b in first(stream(grouped=False), 10)]
+    assert {True, False} in mixed
+
+
+@pytest.mark.parametrize("start", [1, 5, 40])
+def test_it_begins_at_any_iteration_without_loading_the_others(start: int) -> None:
+    whole = first(stream(), start + 3)
+    loaded = []
+    later = stream(start)
+    later.mapper = lambda record: loaded.append(record["name"]) or augment(record)
+    assert first(later, 3) == whole[start:]
+    assert len(loaded) == 12
+
+
+def test_start_and_seed_may_change_until_the_first_batch() -> None:
+    late = stream(seed=9)
+    batches = iter(late)
+    late.seed, late.start_iteration = 3, 2
+    assert next(batches) == first(stream(), 3)[2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loading_processes_change_nothing(workers: int) -> None:
+    assert first(stream(workers=workers), 3) == first(stream(), 3)
+
+
+def test_the_same_image_is_augmented_anew_and_the_shared_generators_are_left_alone() -> None:
+    def state() -> list[Any]:
+        numpy_state = np.random.get_state()[1].tolist()  # noqa: NPY002
+        return [random.getstate(), numpy_state, torch.get_rng_state().tolist()]
+
+    before = state()
+    samples = [s for batch in first(stream(), 5) for s in batch]
+    assert state() == before
+    assert len({tuple(s["numbers"]) for s in samples}) == len(samples)
+    assert len({s[DRAW_SEED] for s in samples}) == len(samples)
+    # another seed: other numbers for the same draw
+    assert first(stream(seed=4), 1)[0][0]["numbers"] != samples[0]["numbers"]
+
+
+def test_seeded_by_hand() -> None:
+    with seeded(5):
+        numbers = random.random(), float(torch.rand(()))
+    expected = float(torch.rand((), generator=torch.Generator().manual_seed(5)))
+    assert numbers == (random.Random(5).random(), expected)
+    seed_everything(5)
+    assert (random.random(), float(torch.rand(()))) == numbers
+
+
+def test_derived_seeds_are_63_bits_of_numpys_seed_sequence() -> None:
+    word = int(np.random.SeedSequence((3, 8, 1)).generate_state(1, np.uint64)[0])
+    assert derived_seed(3, 8, 1) == word // 2
+    seeds = {step_seed(1, i, r) for i in range(20) for r in range(4)}
+    assert len(seeds) == 80
+    assert max(seeds) < 2**63
+
+
+class Notes:
+    """A transform that remembers the names of the last two batches."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.past: list[str] = []
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Sample]:
+        past = " ".join(self.past)
+        self.remember(samples)
+        return [{**s, "past": past, "seed": self.seed} for s in samples]
+
+    def remember(self, samples: Sequence[Sample]) -> None:
+        self.past = [*self.past, "".join(s["name"] for s in samples)][-2:]
+
+
+def test_a_transform_gets_the_streams_seed_and_its_memory_back() -> None:
+    whole = first(stream(transform=Notes, memory=2), 6)
+    names = ["".join(s["name"] for s in batch) for batch in whole]
+    assert [batch[0]["past"] for batch in whole[:3]] == ["", names[0], f"{names[0]} {names[1]}"]
+    assert whole[0][0]["seed"] == 3
+    for start in (1, 3):
+        assert first(stream(start, transform=Notes, memory=2), 2) == whole[start : start + 2]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(UserError, match=r"IMS_PER_BATCH 4 must be a multiple .* processes, 3"):
+        StreamPlan(seed=0, batch=4, world=3)
+
+
+def config(tmp_path: Path, *words: str) -> Any:
+    from tests.label_folder import BASE_CONFIG, data_words, make_labels
+    from u2seg.engine.setup import build_cfg
+
+    labels = make_labels(tmp_path)
+    return build_cfg(BASE_CONFIG, [*data_words(labels, tmp_path / "out"), *words], register=True)
+
+
+@pytest.mark.d2
+def test_from_a_config(tmp_path: Path) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from u2seg.data.stream import build_train_loader
+
+    flips = ("INPUT.MIN_SIZE_TRAIN", "(48, 64, 80, 96)")
+    cfg = config(tmp_path, *flips)
+    found = first(build_train_loader(cfg), 8)
+    later = first(build_train_loader(cfg, 5), 3)
+    for samples, expected in zip(later, found[5:], strict=True):
+        for sample, other in zip(samples, expected, strict=True):
+            assert sample[DRAW_SEED] == other[DRAW_SEED]
+            assert torch.equal(sample["image"], other["image"])
+            masks = sample["instances"].gt_masks.tensor, other["instances"].gt_masks.tensor
+            assert torch.equal(*masks)
+    assert len({s["image"].shape for batch in found for s in batch}) > 1
+    names = {s["stem"] for batch in found for s in batch}
+    assert names == {"a/0", "b/1", "2", "3"}
+
+
+@pytest.mark.d2
+def test_images_without_things_are_left_out_on_request(tmp_path: Path) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from u2seg.data.stream import build_train_loader
+
+    cfg = config(tmp_path, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "True")
+    names = {s["stem"] for batch in first(build_train_loader(cfg), 8) for s in batch}
+    assert names == {"a/0", "b/1", "2"}  # scene 3 has no thing
+
+
+@pytest.mark.d2
+def test_another_sampler_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from u2seg.data.stream import build_train_loader
+
+    cfg = config(tmp_path, "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+    with pytest.raises(UserError, match="SAMPLER_TRAIN is 'RepeatFactorTrainingSampler'"):
+        build_train_loader(cfg)
+
+
+@pytest.mark.d2
+def test_copy_paste_on_demand_with_its_memory_after_a_resume(tmp_path: Path) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from u2seg.data.stream import build_train_loader
+
+    words = ("U2SEG.COPY_PASTE.ENABLED", "True", "U2SEG.COPY_PASTE.MEMORY", "2")
+    small = ("U2SEG.COPY_PASTE.MIN_AREA", "4")
+    cfg = config(tmp_path, *words, *small)
+    found = first(build_train_loader(cfg), 6)
+    later = first(build_train_loader(cfg, 4), 2)
+    assert sum(int(s["pasted"].sum()) for batch in found for s in batch) > 0
+    for samples, expected in zip(later, found[4:], strict=True):
+        for sample, other in zip(samples, expected, strict=True):
+            assert torch.equal(sample["image"], other["image"])
+            assert torch.equal(sample["sem_seg"], other["sem_seg"])

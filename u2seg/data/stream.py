@@ -1,0 +1,286 @@
+"""The endless stream of training samples, which can begin at any iteration.
+
+Order, augmentations and the seeds of later sampling depend on one seed and on a sample's place in
+the run, its *draw*: not on the number of processes, nor of loading workers, nor on whether the
+training was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.data.copy_paste import CopyPaste
+from u2seg.data.mapper import PanopticMapper
+from u2seg.data.order import BatchOrder, epoch_permutation
+from u2seg.errors import UserError
+
+logger = logging.getLogger(__name__)
+Sample = dict[str, Any]
+
+DRAW = "draw"
+"""Key of a sample: its place in the run, iteration x batch + place in the batch."""
+DRAW_SEED = "draw_seed"
+"""Key of a sample: seed of whatever is sampled from it later, 0..2^63 - 1."""
+_AUGMENTATION, _LATER, _STEP = range(3)
+
+
+class BatchTransform(Protocol):
+    """What ``data.copy_paste.CopyPaste`` does with a process's samples of a batch."""
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Return as many samples, with the same draws; may remember these for later batches."""
+
+    def remember(self, samples: Sequence[Sample]) -> None:
+        """Remember these for later batches, as if they had gone through."""
+
+
+def derived_seed(*words: int) -> int:
+    """Return a seed of 63 bits from non-negative numbers; other numbers give another one.
+
+    Examples:
+        >>> derived_seed(1, 2) == derived_seed(1, 2), derived_seed(1, 2) == derived_seed(2, 1)
+        (True, False)
+    """
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def step_seed(seed: int, iteration: int, rank: int) -> int:
+    """Return what a process seeds the shared generators with before an iteration."""
+    return derived_seed(seed, iteration, rank, _STEP)
+
+
+def seed_everything(seed: int, *, gpus: bool = True) -> None:
+    """Seed the generators that libraries share: ``random``, NumPy's and torch's.
+
+    Args:
+        seed: 0..2^63 - 1.
+        gpus: Also those of torch's GPUs.
+    """
+    import torch
+
+    random.seed(seed)
+    # The host's augmentations use the generator that NumPy advises against.
+    np.random.seed(np.random.SeedSequence(seed).generate_state(4))  # noqa: NPY002
+    if gpus:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run the block with the CPU's shared generators seeded; afterwards they are as before."""
+    import torch
+
+    python, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    seed_everything(seed, gpus=False)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)  # noqa: NPY002
+        torch.set_rng_state(tensors)
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """What decides the order of a stream, and a process's part in it.
+
+    Args:
+        seed: Of order and augmentations, >= 0.
+        batch: Images per iteration in all processes together.
+        grouped: Whether a batch holds only wide or only tall photographs.
+        rank: This process, 0..world - 1.
+        world: Number of processes, a divisor of ``batch``.
+        workers: Loading processes of this one; 0 = it loads itself.
+
+    Raises:
+        UserError: if the batch cannot be shared evenly.
+    """
+
+    seed: int
+    batch: int
+    grouped: bool = True
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.batch % self.world:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH {self.batch} must be a multiple of the number of "
+                f"processes, {self.world}"
+            )
+
+    @property
+    def share(self) -> int:
+        """Images per iteration in this process."""
+        return self.batch // self.world
+
+
+class TrainStream:
+    """Iterable of lists of ``plan.share`` samples, without end.
+
+    Loading begins with the first ``next``, so ``start_iteration`` and ``seed`` may still be
+    changed after ``iter``.
+
+    Args:
+        records: Data set in Detectron2's format, with ``height`` and ``width``.
+        mapper: Record -> sample; may use the shared random generators.
+        plan: Order and part.
+        transform: Seed -> what changes each list of samples, in this process.
+        memory: How many earlier batches it remembers; when a training is resumed, they are
+            loaded again.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Sample],
+        mapper: Callable[[Sample], Sample],
+        plan: StreamPlan,
+        *,
+        transform: Callable[[int], BatchTransform] | None = None,
+        memory: int = 0,
+    ) -> None:
+        self.records = records
+        self.mapper = mapper
+        self.plan = plan
+        self.transform = transform
+        self.memory = memory if transform else 0
+        self.seed = plan.seed
+        self.start_iteration = 0
+
+    def order(self) -> BatchOrder:
+        """Return the batches of all processes together, by iteration."""
+        wide = [int(r["width"] > r["height"]) if self.plan.grouped else 0 for r in self.records]
+        permutation = functools.partial(epoch_permutation, len(wide), self.seed)
+        return BatchOrder(wide, self.plan.batch, permutation)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        transform = self.transform(self.seed) if self.transform else None
+        first = max(0, self.start_iteration - self.memory)
+        loaded = iter(self._loader(first))
+        for iteration in itertools.count(first):
+            samples = list(itertools.islice(loaded, self.plan.share))
+            if transform is None:
+                yield samples
+            elif iteration < self.start_iteration:
+                transform.remember(samples)
+            else:
+                yield transform(samples)
+
+    def _draws(self, first: int) -> Iterator[tuple[int, int]]:
+        """Yield (draw, image index) of this process from an iteration on."""
+        order, plan = self.order(), self.plan
+        offset = plan.rank * plan.share
+        for iteration in itertools.count(first):
+            images = order.batch(iteration)[offset : offset + plan.share].tolist()
+            draw = iteration * plan.batch + offset
+            yield from zip(range(draw, draw + plan.share), images, strict=True)
+
+    def _loader(self, first: int) -> Any:
+        import torch
+        from torch.utils.data import DataLoader
+
+        workers, share = self.plan.workers, self.plan.share
+        return DataLoader(
+            _Samples(self.records, self.mapper, self.seed),  # type: ignore[arg-type]
+            sampler=self._draws(first),
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            # two batches ahead, however few the workers
+            prefetch_factor=max(2, -(-2 * share // workers)) if workers else None,
+            # or it would take a number from the shared generator
+            generator=torch.Generator(),
+        )
+
+
+class _Samples:
+    """Data set of torch: (draw, image index) -> sample."""
+
+    def __init__(
+        self, records: Sequence[Sample], mapper: Callable[[Sample], Sample], seed: int
+    ) -> None:
+        self.records, self.mapper, self.seed = records, mapper, seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        draw, image = place
+        with seeded(derived_seed(self.seed, draw, _AUGMENTATION)):
+            sample = self.mapper(self.records[image])
+        sample[DRAW] = draw
+        sample[DRAW_SEED] = derived_seed(self.seed, draw, _LATER)
+        return sample
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample
+
+
+def build_train_loader(cfg: Any, start_iteration: int = 0) -> TrainStream:
+    """Return the training stream of a config, for this process of the group.
+
+    Args:
+        cfg: From ``setup_cfg``: ``DATASETS.TRAIN``, ``DATALOADER``, ``INPUT``,
+            ``SOLVER.IMS_PER_BATCH``, ``U2SEG.COPY_PASTE``, ``SEED`` (< 0: drawn, the same in all
+            processes).
+        start_iteration: First iteration to yield.
+
+    Raises:
+        UserError: if no image has a thing and ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is on,
+            the sampler is not ``TrainingSampler``, or the batch cannot be shared evenly.
+    """
+    from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+    from detectron2.utils import comm
+
+    loading = cfg.DATALOADER
+    if loading.SAMPLER_TRAIN != "TrainingSampler":
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN is {loading.SAMPLER_TRAIN!r}, expected 'TrainingSampler': "
+            "every image is drawn once per epoch"
+        )
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    if loading.FILTER_EMPTY_ANNOTATIONS:
+        records = _with_things(records)
+    plan = StreamPlan(
+        seed=int(cfg.SEED) if cfg.SEED >= 0 else int(comm.shared_random_seed()),
+        batch=int(cfg.SOLVER.IMS_PER_BATCH),
+        grouped=bool(loading.ASPECT_RATIO_GROUPING),
+        rank=comm.get_rank(),
+        world=comm.get_world_size(),
+        workers=int(loading.NUM_WORKERS),
+    )
+    # Serialized: worker processes would copy a list of dictionaries as they count references.
+    records = DatasetFromList(records, copy=False)
+    paste = settings_from_cfg(cfg).copy_paste
+    stream = TrainStream(
+        records,
+        PanopticMapper.from_cfg(cfg, True),
+        plan,
+        transform=functools.partial(CopyPaste, paste) if paste.enabled else None,
+        memory=paste.memory,
+    )
+    stream.start_iteration = start_iteration
+    return stream
+
+
+def _with_things(records: list[Sample]) -> list[Sample]:
+    """Return the records with a thing that is no crowd, as the host's filter does."""
+    kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r.get("annotations", ()))]
+    if not kept:
+        raise UserError(
+            f"none of {len(records)} training images has a thing: set "
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on their stuff"
+        )
+    logger.info("%d of %d images have things and are trained on", len(kept), len(records))
+    return kept
