@@ -35,6 +35,19 @@ def test_sample_without_augmentation(tmp_path: Path) -> None:
     assert "annotations" in record
 
 
+def test_crowds_are_ignored_regions_and_no_instances(tmp_path: Path) -> None:
+    from detectron2.data import transforms
+
+    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    assert "ignored" not in PanopticMapper([], is_train=True)(record)
+    record["annotations"][0]["iscrowd"] = 1
+    sample = PanopticMapper([transforms.RandomFlip(prob=1.0)], is_train=True)(record)
+    assert len(sample["instances"]) == 0
+    rows, columns = sample["ignored"].nonzero(as_tuple=True)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (24, 39, 23, 38)
+    assert int(sample["ignored"].sum()) == 256
+
+
 def test_flip_moves_image_and_labels_alike(tmp_path: Path) -> None:
     from detectron2.data import transforms
 

@@ -52,10 +52,48 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class CopyPasteSettings:
-    """Instances pasted between training images (U2Seg, section 3.4).
+    """Instances pasted between training images (U2Seg, section 3.4; its code has none).
 
     Args:
         enabled: Whether instances are pasted.
+        rate: Probability that anything is pasted into an image, 0..1 (1.0, CutLER).
+        max_objects: Most objects for an image, >= 1; how many is drawn from 1 to this (8, CUPS).
+        scale: Range of an object's size, 0 < least <= most, in shares of the size it would have
+            if its image were scaled to the shorter side of the receiving one (0.3-1.0, CutLER).
+        same_cluster: Probability that an object must be of a cluster the receiving image has
+            already, 0..1: 1 pastes pairs of the same cluster only (U2Seg), 0 does not look at
+            clusters (CutLER, CUPS). Nothing is pasted where no such object is at hand.
+        blend: Pixels inside the rim of a pasted object over which it fades into the image,
+            >= 0; 0 = hard edges.
+        covered: What becomes of an object of which too little would remain visible: ``drop``
+            leaves it out of the labels (its rest becomes void), ``refuse`` does not paste there
+            (CutLER).
+        min_visible: Share of an object's pixels that must remain visible, 0..1 (0.5, CutLER);
+            also of a pasted object that the frame or an ignored region cuts.
+        min_area: Pixels that a pasted object must show, >= 1.
+        memory: Earlier batches whose objects may be pasted too, >= 0; 0 = this batch alone.
     """
 
     enabled: bool = False
+    rate: float = 1.0
+    max_objects: int = 8
+    scale: tuple[float, float] = (0.3, 1.0)
+    same_cluster: float = 0.5
+    blend: int = 2
+    covered: str = "drop"
+    min_visible: float = 0.5
+    min_area: int = 64
+    memory: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("rate", "same_cluster", "min_visible"):
+            value = getattr(self, key)
+            require(0 <= value <= 1, f"COPY_PASTE.{key.upper()}", value, "0..1")
+        require(self.max_objects >= 1, "COPY_PASTE.MAX_OBJECTS", self.max_objects, ">= 1")
+        good = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] <= 4
+        expected = "two numbers, 0 < least <= most <= 4"
+        require(good, "COPY_PASTE.SCALE", self.scale, expected)
+        require(0 <= self.blend <= 64, "COPY_PASTE.BLEND", self.blend, "0..64")
+        one_of("COPY_PASTE.COVERED", self.covered, ("drop", "refuse"))
+        require(self.min_area >= 1, "COPY_PASTE.MIN_AREA", self.min_area, ">= 1")
+        require(self.memory >= 0, "COPY_PASTE.MEMORY", self.memory, ">= 0")

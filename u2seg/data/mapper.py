@@ -106,7 +106,8 @@ class PanopticMapper:
         Returns:
             The record plus ``image``, (3, h, w) uint8 tensor after augmentation, 0..255; when
             training also ``sem_seg``, (h, w) int64, and ``instances`` with ``gt_boxes``
-            (x0, y0, x1, y1), ``gt_classes`` 0..K-1 and ``gt_masks`` (bit masks, maybe none).
+            (x0, y0, x1, y1), ``gt_classes`` 0..K-1 and ``gt_masks`` (bit masks, maybe none), and
+            ``ignored``, (h, w) bool, if crowds are annotated: they are no instances.
 
         Raises:
             StageError: as ``read_photograph``, or if the stuff target is damaged.
@@ -131,6 +132,10 @@ class PanopticMapper:
             if stuff is not None:
                 sample["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype(np.int64))
             sample["instances"] = self._instances(annotations, applied, (height, width))
+            crowds = [record for record in annotations if record.get("iscrowd", 0)]
+            if crowds:
+                masks = self._masks(crowds, applied, (height, width))
+                sample["ignored"] = torch.from_numpy(masks.any(axis=0))
         return sample
 
     def _stuff(self, path: str, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
@@ -158,10 +163,7 @@ class PanopticMapper:
         from detectron2.structures import BitMasks, Instances
 
         kept = [record for record in annotations if not record.get("iscrowd", 0)]
-        masks = np.zeros((len(kept), *size), dtype=bool)
-        for index, record in enumerate(kept):
-            mask = decode_mask(record["segmentation"]).astype(np.uint8)
-            masks[index] = applied.apply_segmentation(mask)
+        masks = PanopticMapper._masks(kept, applied, size)
         instances = Instances(size)
         instances.gt_classes = torch.tensor([r["category_id"] for r in kept], dtype=torch.int64)
         # Present even when empty: the samples of a batch must agree on their fields.
@@ -169,3 +171,14 @@ class PanopticMapper:
         # Tight boxes of the masks as they are now: a crop or a resize may have cut them.
         instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances) if kept else instances
+
+    @staticmethod
+    def _masks(
+        annotations: list[Record], applied: Any, size: tuple[int, int]
+    ) -> npt.NDArray[np.bool_]:
+        """Return the augmented masks, (n, h, w)."""
+        masks = np.zeros((len(annotations), *size), dtype=bool)
+        for index, record in enumerate(annotations):
+            mask = decode_mask(record["segmentation"]).astype(np.uint8)
+            masks[index] = applied.apply_segmentation(mask)
+        return masks
