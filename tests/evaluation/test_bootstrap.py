@@ -22,8 +22,8 @@ from u2seg.evaluation.bootstrap import (
     resample_weights,
     semantic_source,
 )
-from u2seg.evaluation.resampled_ap import Matches, detection_source
 from u2seg.evaluation.panoptic import ClassCounts, mean_quality
+from u2seg.evaluation.resampled_ap import Matches, detection_source
 from u2seg.evaluation.semantic import confusion_matrix, mean_iou, pixel_accuracy
 from u2seg.structures.masks import encode_mask, mask_box
 
