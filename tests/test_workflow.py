@@ -17,7 +17,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart" / "scene
 SHORT = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.IMS_PER_BATCH", "2"]
 
 
-def arguments(root: Path, *opts: str) -> argparse.Namespace:
+def arguments(root: Path, *opts: str, rounds: int = 0) -> argparse.Namespace:
     data = root / "data"
     return argparse.Namespace(
         config_file=str(CONFIG),
@@ -25,6 +25,7 @@ def arguments(root: Path, *opts: str) -> argparse.Namespace:
         output_dir=root / "run",
         truth=data,
         baseline=True,
+        rounds=rounds,
         debug=False,
         opts=[*FAST, *SHORT, *opts],
     )
@@ -63,7 +64,34 @@ def test_missing_folders_are_named_before_any_work(tmp_path: Path) -> None:
     wrong.truth = tmp_path / "nowhere"
     with pytest.raises(UserError, match="--truth"):
         run_everything(wrong)
+    with pytest.raises(UserError, match=r"--rounds is -1, expected .* >= 0"):
+        run_everything(arguments(tmp_path, rounds=-1))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.d2
+@pytest.mark.slow
+def test_rounds_of_self_training_build_on_each_other(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "data", SceneSettings(train=4, val=2, size=64))
+    # Two iterations make no confident model: thresholds of zero let its predictions in.
+    sure = ["U2SEG.ROUNDS.SCORE", "0.01", "U2SEG.ROUNDS.AGREED_SCORE", "0.01"]
+    sure += ["U2SEG.ROUNDS.STUFF_SCORE", "0.01", "SOLVER.BASE_LR", "0.02"]
+    told = run_everything(arguments(tmp_path, *sure, rounds=2)).splitlines()
+    run = tmp_path / "run"
+    assert [line.split(":")[0] for line in told[1:4]] == ["trained model", "round 1", "round 2"]
+    rows = read_json(run / "rounds.json")["rounds"]
+    assert [row["round"] for row in rows] == [0, 1, 2]
+    assert rows[1]["labels"]["predicted"] + rows[2]["labels"]["predicted"] > 0
+    assert rows[1]["labels"]["stuff_changed"] > 0
+    for number, before in ((1, run), (2, run / "rounds" / "1")):
+        opts = read_json(run / "rounds" / str(number) / "run.json")["opts"]
+        keys = dict(zip(opts[::2], opts[1::2], strict=True))
+        assert keys["MODEL.WEIGHTS"] == str(before / "train" / "model_final.pth")
+        assert float(keys["SOLVER.BASE_LR"]) == 0.01  # half, in every round
+        assert keys["U2SEG.TRAIN.DROPLOSS"] == "False"
+    before = (run / "rounds/2/train/model_final.pth").read_bytes()
+    assert run_everything(arguments(tmp_path, *sure, rounds=2)).splitlines()[:4] == told[:4]
+    assert (run / "rounds/2/train/model_final.pth").read_bytes() == before
 
 
 @pytest.mark.d2

@@ -14,6 +14,8 @@ examples:
       --images photos --output-dir runs/mine
   ... --truth datasets/coco     evaluate on a COCO-panoptic data set instead of the pseudo-labels
   ... --baseline                evaluate the untrained model too
+  ... --rounds 2                self-training: twice, the model relabels the photographs and is
+                                trained on its labels (U2SEG.ROUNDS)
   ... SOLVER.MAX_ITER 2000      any setting
 
 The same command again resumes. Exit codes: 0 done, 1 failed, 2 usage.
@@ -31,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output-dir", required=True, type=folder, metavar="DIR", help="results")
     p.add_argument("--truth", type=folder, metavar="DIR", help="data set with truth to evaluate on")
     p.add_argument("--baseline", action="store_true", help="evaluate the untrained model too")
+    p.add_argument(
+        "--rounds", type=int, default=0, metavar="N", help="rounds of self-training (default 0)"
+    )
     p.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     p.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings to change")
     return p

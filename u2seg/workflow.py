@@ -85,19 +85,30 @@ def _detector(settings: Settings) -> Detector | None:
 
 @dataclass(frozen=True)
 class Folders:
-    """What a whole run leaves below its output folder."""
+    """What a whole run leaves below its output folder.
+
+    Args:
+        root: The output folder.
+        number: The round of self-training, 0 = the first training.
+    """
 
     root: Path
+    number: int = 0
+
+    @property
+    def home(self) -> Path:
+        """Where the round keeps its labels and its training."""
+        return self.root / "rounds" / str(self.number) if self.number else self.root
 
     @property
     def labels(self) -> Path:
         """Pseudo-labels of all stages."""
-        return self.root / "labels"
+        return self.home / "labels"
 
     @property
     def train(self) -> Path:
         """Checkpoints, losses, evaluation."""
-        return self.root / "train"
+        return self.home / "train"
 
     @property
     def evaluation(self) -> Path:
@@ -105,8 +116,18 @@ class Folders:
         return self.train / "evaluation"
 
     @property
+    def final_model(self) -> Path:
+        """The checkpoint after the last iteration."""
+        return self.train / "model_final.pth"
+
+    @property
+    def averaged_model(self) -> Path:
+        """The moving average of the weights (``TRAIN.EMA_DECAY``)."""
+        return self.train / "model_final_ema.pth"
+
+    @property
     def untrained(self) -> Path:
-        """The same of the model before training."""
+        """The evaluation of the model before training."""
         return self.root / "untrained"
 
     @property
@@ -114,12 +135,17 @@ class Folders:
         """Pictures and files of the trained model on the photographs."""
         return self.root / "predictions"
 
+    @property
+    def summary(self) -> Path:
+        """What each round changed in the labels, and its figures."""
+        return self.root / "rounds.json"
+
 
 def run_everything(args: argparse.Namespace) -> str:
     """Do the work of ``tools/run_pipeline.py``: label, train, evaluate, predict, report.
 
     Args:
-        args: config_file, images, output_dir, truth, baseline, debug, opts.
+        args: config_file, images, output_dir, truth, baseline, rounds, debug, opts.
 
     Returns:
         What to tell the user.
@@ -129,7 +155,6 @@ def run_everything(args: argparse.Namespace) -> str:
             holds a run with other ones.
         StageError: if a stage fails.
     """
-    from u2seg.engine.run import train_or_evaluate
     from u2seg.pipeline import generate_labels
     from u2seg.visualization.report import write_report
 
@@ -138,31 +163,81 @@ def run_everything(args: argparse.Namespace) -> str:
     open_source(args.images, settings.images.extensions)  # there, before hours of work
     if args.truth and not args.truth.is_dir():
         raise UserError(f"data set {args.truth} does not exist (--truth)")
+    if args.rounds < 0:
+        raise UserError(f"--rounds is {args.rounds}, expected a number of rounds >= 0")
     generate_labels(settings, args.images, folders.labels, detector=_detector(settings))
     opts = _training_opts(args, folders)
-    _check_same_run(args, folders, opts)
     told = []
     if args.baseline:
+        _check_same_run(args, folders, opts)
         untrained = _untrained_metrics(args, folders, opts)
         told.append(_line("untrained model", untrained))
-    resume = (folders.train / "last_checkpoint").is_file()
-    finished = (folders.train / "model_final.pth").is_file()
-    start = time.perf_counter()
-    metrics = train_or_evaluate(_arguments(args.config_file, opts, resume=resume))
-    if not finished:  # a second evaluation of a trained model says nothing about its cost
-        _add_seconds(folders.train / "timings.json", "train and evaluate", start)
+    metrics = _train(args, folders, opts)
     told.append(_line("trained model", metrics))
+    rows = [_summary(folders, metrics)]
+    for number in range(1, args.rounds + 1):
+        before, folders = folders, Folders(args.output_dir, number)
+        opts = _relabel(args, settings, before, folders)
+        metrics = _train(args, folders, opts)
+        told.append(_line(f"round {number}", metrics))
+        rows.append(_summary(folders, metrics))
+    write_json(folders.summary, {"rounds": rows}, indent=1)
     if args.baseline:
         told.append(_ratio(untrained, metrics))
     _predict(args, folders, opts)
     report = write_report(
         folders.root / "report.html",
-        labels=folders.labels,
+        labels=Folders(args.output_dir).labels,
         train=folders.train,
         predictions=folders.evaluation,
         title=f"u2seg: {folders.root.name}",
     )
     return "\n".join([*told, f"pictures: {folders.predictions / 'pictures'}", f"report: {report}"])
+
+
+def _train(args: argparse.Namespace, folders: Folders, opts: list[str]) -> dict[str, Any]:
+    """Train on the labels of a round, or go on with it, and evaluate; return the metrics."""
+    from u2seg.engine.run import train_or_evaluate
+
+    _check_same_run(args, folders, opts)
+    resume = (folders.train / "last_checkpoint").is_file()
+    finished = folders.final_model.is_file()
+    start = time.perf_counter()
+    metrics = train_or_evaluate(_arguments(args.config_file, opts, resume=resume))
+    if not finished:  # a second evaluation of a trained model says nothing about its cost
+        _add_seconds(folders.train / "timings.json", "train and evaluate", start)
+    return metrics
+
+
+def _relabel(
+    args: argparse.Namespace, settings: Settings, before: Folders, folders: Folders
+) -> list[str]:
+    """Make the labels of a round; return the overrides of its training."""
+    from u2seg.engine.setup import build_cfg
+    from u2seg.engine.teacher import ModelTeacher
+    from u2seg.pipeline.relabel_stage import relabel_images
+
+    rounds = settings.rounds
+    averaged = rounds.weights == "ema" and before.averaged_model.is_file()
+    weights = before.averaged_model if averaged else before.final_model
+    least = min(rounds.agreed_score, rounds.threshold(folders.number))
+    teacher = ModelTeacher(args.config_file, _training_opts(args, before), weights, least)
+    logger.info("round %d: %s relabels the photographs", folders.number, weights)
+    relabel_images(settings, args.images, folders.labels, before.labels, teacher, folders.number)
+    opts = _training_opts(args, folders)
+    rate = build_cfg(args.config_file, opts).SOLVER.BASE_LR
+    opts += ["SOLVER.BASE_LR", repr(rate * rounds.lr_factor)]
+    opts += ["U2SEG.TRAIN.DROPLOSS", str(rounds.droploss)]
+    if rounds.start == "previous":
+        opts += ["MODEL.WEIGHTS", str(before.final_model)]
+    return opts
+
+
+def _summary(folders: Folders, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``rounds.json`` says of a round."""
+    manifest = read_json_object(folders.labels / "panoptic" / "manifest.json", "counts")
+    blocks = {part: metrics.get(part) for part in ("panoptic", "semantic", "class_agnostic")}
+    return {"round": folders.number, "labels": manifest["counts"], **blocks}
 
 
 def _training_opts(args: argparse.Namespace, folders: Folders) -> list[str]:
@@ -189,7 +264,7 @@ def _arguments(config_file: str, opts: list[str], *, resume: bool) -> argparse.N
 
 def _check_same_run(args: argparse.Namespace, folders: Folders, opts: list[str]) -> None:
     """Refuse to continue a training with other settings or labels; remember these."""
-    path = folders.root / "run.json"
+    path = folders.home / "run.json"
     labels = (folders.labels / "manifest.json").read_bytes()
     told = {
         "config": sha256_bytes(json_bytes(load_yaml(args.config_file))),
@@ -245,7 +320,7 @@ def _predict(args: argparse.Namespace, folders: Folders, opts: list[str]) -> Non
         argparse.Namespace(
             config_file=args.config_file,
             output=str(folders.predictions),
-            weights=str(folders.train / "model_final.pth"),
+            weights=str(folders.final_model),
             confidence_threshold=0.3,
             opts=opts,
         ),
