@@ -32,7 +32,7 @@ def canvas(rules: CopyPasteSettings = HARD, *, stuff: bool = True) -> Canvas:
 
 def donor(mask: list[list[int]], value: int = 200) -> Donor:
     shape = np.array(mask, dtype=bool)
-    return Donor(np.full((*shape.shape, 3), value, dtype=np.uint8), shape, 5, 4)
+    return Donor(np.full((3, *shape.shape), value, dtype=np.uint8), shape, 5, 4)
 
 
 def test_a_4x4_image_by_hand() -> None:
@@ -161,7 +161,7 @@ def test_cutting_out_tightens_and_copies() -> None:
     mask[1, 1:3] = True
     found = cut_donor(image, mask, (0, 0, 4, 4), 7)
     assert found is not None
-    assert found.image.tolist() == [[[5, 21, 37], [6, 22, 38]]]
+    assert found.image.tolist() == [[[5, 6]], [[21, 22]], [[37, 38]]]
     assert (found.mask.tolist(), found.cluster, found.side) == ([[True, True]], 7, 4)
     image[:] = 0
     assert found.image.any()
@@ -179,12 +179,12 @@ def test_scaling_keeps_shape_and_tightness() -> None:
     rng = np.random.default_rng(0)
     for factor in (0.3, 0.77, 1.9):
         ragged = np.pad(rng.random((20, 30)) < 0.4, 1)
-        found = scale_donor(Donor(np.zeros((22, 32, 3), np.uint8), ragged, 0, 9), factor)
+        found = scale_donor(Donor(np.zeros((3, 22, 32), np.uint8), ragged, 0, 9), factor)
         assert found is not None
         height, width = found.mask.shape
         assert tight_box(found.mask) == (0, 0, width, height)
-        assert found.image.shape == (height, width, 3)
-    speck = Donor(np.zeros((9, 9, 3), np.uint8), np.eye(9, dtype=bool), 0, 9)
+        assert found.image.shape == (3, height, width)
+    speck = Donor(np.zeros((3, 9, 9), np.uint8), np.eye(9, dtype=bool), 0, 9)
     assert scale_donor(speck, 0.12) is None
 
 

@@ -25,7 +25,7 @@ class Donor:
     """An object cut out of its image.
 
     Args:
-        image: (h, w, 3) uint8, the pixels of its box.
+        image: (3, h, w) uint8, the pixels of its box.
         mask: (h, w) bool, tight: every side of the box touches it.
         cluster: Class 0..K-1.
         side: Shorter side of the image it comes from, in pixels.
@@ -65,15 +65,16 @@ def cut_donor(image: npt.NDArray[np.uint8], mask: Mask, within: Box, cluster: in
     if x1 == 0:
         return None
     rows, columns = slice(top + y0, top + y1), slice(left + x0, left + x1)
-    pixels = np.ascontiguousarray(image[:, rows, columns].transpose(1, 2, 0))
-    return Donor(pixels, mask[rows, columns].copy(), cluster, min(image.shape[1:]))
+    return Donor(
+        image[:, rows, columns].copy(), mask[rows, columns].copy(), cluster, min(image.shape[1:])
+    )
 
 
 def scale_donor(donor: Donor, factor: float) -> Donor | None:
     """Return the object resized (bilinear, mask at half coverage); None if nothing is left.
 
     Examples:
-        >>> one = Donor(np.full((2, 2, 3), 9, np.uint8), np.ones((2, 2), bool), 0, 4)
+        >>> one = Donor(np.full((3, 2, 2), 9, np.uint8), np.ones((2, 2), bool), 0, 4)
         >>> scale_donor(one, 2.0).mask.shape
         (4, 4)
     """
@@ -81,14 +82,15 @@ def scale_donor(donor: Donor, factor: float) -> Donor | None:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     if size == (width, height):
         return donor
+    layers = [*donor.image, donor.mask.astype(np.uint8) * 255]
     how = Image.Resampling.BILINEAR
-    pixels = np.asarray(Image.fromarray(donor.image).resize(size, how))
-    cover = Image.fromarray(donor.mask.astype(np.uint8) * 255).resize(size, how)
-    mask = np.asarray(cover) >= 128
+    *channels, cover = (np.asarray(Image.fromarray(layer).resize(size, how)) for layer in layers)
+    mask = cover >= 128
     x0, y0, x1, y1 = tight_box(mask)
     if x1 == 0:
         return None
-    return Donor(pixels[y0:y1, x0:x1], mask[y0:y1, x0:x1], donor.cluster, donor.side)
+    pixels = np.stack([channel[y0:y1, x0:x1] for channel in channels])
+    return Donor(pixels, mask[y0:y1, x0:x1], donor.cluster, donor.side)
 
 
 def fade_weights(mask: Mask, width: int) -> npt.NDArray[np.uint8]:
@@ -219,17 +221,19 @@ class Canvas:
             slice(corner[0], corner[0] + part.shape[0]),
             slice(corner[1], corner[1] + part.shape[1]),
         )
-        pixels = donor.image[inside][part].T
+        pixels = donor.image[(slice(None), *inside)]
         target = self.image[:, rows, columns]
-        if self.rules.blend:
-            weights = fade_weights(donor.mask, self.rules.blend)
-            # A thin object is opaque along its middle, however narrow.
-            full = int(weights.max())
-            weight = weights[inside][part].astype(np.uint16)
-            old = target[:, part].astype(np.uint16)
-            mixed = old * (full - weight) + pixels.astype(np.uint16) * weight
-            pixels = ((mixed + full // 2) // full).astype(np.uint8)
-        target[:, part] = pixels
+        if not self.rules.blend:
+            np.copyto(target, pixels, where=part)
+            return
+        weights = fade_weights(donor.mask, self.rules.blend)
+        full = int(weights.max())  # a thin object is opaque along its middle, however narrow
+        weights = weights[inside]
+        rim = part & (weights < full)
+        weight = weights[rim].astype(np.uint16)
+        mixed = target[:, rim] * (full - weight) + pixels[:, rim] * weight
+        np.copyto(target, pixels, where=part)
+        target[:, rim] = (mixed + full // 2) // full
 
     def _append(self, rows: slice, columns: slice, part: Mask, shown: int) -> None:
         row = len(self.boxes)
