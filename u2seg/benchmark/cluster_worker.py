@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from u2seg.benchmark.worker import peak_gb
+from u2seg.io.memory import peak_gb
 
 
 def fit(paths: list[Path], sizes: Any, threads: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.benchmark.merge_inputs import SPACE, ImageRecords, MergeSizes, part_path
-from u2seg.benchmark.worker import peak_gb
+from u2seg.io.memory import peak_gb
 from u2seg.panoptic.export import merge_parts
 from u2seg.panoptic.parts import read_part
 

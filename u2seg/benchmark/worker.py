@@ -8,27 +8,12 @@ cuts, CRF and encoding of some images; ``vit``: one forward pass of one image), 
 from __future__ import annotations
 
 import json
-import re
-import resource
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-
-def peak_gb() -> float:
-    """Return this process's peak resident memory in GB (1e9 bytes).
-
-    Linux keeps the high-water mark of the process that started this one in ``getrusage``
-    through ``exec``; the status file counts this program alone.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
-        if found:
-            return int(found[1]) * 1024 / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+from u2seg.io.memory import peak_gb
 
 
 def main(argv: list[str]) -> int:

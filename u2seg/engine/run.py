@@ -91,7 +91,7 @@ def train(cfg: Any, *, resume: bool = False) -> dict[str, Any]:
     from u2seg.engine.trainer import build_trainer, run_training
 
     _check_training(cfg, resume)
-    trainer = build_trainer(cfg, lambda model: _log_only(evaluate(cfg, model)))
+    trainer = build_trainer(cfg, lambda running: _log_only(evaluate(cfg, running.model)))
     run_training(trainer, resume)
     return evaluate(cfg, trainer.model)
 

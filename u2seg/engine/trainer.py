@@ -1,17 +1,102 @@
-"""Detectron2's trainer with this package's samples, checkpoints and evaluation."""
+"""Detectron2's trainer with this package's loop, samples, checkpoints and evaluation."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from u2seg.config.training import TrainSettings
+from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.mapper import PanopticMapper, without_worker_traceback
 from u2seg.errors import StageError, UserError
 
+if TYPE_CHECKING:
+    from u2seg.engine.loop import Iteration
+
 logger = logging.getLogger(__name__)
+
+
+class TrainerParts:
+    """What this package changes of the host's ``DefaultTrainer``; a base class before it.
+
+    Args:
+        cfg: From ``setup_cfg``; the world size is fitted in.
+    """
+
+    iter: int
+    storage: Any
+    build_model: Callable[[Any], Any]
+    build_optimizer: Callable[[Any, Any], Any]
+    build_lr_scheduler: Callable[[Any, Any], Any]
+
+    def assemble(self, cfg: Any) -> None:
+        """Make model, loader, optimizer, schedule, loop and checkpointer.
+
+        The host's constructor would make its own.
+        """
+        from u2seg.engine.ema import KEY
+        from u2seg.engine.telemetry import Meter
+        from u2seg.modeling.checkpoint import SafeCheckpointer
+
+        self.cfg = cfg
+        model = fitted(self.build_model(cfg), settings_from_cfg(cfg).train)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        self.loop = self._trainer = build_loop(cfg, distributed(model), loader, optimizer)
+        self.loop.done = self.note
+        self.meter = Meter()
+        self.average = self.loop.average
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        kept = {KEY: self.average} if self.average is not None else {}
+        trainer = weakref.proxy(self)
+        self.checkpointer = SafeCheckpointer(
+            self.loop.model, cfg.OUTPUT_DIR, trainer=trainer, **kept
+        )
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+
+    def build_writers(self) -> list[Any]:
+        """Return the host's event writers."""
+        from u2seg.engine.telemetry import build_writers
+
+        folder = Path(self.cfg.OUTPUT_DIR)
+        self.event_writers = build_writers(folder, weakref.proxy(self), self.meter)
+        return self.event_writers
+
+    def note(self, iteration: Iteration) -> None:
+        """Hand the figures of an iteration to the host's storage, under the host's names."""
+        from detectron2.utils import comm
+
+        self.meter.add(iteration)
+        if comm.is_main_process():
+            total = sum(iteration.losses.values())
+            self.storage.put_scalars(data_time=iteration.data_s, total_loss=total)
+            self.storage.put_scalars(**iteration.losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return iteration, schedule, optimizer and loss scaling (0.5 leaves two out)."""
+        from detectron2.engine import TrainerBase
+
+        return {**TrainerBase.state_dict(self), "_trainer": self.loop.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        from detectron2.engine import TrainerBase
+
+        TrainerBase.load_state_dict(self, state)
+        if "_trainer" in state:
+            self.loop.load_state_dict(state["_trainer"])
+        else:
+            logger.warning("the checkpoint has no state of the optimizer: momentum starts at 0")
+
+    @classmethod
+    def build_train_loader(cls, cfg: Any) -> Any:
+        """Return the endless batches of ``cfg``'s labels."""
+        from detectron2.data import build_detection_train_loader
+
+        return build_detection_train_loader(cfg, mapper=PanopticMapper.from_cfg(cfg, True))
 
 
 def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
@@ -19,17 +104,15 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
 
     Args:
         cfg: From ``setup_cfg``.
-        evaluate: Called with the model every ``TEST.EVAL_PERIOD`` iterations (0 = never). The
+        evaluate: Called with the trainer every ``TEST.EVAL_PERIOD`` iterations (0 = never). The
             evaluation after the last iteration is the caller's.
 
     Returns:
-        The trainer; Detectron2 is imported here, after the host has been prepared.
+        The trainer; its ``loop`` is a ``TrainingLoop``, its ``average`` a ``WeightAverage`` or
+        None. Detectron2 is imported here, after the host has been prepared.
     """
-    from detectron2.data import build_detection_train_loader
-    from detectron2.engine import DefaultTrainer, HookBase, hooks
-    from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
-
-    from u2seg.modeling.checkpoint import SafeCheckpointer
+    from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+    from detectron2.utils import comm
 
     class PeriodicEvaluation(HookBase):  # type: ignore[misc]
         """Evaluates between iterations, never after the last."""
@@ -38,32 +121,67 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
             done = self.trainer.iter + 1
             period = cfg.TEST.EVAL_PERIOD
             if period > 0 and done % period == 0 and done < self.trainer.max_iter:
-                evaluate(self.trainer.model)
+                evaluate(self.trainer)
 
-    class Trainer(DefaultTrainer):  # type: ignore[misc]
-        """The host's trainer; its own evaluation hook and checkpointer are replaced."""
+    class Trainer(TrainerParts, DefaultTrainer):  # type: ignore[misc]
+        """The host's trainer with another loop, checkpointer, evaluation and other writers."""
+
+        def __init__(self, cfg: Any) -> None:
+            TrainerBase.__init__(self)
+            self.assemble(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
+            self.register_hooks(self.build_hooks())
 
         def build_hooks(self) -> list[Any]:
-            # DefaultTrainer.__init__ has just made its checkpointer and asks for hooks next.
-            self.checkpointer = SafeCheckpointer.for_trainer(self)
             kept = [h for h in super().build_hooks() if not isinstance(h, hooks.EvalHook)]
             writers = [i for i, h in enumerate(kept) if isinstance(h, hooks.PeriodicWriter)]
             kept.insert(writers[0] if writers else len(kept), PeriodicEvaluation())
             return kept
 
-        def build_writers(self) -> list[Any]:
-            folder = Path(self.cfg.OUTPUT_DIR)
-            writers = [CommonMetricPrinter(self.max_iter), JSONWriter(str(folder / "metrics.json"))]
-            if importlib.util.find_spec("tensorboard"):
-                writers.append(TensorboardXWriter(str(folder)))
-            self.event_writers = writers
-            return writers
-
-        @classmethod
-        def build_train_loader(cls, cfg: Any) -> Any:
-            return build_detection_train_loader(cfg, mapper=PanopticMapper.from_cfg(cfg, True))
-
     return Trainer(cfg)
+
+
+def build_loop(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
+    """Return the ``TrainingLoop`` of ``cfg``; ``model`` is put into training mode."""
+    from u2seg.engine.ema import WeightAverage
+    from u2seg.engine.loop import DTYPES, TrainingLoop
+    from u2seg.engine.nonfinite import stop
+
+    settings = settings_from_cfg(cfg).train
+    folder = Path(cfg.OUTPUT_DIR)
+    loop = TrainingLoop(
+        model.train(),
+        loader,
+        optimizer,
+        parts=settings.accumulate,
+        dtype=DTYPES[settings.amp_dtype] if cfg.SOLVER.AMP.ENABLED else None,
+        average=WeightAverage(settings.ema_decay) if settings.ema_decay else None,
+    )
+    loop.failed = lambda found: stop(found, loop.model, folder)
+    return loop
+
+
+def fitted(model: Any, settings: TrainSettings) -> Any:
+    """Return a model in the memory order, and with the compiled backbone, that settings ask for."""
+    import torch
+
+    from u2seg.engine.compiled import compile_forward
+
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if settings.compile:
+        compile_forward(model.backbone)
+    return model
+
+
+def distributed(model: Any) -> Any:
+    """Return a model whose processes exchange gradients; itself if there is one process."""
+    from detectron2.utils import comm
+    from torch.nn.parallel import DistributedDataParallel
+
+    if comm.get_world_size() == 1:
+        return model
+    devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 def run_training(trainer: Any, resume: bool) -> None:
@@ -82,17 +200,14 @@ def run_training(trainer: Any, resume: bool) -> None:
     host_logger.addFilter(_unexpected)
     try:
         trainer.resume_or_load(resume=resume)
+        if trainer.average is not None:
+            trainer.average.start(trainer.model)
         if trainer.start_iter >= trainer.max_iter:
             logger.info("training is finished already (%d iterations)", trainer.start_iter)
         else:
             trainer.train()
     except StageError as error:
         raise without_worker_traceback(error) from error
-    except FloatingPointError as error:
-        raise StageError(
-            f"the loss became infinite or NaN ({error}): lower SOLVER.BASE_LR, lengthen "
-            "SOLVER.WARMUP_ITERS or enable SOLVER.CLIP_GRADIENTS, then go on with --resume"
-        ) from error
     finally:
         host_logger.removeFilter(_unexpected)
         # The host closes them after a complete training only.
@@ -102,4 +217,4 @@ def run_training(trainer: Any, resume: bool) -> None:
 
 def _unexpected(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, UserError | StageError | FloatingPointError)
+    return not isinstance(error, UserError | StageError)

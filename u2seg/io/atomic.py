@@ -176,6 +176,30 @@ def json_bytes(content: Any, *, indent: int | None = None) -> bytes:
     return (text + "\n").encode("utf-8", "surrogateescape")
 
 
+def append_text(path: Path | str, content: str) -> None:
+    """Add UTF-8 text at the end of a file, which is made if it is missing, and flush it to disk.
+
+    Not atomic: whoever is killed here leaves a part of ``content`` behind. For logs whose lines
+    are read one by one.
+
+    Raises:
+        UserError: as ``cannot_write``.
+    """
+    path = Path(path)
+    data = content.encode("utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise cannot_write(path, error, len(content)) from error
+
+
 def write_json(path: Path | str, content: Any, *, indent: int | None = None) -> None:
     """Write canonical JSON to ``path`` atomically; UserError if that cannot be done."""
     write_bytes(path, json_bytes(content, indent=indent))

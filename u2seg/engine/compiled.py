@@ -1,0 +1,38 @@
+"""``torch.compile`` for a part of a model, with the plain code to fall back on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def compile_forward(module: nn.Module, **options: Any) -> None:
+    """Compile the forward pass of a module, in place; its parameter names stay as they are.
+
+    Compilation happens at the first call. If it fails (no C++ compiler, say), the log tells why
+    and the module goes on without it.
+
+    Args:
+        module: Its ``forward`` is replaced.
+        options: Of ``torch.compile``; sizes are dynamic by default, as those of photographs are.
+    """
+    plain = module.forward
+    compiled = torch.compile(plain, **{"dynamic": True, **options})
+
+    def forward(*arguments: Any, **named: Any) -> Any:
+        try:
+            return compiled(*arguments, **named)
+        except (RuntimeError, OSError, ImportError) as error:
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            logger.warning(
+                "U2SEG.TRAIN.COMPILE: torch.compile failed (%s); going on without it", first[0]
+            )
+            module.forward = plain
+            return plain(*arguments, **named)
+
+    module.forward = forward

@@ -1,0 +1,227 @@
+"""One iteration of training: load, losses, gradients, check, update.
+
+The batch may be computed in parts, in mixed precision and in several processes. The losses cross
+from the device once per iteration, before the weights change, so that a loss that is not finite
+is found while the weights that produced it are still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+
+from u2seg.engine.ema import WeightAverage
+
+Batch = Sequence[dict[str, Any]]
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration measured.
+
+    Args:
+        losses: Name -> mean over the processes.
+        images: Of all processes together.
+        data_s: Seconds that the slowest process waited for its batch.
+        seconds: Of the whole iteration.
+    """
+
+    losses: dict[str, float]
+    images: int
+    data_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """A batch whose loss is not finite, before any weight has changed.
+
+    Args:
+        iteration: Its number, from 0.
+        batch: The samples of this process.
+        losses: Of this process; empty if the model itself gave up.
+        random: From ``random_state``, before the batch's losses were computed.
+        reason: Why the model gave up.
+    """
+
+    iteration: int
+    batch: Batch
+    losses: dict[str, float]
+    random: dict[str, Tensor]
+    reason: str = ""
+
+
+@dataclass
+class TrainingLoop:
+    """Computes iterations; Detectron2's ``DefaultTrainer`` calls it, with hooks around it.
+
+    Args:
+        model: Samples -> name -> scalar loss; in training mode.
+        data_loader: Endless batches.
+        optimizer: Clips the gradients itself if that is configured.
+        parts: A batch is computed in so many parts, each weighted by its share of the images.
+        dtype: Of mixed precision; None = float32. ``torch.float16`` scales the loss.
+        average: Of the weights, updated after each iteration.
+        failed: Called when a loss is not finite, in each process; raises.
+        done: Called after each iteration.
+        watchers: Called with the number of the iteration and its batch, before it is computed.
+
+    Raises:
+        RuntimeError: from ``run_step``, if the model is in evaluation mode.
+    """
+
+    model: nn.Module
+    data_loader: Iterable[Batch]
+    optimizer: torch.optim.Optimizer
+    parts: int = 1
+    dtype: torch.dtype | None = None
+    average: WeightAverage | None = None
+    failed: Callable[[NonFinite], NoReturn] | None = None
+    done: Callable[[Iteration], None] = lambda _: None
+    watchers: list[Callable[[int, Batch], None]] = field(default_factory=list)
+    iter: int = 0
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.scaler = GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self._batches: Iterator[Batch] | None = None
+
+    def run_step(self) -> None:
+        """Compute one iteration and update the weights."""
+        if not self.model.training:
+            raise RuntimeError("the model is in evaluation mode: call train() on it")
+        start = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        batch = next(self._batches)
+        data_s = time.perf_counter() - start
+        for watch in self.watchers:
+            watch(self.iter, batch)
+        random = random_state(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            names, row = self._gradients(batch)
+        except FloatingPointError as error:  # the host's proposals are not finite
+            self._fail(NonFinite(self.iter, batch, {}, random, str(error)))
+        rows = gather_rows(row, data_s, len(batch))
+        means = rows[:, :-2].mean(0).tolist()
+        if not math.isfinite(sum(means)):
+            self._fail(NonFinite(self.iter, batch, dict(zip(names, row.tolist())), random))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model)
+        self.done(
+            Iteration(
+                dict(zip(names, means, strict=True)),
+                int(rows[:, -1].sum()),
+                float(rows[:, -2].max()),
+                time.perf_counter() - start,
+            )
+        )
+
+    def _gradients(self, batch: Batch) -> tuple[list[str], Tensor]:
+        """Accumulate the gradients of a batch; return the names and values of its losses."""
+        parts = split(batch, self.parts)
+        row: Tensor | None = None
+        for number, part in enumerate(parts, 1):
+            share = len(part) / len(batch)
+            with self._synchronized(number == len(parts)):
+                with self._precision():
+                    losses: dict[str, Tensor] = self.model(part)
+                    loss = torch.stack([value.float() for value in losses.values()]).sum() * share
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                found = torch.stack([value.detach().float() for value in losses.values()]) * share
+                row = found if row is None else row + found
+        if row is None:
+            raise RuntimeError("the data loader gave a batch without images")
+        return list(losses), row
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Let processes exchange gradients after the last part of a batch only."""
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def _fail(self, found: NonFinite) -> NoReturn:
+        if self.failed is not None:
+            self.failed(found)
+        told = found.reason or found.losses
+        raise FloatingPointError(f"the loss of iteration {found.iteration} is not finite: {told}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizer and of the loss scaling."""
+        return {"optimizer": self.optimizer.state_dict(), "grad_scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("grad_scaler"):
+            self.scaler.load_state_dict(state["grad_scaler"])
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Return a batch in at most ``parts`` parts whose sizes differ by one at most.
+
+    Examples:
+        >>> [len(part) for part in split([{}] * 5, 2)], [len(p) for p in split([{}], 2)]
+        ([3, 2], [1])
+    """
+    small, more = divmod(len(batch), parts)
+    sizes = [small + (number < more) for number in range(parts)]
+    starts = [sum(sizes[:number]) for number in range(parts)]
+    return [batch[s : s + size] for s, size in zip(starts, sizes, strict=True) if size]
+
+
+def gather_rows(losses: Tensor, data_s: float, images: int) -> Tensor:
+    """Return one row per process, on the CPU: its losses, its waiting time, its images.
+
+    Args:
+        losses: (L,) float32 on the model's device; the same L everywhere.
+        data_s: Seconds.
+        images: In the batch of this process.
+
+    Returns:
+        (processes, L + 2) float32; reading it waits for the device.
+
+    Examples:
+        >>> gather_rows(torch.tensor([0.5, 1.0]), 0.25, 4)
+        tensor([[0.5000, 1.0000, 0.2500, 4.0000]])
+    """
+    row = torch.cat([losses, losses.new_tensor([data_s, images])])
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return row[None].cpu()
+    rows = [torch.empty_like(row) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(rows, row)
+    return torch.stack(rows).cpu()
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the positions of torch's generators, for ``set_random_state``."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put torch's generators where ``random_state`` found them."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
