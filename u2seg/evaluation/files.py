@@ -209,7 +209,11 @@ def check_shape(path: Path, found: tuple[int, ...], expected: tuple[int, ...], w
 
 def read_panoptic_set(source: Path, pngs: Path) -> PanopticSet:
     """Return a COCO panoptic file; UserError if it is missing or garbled."""
-    content = read_panoptic(source)
+    return panoptic_set(read_panoptic(source), source, pngs)
+
+
+def panoptic_set(content: dict[str, Any], source: Path, pngs: Path) -> PanopticSet:
+    """Return the checked content of a COCO panoptic file, whose PNGs are in a folder."""
     annotations = {record["image_id"]: record for record in content["annotations"]}
     categories = sorted(content["categories"], key=lambda c: (not c["isthing"], c["id"]))
     return PanopticSet(

@@ -98,7 +98,11 @@ def read_panoptic(path: Path | str) -> Record:
         UserError: as ``read_instances``, or if an image has two annotations, or a segment id is
             outside 1..2^24-1 or used twice in its image.
     """
-    content = read_json_object(path, "images", "annotations", "categories")
+    return check_panoptic(path, read_json_object(path, "images", "annotations", "categories"))
+
+
+def check_panoptic(path: Path | str, content: Record) -> Record:
+    """Return the content of a COCO panoptic file if it is sound; else UserError as above."""
     sizes = _sizes(path, content)
     categories = _unique(path, content, "categories", name=str, isthing=int)
     known = {row["id"]: None for row in categories}

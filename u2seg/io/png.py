@@ -43,6 +43,20 @@ def read_label_png(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> np
     return np.asarray(image, dtype=np.uint8)
 
 
+def read_wide_png(path: Path | str) -> npt.NDArray[np.int32]:
+    """Return the (H, W) int32 values of an 8-bit or 16-bit greyscale PNG, 0..65535.
+
+    Raises:
+        UserError: if the file is missing, unreadable or not greyscale (palette counts as such).
+    """
+    image = _open(path, DEFAULT_MAX_PIXELS)
+    if image.mode not in ("L", "P", "I", "I;16"):
+        raise UserError(
+            f"{path} must be an 8-bit or 16-bit greyscale PNG, its mode is {image.mode}"
+        )
+    return np.asarray(image).astype(np.int32)
+
+
 def read_panoptic_png(path: Path | str) -> npt.NDArray[np.int32]:
     """Return the (H, W) int32 id map of a COCO panoptic PNG.
 

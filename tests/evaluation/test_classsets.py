@@ -1,0 +1,161 @@
+"""Class sets: counts, members, disjointness, and COCO's own table of super-categories."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from tests.shared import SHARED, needs_shared
+from u2seg.config.evaldata import CLASS_SETS as NAMES_IN_SETTINGS
+from u2seg.errors import UserError
+from u2seg.evaluation import coco_ids as coco
+from u2seg.evaluation import other_ids as other
+from u2seg.evaluation.classsets import CLASS_SETS, TRUTH, find_class_set, plain_name
+
+CATEGORIES = ("data", "metrics", "panopticapi", "panoptic_coco_categories.json")
+COUNTS = {
+    "coco-133": (80, 53),
+    "coco-95": (80, 15),
+    "coco-16": (1, 15),
+    "coco-80": (80, 0),
+    "cocostuff-27": (12, 15),
+    "cocostuff-171": (80, 91),
+    "cityscapes-27": (10, 17),
+    "cityscapes-19": (8, 11),
+    "voc-20": (20, 1),
+    "camvid-11": (3, 8),
+    "uvo": (1, 0),
+}
+
+
+def members(name: str) -> dict[str, set[str]]:
+    """Return class name -> names of what it collects."""
+    one = CLASS_SETS[name]
+    return {c.name: {one.vocabulary[m] for m in c.members} for c in one.classes}
+
+
+def test_settings_know_the_sets() -> None:
+    assert (TRUTH, *CLASS_SETS) == (TRUTH, *COUNTS)
+    assert set(NAMES_IN_SETTINGS) == {TRUTH, *CLASS_SETS}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_set_is_sound(name: str) -> None:
+    one = CLASS_SETS[name]
+    assert (len(one.things), len(one.stuff)) == COUNTS[name]
+    ids = [c.id for c in one.classes]
+    assert len(set(ids)) == len(ids) and min(ids) > 0
+    assert len({c.name for c in one.classes}) == len(ids)
+    assert tuple(one.names) == (*one.things, *one.stuff)
+    collected = [m for c in one.classes for m in c.members]
+    assert len(set(collected)) == len(collected), "a class of the truth is in two classes"
+    assert not set(collected) & one.ignored
+    assert set(collected) | one.ignored == set(one.vocabulary), "neither collected nor void"
+    plain = [plain_name(n) for n in one.vocabulary.values()]
+    assert len(set(plain)) == len(plain), "names are not told apart"
+
+
+@needs_shared(*CATEGORIES)
+def test_coco_ids_names_and_super_categories_are_panopticapis() -> None:
+    rows = json.loads(SHARED.joinpath(*CATEGORIES).read_text())
+    assert {r["id"]: r["name"] for r in rows} == {
+        i: coco.NAMES[i] for i in (*coco.THINGS, *coco.PANOPTIC_STUFF)
+    }
+    things = {r["id"] for r in rows if r["isthing"]}
+    assert things == set(coco.THINGS)
+    for row in rows:
+        groups = coco.THING_GROUPS if row["isthing"] else coco.STUFF_GROUPS
+        assert row["id"] in groups[row["supercategory"]], row
+        if row["id"] in coco.FINE_STUFF:  # STEGO's table agrees where both speak
+            assert row["id"] in coco.FINE_STUFF_GROUPS[row["supercategory"]], row
+
+
+def test_coco_things_and_stuff_add_up() -> None:
+    assert len(coco.THINGS) == 80 and len(coco.PANOPTIC_STUFF) == 53
+    assert len(coco.FINE_STUFF) == 91 and len(coco.REMOVED) == 11
+    assert sorted(i for g in coco.THING_GROUPS.values() for i in g) == list(range(1, 92))
+    fine = sorted(i for g in coco.FINE_STUFF_GROUPS.values() for i in g)
+    assert fine == list(coco.FINE_STUFF)
+    assert set(coco.STUFF_GROUPS) == set(coco.FINE_STUFF_GROUPS)
+    assert (coco.NAMES[1], coco.NAMES[90], coco.NAMES[92]) == ("person", "toothbrush", "banner")
+    assert (coco.NAMES[182], coco.NAMES[184], coco.NAMES[200]) == (
+        "wood", "tree-merged", "rug-merged",
+    )  # fmt: skip
+
+
+def test_known_members() -> None:
+    assert members("coco-95")["water"] == {"river", "sea", "water-other"}
+    assert members("coco-95")["cat"] == {"cat"}
+    assert len(members("coco-16")["things"]) == 80
+    coarse = members("cocostuff-27")
+    assert coarse["floor"] >= {"carpet", "floor-wood", "floor-other-merged"}
+    assert coarse["textile"] >= {"rug", "rug-merged", "mat", "pillow"}
+    assert coarse["sky"] == {"clouds", "sky-other", "sky-other-merged"}
+    assert coarse["person"] == {"person"}
+    assert coarse["electronic"] == {"tv", "laptop", "mouse", "remote", "keyboard", "cell phone"}
+    order = "electronic appliance food furniture indoor kitchen accessory animal outdoor person"
+    assert list(coarse)[:10] == order.split()
+    assert "street sign" not in members("cocostuff-171")
+
+
+def test_cityscapes_19_and_27() -> None:
+    nineteen = CLASS_SETS["cityscapes-19"]
+    assert [nineteen.names[i] for i in nineteen.things] == [
+        "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ]  # fmt: skip
+    assert [nineteen.names[i] for i in nineteen.stuff] == [
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light",
+        "traffic sign", "vegetation", "terrain", "sky",
+    ]  # fmt: skip
+    more = set(CLASS_SETS["cityscapes-27"].names.values()) - set(nineteen.names.values())
+    assert more == {
+        "parking", "rail track", "guard rail", "bridge", "tunnel", "polegroup", "caravan",
+        "trailer",
+    }  # fmt: skip
+    ids = sorted(CLASS_SETS["cityscapes-27"].names)
+    assert ids == list(range(7, 34)) and all(a + 1 == b for a, b in pairwise(ids))
+
+
+def test_voc_and_camvid() -> None:
+    assert (
+        other.VOC[1] == "aeroplane" and other.VOC[15] == "person" and other.VOC[20] == "tvmonitor"
+    )
+    assert CLASS_SETS["voc-20"].names[other.VOC_BACKGROUND] == "background"
+    assert CLASS_SETS["camvid-11"].names[1] == "Sky"
+
+
+@needs_shared("data", "camvid", "classes.json")
+def test_camvid_names_are_the_data_sets() -> None:
+    rows = json.loads((SHARED / "data/camvid/classes.json").read_text())["classes"]
+    assert {r["id"] + 1: r["name"] for r in rows} == other.CAMVID
+
+
+def test_classes_are_recognised_by_name_whatever_their_ids() -> None:
+    train_ids = {1: "road", 2: "Sidewalk", 12: "person", 3: "caravan"}
+    found = CLASS_SETS["cityscapes-19"].collect(train_ids, {12, 3}, "x.json")
+    assert found == {1: 7, 2: 8, 12: 24}  # a caravan is void in the 19 classes
+    assert CLASS_SETS["coco-80"].collect({1: "tv", 2: "other"}, {1, 2}, "x") == {1: 72}
+    assert CLASS_SETS["uvo"].collect({4: "robot", 5: "grass"}, {4}, "x") == {4: 1}
+
+
+def test_stuff_of_the_other_data_set_is_refused_not_dropped() -> None:
+    with pytest.raises(UserError, match=r"class 184 is 'tree-merged', which cocostuff-171"):
+        CLASS_SETS["cocostuff-171"].collect({184: "tree-merged"}, set(), "x.json")
+    with pytest.raises(UserError, match=r"class 169 is 'tree'.*choose another class set"):
+        CLASS_SETS["coco-95"].collect({1: "cat", 169: "tree"}, {1}, "x.json")
+    assert CLASS_SETS["cocostuff-27"].collect({1: "tree-merged", 2: "tree"}, set(), "x") == {
+        1: 23,
+        2: 23,
+    }
+
+
+def test_a_truth_without_any_class_of_the_set_is_refused() -> None:
+    with pytest.raises(UserError, match=r"x\.json has none of the 80 classes of coco-80"):
+        CLASS_SETS["coco-80"].collect({184: "tree-merged"}, set(), "x.json")
+
+
+def test_a_misspelt_set_is_named() -> None:
+    with pytest.raises(UserError, match=r"unknown class set 'coco95'.*Did you mean 'coco-95'"):
+        find_class_set("coco95")

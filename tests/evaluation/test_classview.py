@@ -1,0 +1,141 @@
+"""A truth through a class set, with and without merging, and STEGO's crop."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from u2seg.errors import UserError
+from u2seg.evaluation.classsets import CLASS_SETS
+from u2seg.evaluation.classview import CroppedTruth, crop_map, with_classes
+from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.truth import INSTANCES, SEMANTIC, TASKS, TrueImage
+
+IDS = np.array([[5, 5, 6, 6, 0], [7, 7, 8, 8, 9]], dtype=np.int32)
+SEGMENTS = {
+    5: TruthSegment(17, 2),  # cat
+    6: TruthSegment(148, 2),  # river
+    7: TruthSegment(155, 2),  # sea
+    8: TruthSegment(1, 2, crowd=True),  # people
+    9: TruthSegment(187, 1),  # sky
+}
+
+
+@dataclass(frozen=True)
+class Small:
+    """A truth of one image."""
+
+    names: dict[int, str]
+    things: tuple[int, ...]
+    stuff: tuple[int, ...]
+    image: TrueImage
+    tasks: frozenset[str] = TASKS
+    source: Path = Path("small.json")
+
+    @property
+    def stems(self) -> dict[int, str]:
+        return {3: "a/b"}
+
+    @property
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        return {3: (2, 5)}
+
+    def path(self, image_id: int) -> Path:
+        return Path("b.png")
+
+    def read(self, image_id: int) -> TrueImage:
+        return self.image
+
+
+def small(instances: list[dict[str, Any]] | None = None) -> Small:
+    names = {1: "person", 17: "cat", 148: "river", 155: "sea", 187: "sky-other-merged"}
+    return Small(names, (1, 17), (148, 155, 187), TrueImage(IDS, SEGMENTS, instances))
+
+
+def test_categories_change_and_segments_stay() -> None:
+    view = with_classes(small(), CLASS_SETS["coco-95"])
+    image = view.read(3)
+    assert np.array_equal(image.ids, IDS)
+    assert {i: s.category for i, s in image.segments.items()} == {
+        5: 17, 6: 210, 7: 210, 8: 1, 9: 214,
+    }  # fmt: skip
+    assert image.segments[8] == TruthSegment(1, 2, crowd=True)
+    assert view.names[210] == "water" and view.stems == {3: "a/b"} and view.sizes == {3: (2, 5)}
+    assert view.tasks == TASKS and view.path(3) == Path("b.png")
+    assert pickle.loads(pickle.dumps(view)).names == view.names
+
+
+def test_merged_stuff_is_one_segment_and_things_stay_apart() -> None:
+    image = with_classes(small(), CLASS_SETS["coco-95"], merge_stuff=True).read(3)
+    assert image.ids.tolist() == [[5, 5, 6, 6, 0], [6, 6, 8, 8, 9]]
+    assert image.segments[6] == TruthSegment(210, 4)
+    assert list(image.segments) == [5, 6, 8, 9]
+
+
+def test_what_no_class_collects_is_void() -> None:
+    image = with_classes(small(), CLASS_SETS["coco-80"]).read(3)
+    assert image.ids.tolist() == [[5, 5, 0, 0, 0], [0, 0, 8, 8, 0]]
+    assert set(image.segments) == {5, 8}
+
+
+def test_instances_follow_and_stuff_among_them_is_dropped() -> None:
+    records = [{"image_id": 3, "category_id": c, "score": n} for n, c in enumerate((17, 155, 1))]
+    image = with_classes(small(records), CLASS_SETS["uvo"]).read(3)
+    assert image.instances == [
+        {"image_id": 3, "category_id": 1, "score": 0},
+        {"image_id": 3, "category_id": 1, "score": 2},
+    ]
+
+
+def test_tasks_that_do_not_meet_are_refused() -> None:
+    only = replace(small(), tasks=frozenset({INSTANCES}))
+    with pytest.raises(
+        UserError, match=r"small.json answers instances, .* coco-16 is for semantic"
+    ):
+        with_classes(only, CLASS_SETS["coco-16"])
+
+
+def test_a_thing_that_is_stuff_in_the_truth_is_refused() -> None:
+    wrong = replace(small(), things=(1,), stuff=(17, 148, 155, 187))
+    with pytest.raises(UserError, match=r"class 17 \(cat\) is among the stuff.*mend 'isthing'"):
+        with_classes(wrong, CLASS_SETS["coco-95"])
+    assert with_classes(wrong, CLASS_SETS["cocostuff-27"]).tasks == {SEMANTIC}
+
+
+def test_crop_by_hand() -> None:
+    """4 x 6 at a short side of 2: rows 1, 3; columns 1, 3, 5; of 3 columns the first 2."""
+    labels = np.arange(24).reshape(4, 6)
+    # centres of 3 columns on 6: 1, 3, 5; (3 - 2) / 2 = 0.5 rounds to 0
+    assert crop_map(labels, 2).tolist() == [[7, 9], [19, 21]]
+    # 7 columns on 2 rows at side 2: columns stay; (7 - 2) / 2 = 2.5 rounds to 2
+    assert crop_map(np.arange(14).reshape(2, 7), 2).tolist() == [[2, 3], [9, 10]]
+
+
+@pytest.mark.parametrize(
+    "shape", [(480, 640), (427, 640), (640, 429), (487, 608), (333, 500), (7, 9)]
+)
+@pytest.mark.parametrize("side", [320, 64])
+def test_crop_is_pillows_nearest_and_torchvisions_centre(shape: tuple[int, int], side: int) -> None:
+    labels = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    height, width = shape
+    wide = height <= width
+    size = (int(side * width / height), side) if wide else (side, int(side * height / width))
+    resized = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    top, left = (round((s - side) / 2.0) for s in resized.shape)
+    expected = resized[top : top + side, left : left + side]
+    assert np.array_equal(crop_map(labels, side), expected)
+
+
+def test_cropped_truth_counts_what_is_left() -> None:
+    cropped = CroppedTruth(small(), 2)
+    image = cropped.read(3)
+    # 5 columns: (5 - 2) / 2 = 1.5 rounds to 2
+    assert image.ids.tolist() == [[6, 6], [8, 8]]
+    assert image.segments == {6: TruthSegment(148, 2), 8: TruthSegment(1, 2, crowd=True)}
+    assert cropped.tasks == {SEMANTIC} and cropped.sizes == {3: (2, 5)}
