@@ -158,13 +158,36 @@ def test_other_class_numbers_are_named_and_nothing_is_loaded(ours, eight, tmp_pa
     assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
 
 
-def test_without_strict_the_rest_is_loaded(ours, eight, tmp_path: Path) -> None:
+def test_training_refuses_other_class_numbers_and_offers_the_flag(
+    ours, eight, tmp_path: Path
+) -> None:
+    path = tmp_path / "eight.pth"
+    torch.save(eight.state_dict(), path)
+    with pytest.raises(UserError) as caught:
+        load_weights(ours, path)
+    assert "The file has 8 thing clusters, the model 5" in str(caught.value)
+    assert "--skip-heads (U2SEG.TRAIN.SKIP_HEADS True)" in str(caught.value)
+
+
+def test_skipped_heads_are_named_and_everything_else_is_loaded(
+    ours, eight, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "eight.pth"
     torch.save(eight.state_dict(), path)
     model = copy.deepcopy(ours)
-    load_weights(model, path)
-    name = "sem_seg_head.predictor.weight"
-    assert torch.equal(model.state_dict()[name], eight.state_dict()[name])
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with caplog.at_level("WARNING", "u2seg"):
+        SafeCheckpointer(model, skip_heads=True).load(str(path))
+    # K: class scores of three stages and one mask per class. S fits, but its classes need not be
+    # the same ones either. Boxes are class-agnostic.
+    layers = [f"roi_heads.box_predictor.{stage}.cls_score" for stage in range(3)]
+    layers += ["roi_heads.mask_head.predictor", "sem_seg_head.predictor"]
+    skipped = {f"{layer}.{part}" for layer in layers for part in ("bias", "weight")}
+    for name, value in model.state_dict().items():
+        source = before if name in skipped else eight.state_dict()
+        assert torch.equal(value, source[name]), name
+    assert all(name in caplog.text for name in skipped)
+    assert "bbox_pred" not in "".join(m for m in caplog.messages if "not loaded" in m)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth"])

@@ -19,6 +19,7 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import write_text, write_with
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.modeling.weights import (
+    class_layers,
     explain_mismatches,
     missing_names,
     shape_mismatches,
@@ -38,7 +39,10 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         model: Module to load into and save.
         save_dir: Folder of the checkpoints and of ``last_checkpoint``; empty = none is saved.
         strict: Refuse files whose shapes differ from the model's or that lack some of its
-            weights, instead of loading the rest with a warning.
+            weights, instead of loading the rest with a warning. Files of another class number
+            are refused in any case.
+        skip_heads: Load files without the layers whose size depends on the class numbers; not
+            when resuming.
         save_to_disk: Whether ``save`` writes; by default in the main process only.
         checkpointables: Objects with ``state_dict`` and ``load_state_dict``, saved along.
     """
@@ -49,11 +53,13 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         save_dir: Path | str = "",
         *,
         strict: bool = False,
+        skip_heads: bool = False,
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, str(save_dir), save_to_disk=save_to_disk, **checkpointables)
         self.strict = strict
+        self.skip_heads = skip_heads
         self._source = ""
         self._resuming = False
 
@@ -129,8 +135,9 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             Entries of the file that were not used.
 
         Raises:
-            UserError: if the file is missing, damaged, unsafe or not weights; with ``strict``
-                also if it does not fit the model, which then is unchanged.
+            UserError: if the file is missing, damaged, unsafe or not weights; if it is of other
+                class numbers and ``skip_heads`` is not set; with ``strict`` if it does not fit
+                the model in any way. The model is unchanged then.
         """
         path = str(path)
         if path and not Path(path).is_file():
@@ -186,9 +193,28 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if self.strict:
             self._require_fit(checkpoint)
+        else:
+            self._settle_class_layers(checkpoint)
         incompatible = super()._load_model(checkpoint)
         self._require_something_loaded(incompatible)
         return incompatible
+
+    def _settle_class_layers(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the layers that depend on the class numbers, or refuse other numbers."""
+        found = {name: tuple(value.shape) for name, value in checkpoint["model"].items()}
+        layers = class_layers(found)
+        if self.skip_heads:
+            checkpoint["model"] = {k: v for k, v in checkpoint["model"].items() if k not in layers}
+            logger.warning("%s: not loaded: %s", self._source, ", ".join(layers) or "nothing")
+            return
+        expected = {name: tuple(v.shape) for name, v in self.model.state_dict().items()}
+        mismatches = shape_mismatches({name: found[name] for name in layers}, expected)
+        if mismatches:
+            raise UserError(
+                f"{self._source} does not fit the model: {explain_mismatches(mismatches)} Or load "
+                "it without the layers that depend on these numbers: --skip-heads "
+                "(U2SEG.TRAIN.SKIP_HEADS True)"
+            )
 
     def _require_something_loaded(self, incompatible: Any) -> None:
         """Refuse a file that gave no weight at all: training would start from noise, unnoticed."""
