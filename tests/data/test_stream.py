@@ -13,17 +13,15 @@ import pytest
 import torch
 
 from u2seg.data.stream import (
-    DRAW,
-    DRAW_SEED,
     Sample,
     StreamPlan,
     TrainStream,
-    derived_seed,
     seed_everything,
     seeded,
     step_seed,
 )
 from u2seg.errors import UserError
+from u2seg.structures.draws import DRAW, DRAW_SEED, derived_seed
 
 # wide: 0 2 3, tall: 1 4
 RECORDS = [

@@ -23,14 +23,11 @@ from u2seg.data.copy_paste import CopyPaste
 from u2seg.data.mapper import PanopticMapper
 from u2seg.data.order import BatchOrder, epoch_permutation
 from u2seg.errors import UserError
+from u2seg.structures.draws import DRAW, DRAW_SEED, derived_seed
 
 logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
 
-DRAW = "draw"
-"""Key of a sample: its place in the run, iteration x batch + place in the batch."""
-DRAW_SEED = "draw_seed"
-"""Key of a sample: seed of whatever is sampled from it later, 0..2^63 - 1."""
 _AUGMENTATION, _LATER, _STEP = range(3)
 
 
@@ -42,16 +39,6 @@ class BatchTransform(Protocol):
 
     def remember(self, samples: Sequence[Sample]) -> None:
         """Remember these for later batches, as if they had gone through."""
-
-
-def derived_seed(*words: int) -> int:
-    """Return a seed of 63 bits from non-negative numbers; other numbers give another one.
-
-    Examples:
-        >>> derived_seed(1, 2) == derived_seed(1, 2), derived_seed(1, 2) == derived_seed(2, 1)
-        (True, False)
-    """
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def step_seed(seed: int, iteration: int, rank: int) -> int:

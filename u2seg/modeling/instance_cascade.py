@@ -15,6 +15,7 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 
 from u2seg.modeling.combine import CombineRules, combine_panoptic
 from u2seg.modeling.panoptic_cascade import Sample, check_instance_heads
+from u2seg.modeling.sampling import give_seeds, weigh_losses, with_seeded_parts
 
 
 @META_ARCH_REGISTRY.register()
@@ -34,12 +35,20 @@ class InstanceCascadeRCNN(GeneralizedRCNN):  # type: ignore[misc]
     def __init__(self, cfg: Any) -> None:
         check_instance_heads(cfg)
         combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
-        super().__init__(cfg)
+        super().__init__(with_seeded_parts(cfg))
         self.combine_rules = CombineRules(
             overlap=float(combine.OVERLAP_THRESH),
             stuff_area=float(combine.STUFF_AREA_LIMIT),
             instance_score=float(combine.INSTANCES_CONFIDENCE_THRESH),
         )
+
+    def forward(self, batched_inputs: Sequence[Sample]) -> Any:
+        """Return the losses in training mode, the predictions else, as ``PanopticCascadeRCNN``."""
+        if not self.training:
+            return super().forward(batched_inputs)
+        give_seeds(self, batched_inputs)
+        losses = super().forward(batched_inputs)
+        return weigh_losses(losses, getattr(self.roi_heads, "loss_counts", {}))
 
     def inference(
         self,

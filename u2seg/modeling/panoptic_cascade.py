@@ -24,6 +24,7 @@ from torch import nn
 
 from u2seg.errors import UserError
 from u2seg.modeling.combine import CombineRules, combine_panoptic
+from u2seg.modeling.sampling import Counts, give_seeds, weigh_losses, with_seeded_parts
 
 Sample = dict[str, Any]
 SEMANTIC_LOSS = "loss_sem_seg"
@@ -49,8 +50,7 @@ class PanopticCascadeRCNN(PanopticFPN):  # type: ignore[misc]
         """
         _check_config(cfg)
         weight = float(cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT)
-        plain = cfg.clone()
-        plain.defrost()
+        plain = with_seeded_parts(cfg)
         plain.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT = 1.0
         arguments: dict[str, Any] = super().from_config(plain)
         scale_instance_losses(arguments["roi_heads"], weight)
@@ -72,11 +72,13 @@ class PanopticCascadeRCNN(PanopticFPN):  # type: ignore[misc]
             batched_inputs: One dictionary per image: ``image`` (C, h, w) in the channel order
                 of ``INPUT.FORMAT``, 0..255; in training ``instances`` (host's ``Instances``
                 with ``gt_boxes``, ``gt_classes`` 0..K-1, ``gt_masks``; may be empty) and
-                ``sem_seg`` (h, w) integers: 0 any thing, 1..S stuff, 255 void; in inference
-                optionally ``height`` and ``width`` of the output.
+                ``sem_seg`` (h, w) integers: 0 any thing, 1..S stuff, 255 void, and maybe
+                ``draw_seed`` (see ``structures.draws``), which then decides what is sampled; in
+                inference optionally ``height`` and ``width`` of the output.
 
         Returns:
-            Name -> scalar loss in training; else see ``inference``.
+            Name -> scalar loss in training; else see ``inference``. With several processes,
+            which must all be here, the mean of their losses is that of the whole batch.
 
         Raises:
             ValueError: if a training sample lacks ``instances`` or ``sem_seg``.
@@ -87,27 +89,31 @@ class PanopticCascadeRCNN(PanopticFPN):  # type: ignore[misc]
             missing = {"instances", "sem_seg"} - sample.keys()
             if missing:
                 raise ValueError(f"a training sample lacks {sorted(missing)}")
+        give_seeds(self, batched_inputs)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        losses = self._semantic_loss(features, images.tensor.shape[-2:], batched_inputs)
+        losses, counts = self._semantic_loss(features, images.tensor.shape[-2:], batched_inputs)
         instances = [sample["instances"].to(self.device) for sample in batched_inputs]
         proposals, proposal_losses = self.proposal_generator(images, features, instances)
         _, detector_losses = self.roi_heads(images, features, proposals, instances)
-        return {**losses, **proposal_losses, **detector_losses}
+        counts = {**counts, **getattr(self.roi_heads, "loss_counts", {})}
+        return weigh_losses({**losses, **proposal_losses, **detector_losses}, counts)
 
     def _semantic_loss(
         self, features: Any, size: torch.Size, samples: Sequence[Sample]
-    ) -> dict[str, torch.Tensor]:
+    ) -> tuple[dict[str, torch.Tensor], Counts]:
+        """Return the loss and over how many pixels it is the mean."""
         ignore = self.sem_seg_head.ignore_value
         maps = [sample["sem_seg"].to(self.device) for sample in samples]
         targets = pad_targets(maps, size, ignore)
-        if not bool((targets != ignore).any()):
+        pixels = (targets != ignore).sum()
+        if not bool(pixels):
             # The mean over no pixel is NaN; touch every parameter, as DistributedDataParallel
             # waits for each one's gradient.
             zero = sum(p.sum() for p in self.sem_seg_head.parameters()) * 0.0
-            return {SEMANTIC_LOSS: zero}
+            return {SEMANTIC_LOSS: zero}, {SEMANTIC_LOSS: pixels}
         losses: dict[str, torch.Tensor] = self.sem_seg_head(features, targets)[1]
-        return losses
+        return losses, {SEMANTIC_LOSS: pixels}
 
     def inference(self, batched_inputs: Sequence[Sample], do_postprocess: bool = True) -> Any:
         """Return the predictions of a batch.
