@@ -1,0 +1,333 @@
+"""Readers of other data sets' own files, on small files in their exact formats."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from tests.evaluation import formats
+from tests.evaluation.datasets import write_truth
+from tests.shared import SHARED, needs_shared
+from u2seg.config.evaldata import EVAL_FORMATS
+from u2seg.errors import UserError
+from u2seg.evaluation.classsets import CLASS_SETS
+from u2seg.evaluation.instance import truth_instances
+from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.readers import FORMATS, open_truth
+from u2seg.evaluation.truth import INSTANCES, SEMANTIC, TASKS
+from u2seg.io.png import write_panoptic_png
+
+PANOPTICAPI = ("data", "metrics", "panopticapi", "sample_data")
+
+
+def test_settings_know_the_formats_and_what_each_needs() -> None:
+    assert set(EVAL_FORMATS) == set(FORMATS)
+    for name, known in FORMATS.items():
+        tree = EVAL_FORMATS[name]
+        given = {key for key in ("json", "pngs") if getattr(tree, key)}
+        assert set(known.keys[: known.required]) == given, name
+        assert len(known.keys) == len(known.parts)
+
+
+def test_unknown_format_and_wrong_number_of_paths(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown format 'cityscape'.*Did you mean 'cityscapes'"):
+        open_truth("cityscape", [tmp_path])
+    with pytest.raises(UserError, match=r"voc .* takes list of images and folder .*given 1 paths"):
+        open_truth("voc", [tmp_path])
+
+
+def test_coco_panoptic_is_known_by_photographs(tmp_path: Path) -> None:
+    files = write_truth(tmp_path)
+    truth = open_truth("coco-panoptic", [files.panoptic_json, files.panoptic_pngs])
+    assert truth.stems == {21: "a/first", 22: "second"} and truth.tasks == TASKS
+    assert pickle.loads(pickle.dumps(truth)).stems == truth.stems
+    content = json.loads(files.panoptic_json.read_text())
+    content["images"][0]["file_name"] = "city/first_leftImg8bit.png"
+    files.panoptic_json.write_text(json.dumps(content))
+    truth = open_truth("coco-panoptic", [files.panoptic_json, files.panoptic_pngs])
+    assert truth.stems[21] == "city/first_leftImg8bit"
+    with pytest.raises(UserError, match=r"folder .*nowhere does not exist"):
+        open_truth("coco-panoptic", [files.panoptic_json, tmp_path / "nowhere"])
+
+
+def test_cityscapes_rules_of_ids(tmp_path: Path) -> None:
+    truth = open_truth("cityscapes", [formats.cityscapes(tmp_path)])
+    assert truth.stems == {
+        1: "aachen/aachen_000000_000019_leftImg8bit",
+        2: "bonn/bonn_000001_000019_leftImg8bit",
+    }
+    assert truth.tasks == TASKS and truth.sizes == {1: (2, 4), 2: (2, 4)}
+    first, second = truth.read(1), truth.read(2)
+    assert first.ids.tolist() == [[23, 23, 26001, 26001], [7, 7, 24, 24001]]
+    assert first.segments == {
+        7: TruthSegment(7, 2),
+        23: TruthSegment(23, 2),
+        24: TruthSegment(24, 1, crowd=True),
+        24001: TruthSegment(24, 1),
+        26001: TruthSegment(26, 2),
+    }
+    assert second.ids.tolist() == [[0, 0, 29000, 29000], [7, 7, 9, 0]]
+    assert pickle.loads(pickle.dumps(truth)).read(2).segments == second.segments
+
+
+def test_cityscapes_of_19_classes_leaves_caravans_and_parking_out(tmp_path: Path) -> None:
+    truth = open_truth("cityscapes", [formats.cityscapes(tmp_path)], "cityscapes-19")
+    assert truth.read(2).ids.tolist() == [[0, 0, 0, 0], [7, 7, 0, 0]]
+    truth = open_truth("cityscapes", [tmp_path / "gtFine/val"], "cityscapes-27")
+    assert truth.read(2).ids.tolist() == [[0, 0, 29000, 29000], [7, 7, 9, 0]]
+
+
+def test_cityscapes_label_ids_alone_answer_the_semantic_task(tmp_path: Path) -> None:
+    folder = formats.cityscapes(tmp_path)
+    for path in folder.rglob("*_instanceIds.png"):
+        path.unlink()
+    truth = open_truth("cityscapes", [folder])
+    assert truth.tasks == {SEMANTIC}
+    assert truth.read(1).ids.tolist() == [[23, 23, 26, 26], [7, 7, 24, 24]]
+    assert truth.read(1).segments[24] == TruthSegment(24, 2)
+
+
+def test_cityscapes_strange_label(tmp_path: Path) -> None:
+    folder = formats.cityscapes(tmp_path)
+    path = folder / "bonn" / "bonn_000001_000019_gtFine_instanceIds.png"
+    formats.wide(path, [[34, 7, 7, 40000], [7, 7, 7, 7]])
+    truth = open_truth("cityscapes", [folder])
+    with pytest.raises(UserError, match=r"bonn_.*holds the value 34, 40, expected Cityscapes"):
+        truth.read(2)
+    with pytest.raises(UserError, match=r"holds no \*_gtFine_labelIds.png: expected"):
+        open_truth("cityscapes", [tmp_path / "leftImg8bit"])
+
+
+def script_files(root: Path, train_ids: bool = False) -> tuple[Path, Path]:
+    """Write what cityscapesscripts' createPanopticImgs makes of one photograph."""
+    stem = "bonn_000001_000019"
+    pngs = root / "gtFine" / "cityscapes_panoptic_val"
+    write_panoptic_png(
+        pngs / f"{stem}_gtFine_panoptic.png", np.array([[7, 26001, 0]], dtype=np.int32)
+    )
+    road, car = (0, 13) if train_ids else (7, 26)
+    segments = [
+        {"id": 7, "category_id": road, "area": 1, "bbox": [0, 0, 1, 1], "iscrowd": 0},
+        {"id": 26001, "category_id": car, "area": 1, "bbox": [1, 0, 1, 1], "iscrowd": 0},
+    ]
+    content = {
+        "images": [{"id": stem, "width": 3, "height": 1,
+                    "file_name": f"{stem}_gtFine_leftImg8bit.png"}],
+        "annotations": [{"image_id": stem, "file_name": f"{stem}_gtFine_panoptic.png",
+                         "segments_info": segments}],
+        "categories": [
+            {"id": road, "name": "road", "isthing": 0, "supercategory": "flat", "color": [1, 2, 3]},
+            {"id": car, "name": "car", "isthing": 1, "supercategory": "vehicle",
+             "color": [0, 0, 142]},
+        ],
+    }  # fmt: skip
+    return formats.write_json(root / "gtFine/cityscapes_panoptic_val.json", content), pngs
+
+
+@pytest.mark.parametrize("train_ids", [False, True])
+def test_cityscapes_panoptic_as_the_script_writes_it(tmp_path: Path, train_ids: bool) -> None:
+    paths = script_files(tmp_path, train_ids)
+    truth = open_truth("cityscapes-panoptic", paths)
+    assert truth.stems == {1: "bonn/bonn_000001_000019_leftImg8bit"}
+    assert sorted(truth.names.values()) == ["car", "road"] and min(truth.names) > 0
+    image = open_truth("cityscapes-panoptic", paths, "cityscapes-19").read(1)
+    assert {i: s.category for i, s in image.segments.items()} == {7: 7, 26001: 26}
+
+
+def test_voc_objects_and_borders(tmp_path: Path) -> None:
+    truth = open_truth("voc", formats.voc(tmp_path))
+    assert truth.stems == {1: "2007_000032", 2: "2007_000033"}
+    assert truth.tasks == {SEMANTIC, INSTANCES}
+    image = truth.read(1)
+    assert image.ids.tolist() == [[1, 2, 2, 0, 3], [1, 1, 0, 0, 3]]
+    assert image.segments == {
+        1: TruthSegment(21, 3),
+        2: TruthSegment(8, 2),
+        3: TruthSegment(8, 2),
+    }
+    assert truth.names[8] == "cat" and truth.names[21] == "background"
+    boxes = truth_instances(image.ids, image.segments, truth.things, 1)
+    assert [r["bbox"] for r in boxes] == [[1, 0, 2, 1], [4, 0, 1, 2]]
+    view = open_truth("voc", (tmp_path / "ImageSets/Segmentation/val.txt",
+                              tmp_path / "SegmentationClass"), "voc-20")  # fmt: skip
+    assert len(view.things) == 20 and view.read(2).segments == {1: TruthSegment(21, 6)}
+
+
+def test_voc_without_objects(tmp_path: Path) -> None:
+    truth = open_truth("voc", formats.voc(tmp_path, objects=False))
+    assert truth.tasks == {SEMANTIC}
+    assert truth.read(1).ids.tolist() == [[21, 8, 8, 0, 8], [21, 21, 0, 0, 8]]
+
+
+def test_voc_bad_files(tmp_path: Path) -> None:
+    names, classes = formats.voc(tmp_path)
+    formats.palette(tmp_path / "SegmentationClass/2007_000033.png", [[8, 9, 0], [0, 0, 0]])
+    formats.palette(tmp_path / "SegmentationObject/2007_000033.png", [[4, 4, 0], [0, 0, 0]])
+    with pytest.raises(UserError, match=r"object 4 lies on class 8 and on class 9"):
+        open_truth("voc", [names, classes]).read(2)
+    formats.palette(tmp_path / "SegmentationClass/2007_000033.png", [[21, 8, 0], [0, 0, 0]])
+    with pytest.raises(UserError, match=r"holds the value 21, expected 0 \(background\), 1..20"):
+        open_truth("voc", [names, classes]).read(2)
+    formats.palette(tmp_path / "SegmentationObject/2007_000033.png", [[4], [4]])
+    formats.palette(tmp_path / "SegmentationClass/2007_000033.png", [[0, 8, 0], [0, 0, 0]])
+    with pytest.raises(UserError, match=r"is 1 x 2 pixels, .*SegmentationClass.* has 3 x 2"):
+        open_truth("voc", [names, classes]).read(2)
+    names.write_text("2007_000032\n2012_000001\n")
+    with pytest.raises(UserError, match=r"names 2012_000001 .*the list belongs to another folder"):
+        open_truth("voc", [names, classes])
+    names.write_text("2007_000032\n2007_000032\n")
+    with pytest.raises(UserError, match=r"names 2007_000032 twice"):
+        open_truth("voc", [names, classes])
+
+
+def test_cocostuff_values_are_labels_less_one(tmp_path: Path) -> None:
+    folder = formats.cocostuff(tmp_path)
+    truth = open_truth("cocostuff", [folder])
+    assert truth.stems == {139: "000000000139", 285: "000000000285"}  # COCO's own image ids
+    assert truth.read(139).ids.tolist() == [[106, 106, 0], [1, 155, 155]]
+    assert truth.names[106] == "clouds" and truth.tasks == {SEMANTIC}
+    coarse = open_truth("cocostuff", [folder], "cocostuff-27")
+    image = coarse.read(139)
+    assert {coarse.names[s.category]: s.area for s in image.segments.values()} == {
+        "person": 1,
+        "sky": 2,
+        "water": 2,
+    }
+    fine = open_truth("cocostuff", [folder], "cocostuff-171")
+    assert {fine.names[s.category] for s in fine.read(285).segments.values()} == {"bear", "grass"}
+    listed = tmp_path / "curated.txt"
+    listed.write_text("000000000285\n")
+    assert open_truth("cocostuff", [folder, listed]).stems == {285: "000000000285"}
+
+
+def test_cocostuff_bad_values_and_wrong_set(tmp_path: Path) -> None:
+    folder = formats.cocostuff(tmp_path)
+    with pytest.raises(UserError, match=r"class 94 is 'branch', which coco-95"):
+        open_truth("cocostuff", [folder], "coco-95")
+    formats.grey(folder / "000000000139.png", [[182, 200], [0, 255]])
+    with pytest.raises(
+        UserError, match=r"000000000139.png holds the value 182, 200, expected 0..181"
+    ):
+        open_truth("cocostuff", [folder])
+    (folder / "000000000139.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"000000000139.png is no PNG"):
+        open_truth("cocostuff", [folder])
+
+
+def test_camvid(tmp_path: Path) -> None:
+    paths = formats.camvid(tmp_path)
+    truth = open_truth("camvid", paths, "camvid-11")
+    assert truth.stems == {1: "0016E5_07959", 2: "0016E5_07961"}
+    assert [truth.names[i] for i in truth.things] == ["Car", "Pedestrian", "Bicyclist"]
+    assert truth.read(1).ids.tolist() == [[1, 1], [4, 9]]
+    assert truth.read(2).ids.tolist() == [[0, 4], [4, 4]]
+    formats.grey(tmp_path / "val/labels/0016E5_07959.png", [[12, 0], [3, 8]])
+    with pytest.raises(UserError, match=r"holds the value 12, expected 0..10 or 11 \(void\)"):
+        open_truth("camvid", paths)
+
+
+def test_instances_may_overlap(tmp_path: Path) -> None:
+    path = formats.coco_instances(tmp_path / "uvo.json", {1: "object"})
+    truth = open_truth("uvo", [path], "uvo")
+    assert truth.tasks == {INSTANCES} and truth.stems == {7: "clip/0", 9: "clip/1"}
+    image = truth.read(7)
+    assert image.ids.shape == (4, 6) and not image.ids.any() and not image.segments
+    assert image.instances is not None
+    masks = coco_mask.decode([r["segmentation"] for r in image.instances])
+    assert masks.sum(axis=(0, 1)).tolist() == [8, 8, 4]
+    assert (masks[:, :, 0] & masks[:, :, 1]).sum() == 4
+    assert [r["iscrowd"] for r in image.instances] == [0, 0, 1]
+    assert [r["category_id"] for r in image.instances] == [1, 1, 1]
+    assert truth.read(9).instances == []
+
+
+def test_instances_of_coco_and_voc_names(tmp_path: Path) -> None:
+    contiguous = {1: "person", 2: "bicycle", 80: "toothbrush"}
+    path = formats.coco_instances(tmp_path / "coco.json", contiguous)
+    image = open_truth("coco-instances", [path], "coco-80").read(7)
+    assert image.instances is not None
+    assert [r["category_id"] for r in image.instances] == [1, 90, 1]
+    path = formats.coco_instances(tmp_path / "voc.json", {1: "aeroplane", 20: "tv/monitor"})
+    image = open_truth("coco-instances", [path], "voc-20").read(7)
+    assert image.instances is not None
+    assert [r["category_id"] for r in image.instances] == [1, 20, 1]
+    with pytest.raises(UserError, match=r"voc.json: class 1 is 'aeroplane', which coco-80"):
+        open_truth("coco-instances", [path], "coco-80")
+    with pytest.raises(UserError, match=r"answers instances, .* cocostuff-27 is for semantic"):
+        open_truth("coco-instances", [tmp_path / "coco.json"], "cocostuff-27")
+
+
+def test_instances_without_annotations(tmp_path: Path) -> None:
+    path = formats.coco_instances(tmp_path / "x.json", {1: "object"})
+    content = json.loads(path.read_text())
+    formats.write_json(path, {**content, "annotations": []})
+    with pytest.raises(UserError, match=r"x.json has no annotations: nothing to evaluate on"):
+        open_truth("uvo", [path])
+
+
+@needs_shared(*PANOPTICAPI)
+def test_detection_format_holds_the_panoptic_segments_exactly() -> None:
+    root = SHARED.joinpath(*PANOPTICAPI)
+    panoptic = open_truth(
+        "coco-panoptic", [root / "panoptic_examples.json", root / "panoptic_examples"]
+    )
+    detections = open_truth("coco-instances", [root / "panoptic_coco_detection_format.json"])
+    assert panoptic.stems == detections.stems
+    total = 0
+    for image_id in panoptic.stems:
+        true, found = panoptic.read(image_id), detections.read(image_id)
+        assert found.instances is not None
+        expected = sorted(
+            (s.category, s.crowd, (true.ids == i).tobytes()) for i, s in true.segments.items()
+        )
+        assert expected == sorted(
+            (
+                r["category_id"],
+                bool(r["iscrowd"]),
+                coco_mask.decode(r["segmentation"]).astype(bool).tobytes(),
+            )
+            for r in found.instances
+        )
+        total += len(expected)
+    assert total == 50
+
+
+@needs_shared("data", "coco_train128", "panoptic_train2017.json")
+def test_real_truth_of_95_and_16_classes() -> None:
+    root = SHARED / "data" / "coco_train128"
+    paths = [root / "panoptic_train2017.json", root / "panoptic_train2017"]
+    plain, grouped = (
+        open_truth("coco-panoptic", paths),
+        open_truth("coco-panoptic", paths, "coco-95"),
+    )
+    merged = open_truth("coco-panoptic", paths, "coco-95", merge_stuff=True)
+    before = after = 0
+    for image_id in list(plain.stems)[:20]:
+        a, b, c = plain.read(image_id), grouped.read(image_id), merged.read(image_id)
+        assert np.array_equal(a.ids, b.ids)
+        assert list(a.segments) == list(b.segments)
+        assert np.array_equal(b.ids > 0, c.ids > 0)
+        stuff = [s.category for s in c.segments.values() if s.category in merged.stuff]
+        assert len(stuff) == len(set(stuff))
+        for identity, segment in c.segments.items():
+            assert segment.area == (c.ids == identity).sum()
+        before, after = before + len(b.segments), after + len(c.segments)
+    assert after < before
+    sixteen = open_truth("coco-panoptic", paths, "coco-16")
+    assert len(sixteen.names) == 16 and sixteen.tasks == {SEMANTIC}
+    assert CLASS_SETS["coco-16"].every_thing in sixteen.things
+
+
+@needs_shared("data", "camvid", "classes.json")
+def test_real_camvid() -> None:
+    root = SHARED / "data" / "camvid"
+    truth = open_truth("camvid", [root / "classes.json", root / "val" / "labels"], "camvid-11")
+    assert len(truth.stems) == 101
+    image = truth.read(1)
+    assert image.ids.shape == truth.sizes[1] == (360, 480)
+    assert {truth.names[s.category] for s in image.segments.values()} == set(truth.names.values())
