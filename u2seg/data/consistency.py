@@ -39,8 +39,8 @@ def disagreements(sample: Sample) -> list[str]:
     """Return in words what does not fit together in a sample; empty if all does.
 
     Checked: masks are disjoint and not empty, boxes are tight, there is a class per mask, and
-    ``sem_seg`` is 0 exactly where an instance is. Labels of this package keep all of it; ground
-    truth of other sources may have overlapping objects.
+    ``sem_seg`` is 0 exactly where an instance (or a crowd, ``ignored``) is. Labels of this
+    package keep all of it; ground truth of other sources may have overlapping objects.
 
     Args:
         sample: As for ``panoptic_ids``.
@@ -62,7 +62,8 @@ def disagreements(sample: Sample) -> list[str]:
         found.append(f"{overlap} pixels belong to several instances")
     if "sem_seg" in sample:
         thing = sample["sem_seg"].numpy() == 0
-        bare, hidden = int((thing & (cover == 0)).sum()), int((~thing & (cover > 0)).sum())
+        known = ~sample["ignored"].numpy() if "ignored" in sample else True
+        bare, hidden = int((thing & (cover == 0) & known).sum()), int((~thing & (cover > 0)).sum())
         if bare:
             found.append(f"{bare} pixels are 'any thing' without an instance")
         if hidden:

@@ -24,6 +24,7 @@ from u2seg.visualization.metrics import (
 )
 from u2seg.visualization.samples import (
     ClusterRow,
+    Picture,
     Sample,
     cluster_gallery,
     css_color,
@@ -47,6 +48,7 @@ from u2seg.visualization.statistics import (
     percent,
 )
 from u2seg.visualization.text import printable
+from u2seg.visualization.training import training_pictures
 
 MAX_SAMPLES = 12
 MAX_CLUSTERS = 24
@@ -93,6 +95,7 @@ class Page:
     statistics: list[tuple[str, str]] = field(default_factory=list)
     statistics_text: list[str] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
+    training: list[Picture] = field(default_factory=list)
     metrics: list[MetricRow] = field(default_factory=list)
     metrics_reference: str = ""
     protocol: list[tuple[str, str]] = field(default_factory=list)
@@ -151,8 +154,9 @@ def build_page(
     paired = bool(label_run and found and _same_photographs(label_run, found, elsewhere))
     if label_run:
         _add_labels(page, label_run, found if paired else None, notes)
-    if train_run:
+    if train and train_run:
         _add_training(page, train_run)
+        page.training = training_pictures(train, MAX_SAMPLES, notes)
     if found:
         known = {i.file_name for i in label_run.images} if label_run and paired else set()
         root = elsewhere or (label_run.image_root if label_run and paired else None)

@@ -1,0 +1,60 @@
+"""Pictures of the first training images, as files and in TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.data.consistency import disagreements
+from u2seg.engine.setup import label_space
+from u2seg.io.atomic import write_bytes
+from u2seg.visualization.training import PICTURES, draw_training_batch, encode_picture
+
+logger = logging.getLogger("detectron2.u2seg")
+"""Below the host's logger: what is said here reaches its ``log.txt`` too."""
+
+
+class BatchPictures:
+    """Draws the first ``U2SEG.TRAIN.PICTURES`` images of a training.
+
+    A watcher of ``TrainingLoop``. The images are counted from the first iteration of the run, so
+    a resumed training draws none anew; of several processes the first one draws its share.
+
+    Args:
+        cfg: From ``setup_cfg``.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        settings = settings_from_cfg(cfg)
+        self.count = settings.train.pictures
+        self.space = label_space(settings)
+        self.image_format = str(cfg.INPUT.FORMAT)
+        self.folder = Path(cfg.OUTPUT_DIR) / PICTURES
+
+    def __call__(self, iteration: int, batch: Sequence[dict[str, Any]]) -> None:
+        """Draw what belongs to the first images; files ``pictures/train_001.jpg`` and on.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        from detectron2.utils import comm
+        from detectron2.utils.events import get_event_storage
+
+        first = iteration * len(batch)
+        if first >= self.count or not comm.is_main_process():
+            return
+        shown = batch[: self.count - first]
+        for sample in shown:
+            for sentence in disagreements(sample):
+                logger.warning("labels of %s: %s", sample.get("file_name"), sentence)
+        pictures = draw_training_batch(shown, self.space, self.image_format)
+        for number, picture in enumerate(pictures, first + 1):
+            name = f"train_{number:03d}"
+            write_bytes(self.folder / f"{name}.jpg", encode_picture(picture))
+            pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))
+            get_event_storage().put_image(f"{PICTURES}/{name}", pixels)

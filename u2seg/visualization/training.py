@@ -1,0 +1,130 @@
+"""Training images as the model sees them: after augmentation and copy-paste, with their labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from u2seg.data.consistency import panoptic_ids
+from u2seg.io.images import BadImageError, read_image
+from u2seg.structures.labels import LabelSpace
+from u2seg.structures.panoptic import PanopticLabel, Segment
+from u2seg.visualization.compose import magnify, shrink, side_by_side
+from u2seg.visualization.draw import draw_panoptic
+from u2seg.visualization.samples import JPEG_QUALITY, RIM, Picture, data_uri
+from u2seg.visualization.sources import Notes
+from u2seg.visualization.text import printable
+
+Sample = dict[str, Any]
+Rgb = npt.NDArray[np.uint8]
+PICTURES = "pictures"
+"""Folder of the pictures in ``OUTPUT_DIR``."""
+LONGEST = 480
+"""Longer side of an image in a picture, in pixels."""
+LETTERS = 15
+
+
+def draw_training_sample(sample: Sample, space: LabelSpace, image_format: str = "RGB") -> Rgb:
+    """Return a training image beside its panoptic labels; pasted objects have a pink outline.
+
+    Args:
+        sample: What the model trains from: ``image``, ``instances``, maybe ``sem_seg`` and
+            ``pasted``.
+        space: Gives colours and names.
+        image_format: Channel order of ``image``, ``RGB`` or ``BGR``.
+
+    Returns:
+        (H, W, 3) uint8. Uncoloured pixels are void.
+
+    Raises:
+        UserError: if a class of the sample is not in ``space``.
+    """
+    photo = sample["image"].numpy().transpose(1, 2, 0)
+    photo = np.ascontiguousarray(photo[:, :, ::-1] if image_format == "BGR" else photo)
+    ids = panoptic_ids(sample)
+    label = PanopticLabel(_small(ids, labels=True), _segments(sample, ids, space))
+    small = _small(photo)
+    drawn = draw_panoptic(small, label, space, name_size=LETTERS)
+    marks = sample["pasted"].numpy() if "pasted" in sample else np.zeros(0, dtype=bool)
+    pasted = np.flatnonzero(marks) + 1
+    rim = _rim(label.ids, pasted)
+    small = small.copy()
+    small[rim] = drawn[rim] = RIM
+    name = printable(Path(str(sample.get("file_name", "image"))).name)
+    things = len(sample["instances"])
+    caption = f"{things} object{'' if things == 1 else 's'}, {len(pasted)} pasted"
+    captions = [f"{name}, {photo.shape[1]} × {photo.shape[0]}", caption]
+    return side_by_side([small, drawn], captions)
+
+
+def draw_training_batch(
+    samples: Sequence[Sample], space: LabelSpace, image_format: str = "RGB"
+) -> list[Rgb]:
+    """Return a picture per sample, see ``draw_training_sample``."""
+    return [draw_training_sample(sample, space, image_format) for sample in samples]
+
+
+def encode_picture(picture: Rgb) -> bytes:
+    """Return a picture as the content of a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def training_pictures(folder: Path, count: int, notes: Notes) -> list[Picture]:
+    """Return the pictures that a training left in its ``OUTPUT_DIR``, for the report.
+
+    Args:
+        folder: ``OUTPUT_DIR``.
+        count: At most so many.
+        notes: Gets a sentence per picture that cannot be read.
+    """
+    paths = sorted((folder / PICTURES).glob("train_*.jpg"))[:count]
+    found = [notes.attempt(f"training picture {path.name}", None, _picture, path) for path in paths]
+    return [picture for picture in found if picture is not None]
+
+
+def _picture(path: Path) -> Picture:
+    try:
+        return Picture(f"training image {path.stem.rpartition('_')[2]}", data_uri(read_image(path)))
+    except BadImageError as error:
+        raise ValueError(str(error)) from error
+
+
+def _small(pixels: npt.NDArray[Any], *, labels: bool = False) -> npt.NDArray[Any]:
+    return magnify(shrink(pixels, LONGEST, labels=labels), LONGEST)
+
+
+def _segments(sample: Sample, ids: npt.NDArray[np.int32], space: LabelSpace) -> tuple[Segment, ...]:
+    classes = sample["instances"].gt_classes.tolist()
+    found, areas = np.unique(ids, return_counts=True)
+    segments = []
+    for number, area in zip(found.tolist(), areas.tolist(), strict=True):
+        thing = 0 < number <= len(classes)
+        if number == 0:
+            continue
+        category = (
+            space.thing_category(classes[number - 1])
+            if thing
+            else space.stuff_category(number - len(classes) - 1)
+        )
+        segments.append(Segment(number, category, thing, area, (0.0, 0.0, 0.0, 0.0)))
+    return tuple(segments)
+
+
+def _rim(ids: npt.NDArray[np.int32], chosen: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Return the pixels of the chosen ids that lie beside another id, two pixels wide."""
+    rim = np.zeros(ids.shape, dtype=bool)
+    for step in (1, 2):
+        across, down = ids[:, step:] != ids[:, :-step], ids[step:] != ids[:-step]
+        rim[:, step:] |= across
+        rim[:, :-step] |= across
+        rim[step:] |= down
+        rim[:-step] |= down
+    return rim & np.isin(ids, chosen)
