@@ -21,6 +21,13 @@ CLUSTERS = {1: 3, 2: 1, 3: 5, 4: 4}
 STATS = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
 
 
+def classes_of(folder: Path) -> dict[str, int]:
+    """Return cluster -> class of the clusters that have one, from mapping.json."""
+    mapping = json.loads((folder / "mapping.json").read_text())
+    rows = {**mapping["things"], **mapping["stuff"]}
+    return {k: row["class_id"] for k, row in rows.items() if row["class_id"] is not None}
+
+
 def numbers(value) -> list[float]:
     if isinstance(value, dict):
         return [n for v in value.values() for n in numbers(v)]
@@ -41,22 +48,19 @@ def test_the_truth_under_other_ids_is_perfect(tmp_path: Path, matching: str, stu
         assert metrics["instances"][kind]["AP"] == pytest.approx(100.0)
         assert metrics["class_agnostic"][kind]["AP"] == pytest.approx(100.0)
         assert set(metrics["instances"][kind]["per_class"]) == {"cat", "dog"}
-    assert metrics["protocol"] == {
-        "reference": str(tmp_path / "truth.json"),
-        "matching": matching,
-        "mapping_fitted_on": "the scored split",
-        "thresholds": {"match_iou": 0.5, "match_score": 0.3, "instance_score": 0.0},
-        "merge_stuff": True,
-        "unmatched_clusters": "dropped",
-        "stuff_votes_from": "stuff maps" if stuff else "panoptic segments",
-        "images": 2,
-        "images_without_prediction": 0,
-        "clusters": {"things": 3, "stuff": 2, "matched_things": 2, "matched_stuff": 2},
-        "classes": {"things": 2, "stuff": 2},
-    }
-    mapping = json.loads((folder / "mapping.json").read_text())
-    assert mapping["things"] == {"3": 1, "1": 2} and mapping["stuff"] == {"5": 3, "4": 4}
-    assert mapping["fitted_on"] == "the scored split"
+    protocol = metrics["protocol"]
+    assert protocol["reference"] == str(tmp_path / "truth.json")
+    assert (protocol["name"], protocol["matching"]) == ("custom", matching)
+    assert protocol["mapping_fitted_on"] == "fitted on the same 2 images that are scored"
+    assert protocol["mapping"]["same_images_as_scored"] is True
+    assert (protocol["images"], protocol["images_without_prediction"]) == (2, 0)
+    assert (protocol["unmatched"], protocol["merge_stuff"]) == ("void", True)
+    assert protocol["stuff_votes_from"] == ("stuff maps" if stuff else "panoptic segments")
+    assert protocol["clusters"] == {
+        "things": 3, "stuff": 2, "matched_things": 2, "matched_stuff": 2,
+    }  # fmt: skip
+    assert protocol["classes"] == {"things": 2, "stuff": 2}
+    assert classes_of(folder) == {"3": 1, "1": 2, "5": 3, "4": 4}
     assert json.loads((folder / "metrics.json").read_text()) == metrics
 
 
@@ -70,8 +74,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     folder = write_predictions(tmp_path / "p", maps, SPACE)
     metrics = evaluate_folder(folder, write_truth(tmp_path), EvalSettings())
     # votes: cluster 3 -> cat twice; cluster 2 -> cat once; cluster 1 -> dog (IoU 2/4 counts)
-    mapping = json.loads((folder / "mapping.json").read_text())
-    assert mapping["things"] == {"1": 2, "3": 1}
+    assert classes_of(folder) == {"1": 2, "3": 1, "4": 4, "5": 3}
     cat = metrics["panoptic"]["per_class"]["cat"]
     # one cat 4/5, one perfect, one dropped with its cluster: missed, no false positive
     assert (cat["tp"], cat["fp"], cat["fn"]) == (2, 0, 1)
@@ -148,8 +151,7 @@ def test_crowds_do_not_vote(tmp_path: Path) -> None:
     truth.panoptic_json.write_text(json.dumps(content))
     folder = write_predictions(tmp_path / "p", relabelled(CLUSTERS), SPACE)
     evaluate_folder(folder, truth, EvalSettings())
-    mapping = json.loads((folder / "mapping.json").read_text())
-    assert mapping["things"] == {"1": 2} and mapping["stuff"] == {"4": 4}
+    assert classes_of(folder) == {"1": 2, "4": 4}
 
 
 def test_identity(tmp_path: Path) -> None:
@@ -158,26 +160,11 @@ def test_identity(tmp_path: Path) -> None:
     right = write_predictions(tmp_path / "p", truth_maps(), space)
     metrics = evaluate_folder(right, truth, EvalSettings(matching="identity"))
     assert metrics["panoptic"]["all"]["PQ"] == 100.0
-    assert metrics["protocol"]["mapping_fitted_on"] == "nothing: ids are classes"
+    assert metrics["protocol"]["mapping_fitted_on"] == "not fitted: ids are classes"
     swapped = write_predictions(tmp_path / "q", relabelled({1: 2, 2: 1, 3: 3, 4: 4}), space)
     metrics = evaluate_folder(swapped, truth, EvalSettings(matching="identity"))
     assert metrics["panoptic"]["things"]["PQ"] == 0.0
     assert metrics["panoptic"]["stuff"]["PQ"] == 100.0
-
-
-def test_a_mapping_of_another_split_is_used_and_named(tmp_path: Path) -> None:
-    truth = write_truth(tmp_path)
-    folder = write_predictions(tmp_path / "p", relabelled(CLUSTERS), SPACE)
-    given = tmp_path / "other.json"
-    given.write_text(
-        json.dumps({"matching": "majority", "things": {"1": 1, "3": 1}, "stuff": {"4": 4}})
-    )
-    metrics = evaluate_folder(folder, truth, EvalSettings(), mapping=given)
-    assert metrics["protocol"]["mapping_fitted_on"] == str(given)
-    assert metrics["protocol"]["matching"] == "majority"
-    assert metrics["panoptic"]["per_class"]["dog"]["fn"] == 1
-    assert metrics["panoptic"]["per_class"]["cat"]["fp"] == 1
-    assert metrics["panoptic"]["per_class"]["grass"]["fn"] == 2
 
 
 def test_images_without_prediction_count_as_empty(tmp_path: Path) -> None:
@@ -221,8 +208,9 @@ def test_table_shows_the_numbers(tmp_path: Path) -> None:
     metrics["semantic"]["mIoU"] = None
     lines = format_metrics(metrics).splitlines()
     assert lines[0] == (
-        f"2 images; compared with {metrics['protocol']['reference']}; hungarian matching, fitted "
-        "on the scored split: 2 of 3 thing clusters to 2 classes, 2 of 2 stuff clusters to 2"
+        f"2 images; compared with {metrics['protocol']['reference']}; protocol custom, hungarian "
+        "matching, fitted on the same 2 images that are scored: 2 of 3 thing clusters to 2 "
+        "classes, 2 of 2 stuff clusters to 2"
     )
     assert metrics["protocol"]["reference"] == str(tmp_path / "truth.json")
     assert [line.split() for line in lines if line.startswith("things")] == [

@@ -141,25 +141,6 @@ def test_identity_needs_true_ids(folder: Path, truth: GroundTruth) -> None:
         evaluate_folder(folder, truth, EvalSettings(matching="identity"))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"matching": "hungarian", "things": {}}, "lacks the key 'stuff'"),
-        ({"matching": "hungarian", "things": {"9": 1}, "stuff": {}}, "things id 9 is unknown"),
-        ({"matching": "hungarian", "things": {"1": 3}, "stuff": {}}, "things id 3 is unknown"),
-        ({"matching": "hungarian", "things": {"x": 1}, "stuff": {}}, "must map category ids"),
-        ({"matching": "hungarian", "things": [1], "stuff": {}}, "must map category ids"),
-    ],
-)
-def test_bad_mapping_files(
-    folder: Path, truth: GroundTruth, tmp_path: Path, content: Any, message: str
-) -> None:
-    path = tmp_path / "mapping.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=message):
-        evaluate_folder(folder, truth, EvalSettings(), mapping=path)
-
-
 def test_nothing_is_written_after_an_error(folder: Path, truth: GroundTruth) -> None:
     (folder / "instances.json").unlink()
     with pytest.raises(UserError):

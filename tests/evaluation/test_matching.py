@@ -14,11 +14,9 @@ from tests.shared import SHARED, needs_shared
 from u2seg.evaluation.matching import (
     hungarian_majority_map,
     hungarian_map,
-    instance_votes,
     majority_map,
     match,
 )
-from u2seg.structures.masks import encode_mask
 
 
 def test_hungarian_gives_a_class_away_for_the_greater_sum() -> None:
@@ -88,24 +86,6 @@ def test_hungarian_is_the_best_one_to_one_map(votes: np.ndarray) -> None:
         for order in itertools.permutations(range(wide.shape[1]), len(wide))
     )
     assert sum(votes[k, c] for k, c in enumerate(mapping) if c >= 0) == best
-
-
-def square(top: int, left: int, height: int, width: int) -> dict:
-    mask = np.zeros((10, 10), dtype=bool)
-    mask[top : top + height, left : left + width] = True
-    return encode_mask(mask)
-
-
-def test_instance_votes_by_hand() -> None:
-    predicted = [(0, square(0, 0, 4, 4)), (2, square(0, 0, 4, 2)), (2, square(6, 6, 4, 4))]
-    truth = [(1, square(0, 0, 4, 4)), (0, square(0, 0, 4, 3))]
-    # IoU with truth 0: 1, 8/16, 0; with truth 1: 12/16, 8/12, 0
-    at = {iou: instance_votes(predicted, truth, (3, 2), iou).tolist() for iou in (0.5, 0.6, 0.8)}
-    assert at[0.5] == [[1, 1], [0, 0], [1, 1]]  # 0.5 itself is enough
-    assert at[0.6] == [[1, 1], [0, 0], [1, 0]]
-    assert at[0.8] == [[0, 1], [0, 0], [0, 0]]
-    assert instance_votes([], truth, (3, 2), 0.5).sum() == 0
-    assert instance_votes(predicted, [], (3, 2), 0.5).sum() == 0
 
 
 @pytest.mark.shared

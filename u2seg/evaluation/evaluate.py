@@ -1,31 +1,63 @@
 """Score a folder of predictions against truth.
 
-One pass over the images gathers tables (``gather``); then clusters are matched to classes, and
-panoptic, semantic and instance metrics follow from the tables (``figures``).
+One pass over the images gathers tables (``gather``); then clusters are matched to classes by the
+rules of a protocol, and panoptic, semantic and instance metrics follow from the tables
+(``figures``).
 
 Conventions, also stated in ``protocol`` of the result: all metrics are percentages, None where
-undefined; a segment or instance whose cluster has no class is dropped (its pixels are void, as
-in U2Seg's released evaluation, so it is no false positive but its pixels count as wrong in the
-semantic metrics); an image without prediction counts as an empty prediction.
+undefined; a segment or instance whose cluster has no class is void (its pixels are nobody's, so
+it is no false positive but its pixels count as wrong in the semantic metrics) or a false
+positive: both are in ``unmatched``; an image without prediction counts as an empty prediction.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from u2seg.config.schema import EvalSettings
+from u2seg.errors import UserError
 from u2seg.evaluation.figures import Scoring, blocks, class_agnostic_block
 from u2seg.evaluation.files import GroundTruth, Predictions, read_predictions, read_truth
 from u2seg.evaluation.gather import ImageTable, gather
-from u2seg.evaluation.mapping import ClusterMapping, fit_mapping, identity_mapping, read_mapping
+from u2seg.evaluation.holdout import Split, describe_fit, hold_out
+from u2seg.evaluation.mapping import (
+    ClusterMapping,
+    check_classes,
+    check_clusters,
+    fit_mapping,
+    identity_mapping,
+)
+from u2seg.evaluation.mapping_file import mapping_json, read_mapping
+from u2seg.evaluation.protocols import EvalProtocol, protocol_of
 from u2seg.evaluation.truth import INSTANCES, Truth
-from u2seg.evaluation.votes import stuff_votes, thing_votes
 from u2seg.io.atomic import write_json
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What all protocols of an evaluation share.
+
+    Args:
+        truth: The truth.
+        predicted: The predictions; instances of scored images alone.
+        fit: Tables of the images that votes are taken from.
+        tables: Tables of the images that are scored.
+        settings: ``U2SEG.EVAL``.
+        reference: What the predictions are compared with, for people.
+    """
+
+    truth: Truth
+    predicted: Predictions
+    fit: list[ImageTable]
+    tables: list[ImageTable]
+    settings: EvalSettings
+    reference: str
 
 
 def evaluate_folder(
@@ -36,92 +68,154 @@ def evaluate_folder(
     reference: str = "",
     *,
     workers: int = 1,
+    protocols: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the metrics of a result folder; also written there.
 
     Args:
         predictions: Folder with ``panoptic.json``, ``panoptic/``, ``instances.json`` and, to
             vote with the semantic head, ``stuff/``; without it predicted stuff segments vote.
-        truth: COCO panoptic files, or any truth; the annotated images are scored, all of them.
-        settings: Matching and thresholds.
+        truth: COCO panoptic files, or any truth; the annotated images are scored, all of them
+            unless ``settings.fit_share`` holds some out.
+        settings: Protocol and thresholds.
         mapping: ``mapping.json`` of an earlier evaluation (e.g. of a held-out split) to use
-            instead of fitting one on this split; ``settings.matching`` is then not used.
+            instead of fitting one; the votes of ``settings`` are then not asked.
         reference: What the predictions are compared with, for people; ``PSEUDO_LABELS`` if it
             is no ground truth; empty = the path of the truth.
         workers: Processes that read the images; the result does not depend on it.
+        protocols: Names of protocols to score one after the other from the same pass; empty =
+            the one of ``settings``.
 
     Returns:
         ``protocol``, ``class_agnostic`` and ``instances`` (each with ``box`` and ``segm``),
-        ``semantic``, ``panoptic``; None for a task the truth cannot answer. Also written:
-        ``metrics.json``, ``mapping.json``.
+        ``semantic``, ``panoptic``, ``unmatched``; None for a task the truth cannot answer. With
+        several protocols these are of the first, and ``protocols`` holds the same of each by
+        name. Also written: ``metrics.json``, ``mapping.json`` (of further protocols
+        ``mapping_<name>.json``).
 
     Raises:
         UserError: if a file is missing or garbled; predictions are for images without truth;
-            sizes differ; or a PNG holds ids that its JSON lacks.
+            sizes differ; a PNG holds ids that its JSON lacks; a setting contradicts the
+            protocol; or the mapping is of other clusters or classes.
     """
     true_set = read_truth(truth) if isinstance(truth, GroundTruth) else truth
     predicted = read_predictions(Path(predictions), true_set)
+    rules = _protocols(settings, protocols, len(predicted.panoptic.things))
+    given = _given(mapping, predicted, true_set, settings, rules)
+    fit_ids, score_ids = _parts(true_set, settings.fit_share)
     tables = gather(true_set, predicted, workers=workers)
-    empty = sum(table.empty for table in tables)
-    if empty:
-        logger.warning("%d of %d images have no prediction and count as empty", empty, len(tables))
-    clusters = _mapping(true_set, predicted, settings, mapping, tables)
-    scoring = Scoring(settings.merge_stuff, instance_score=settings.instance_score)
-    metrics = {
-        "protocol": {
-            "reference": reference or str(true_set.source),
-            **_protocol(true_set, predicted, settings, clusters, tables),
-        },
-        "class_agnostic": class_agnostic_block(predicted, tables, scoring)
-        if INSTANCES in true_set.tasks
-        else None,
-        **blocks(true_set, predicted, tables, clusters, scoring),
-    }
-    write_json(predicted.folder / "mapping.json", clusters.to_json(), indent=1)
-    write_json(predicted.folder / "metrics.json", metrics, indent=1)
+    fit, scored = ([t for t in tables if t.image_id in ids] for ids in (fit_ids, score_ids))
+    kept = {i: found for i, found in predicted.instances.items() if i in score_ids}
+    shared = _Pass(
+        truth=true_set,
+        predicted=replace(predicted, instances=kept),
+        fit=fit,
+        tables=scored,
+        settings=settings,
+        reference=reference or str(true_set.source),
+    )
+    _warn_empty(scored)
+    return _score(shared, rules, given)
+
+
+def _score(
+    shared: _Pass, rules: Sequence[EvalProtocol], given: ClusterMapping | None
+) -> dict[str, Any]:
+    """Return the metrics under each protocol, and write the files."""
+    folder = shared.predicted.folder
+    agnostic = None
+    if INSTANCES in shared.truth.tasks:
+        scoring = Scoring(instance_score=shared.settings.instance_score)
+        agnostic = class_agnostic_block(shared.predicted, shared.tables, scoring)
+    results: dict[str, dict[str, Any]] = {}
+    for rule in rules:
+        clusters = given or _fit(rule, shared)
+        results[rule.name] = {
+            "protocol": _protocol(rule, clusters, shared),
+            "class_agnostic": agnostic,
+            **blocks(
+                shared.truth,
+                shared.predicted,
+                shared.tables,
+                clusters,
+                Scoring(rule.merge_stuff, rule.unmatched, shared.settings.instance_score),
+            ),
+        }
+        name = "mapping.json" if rule is rules[0] else f"mapping_{rule.name}.json"
+        write_json(folder / name, mapping_json(clusters), indent=1)
+    metrics = results[rules[0].name]
+    if len(rules) > 1:
+        metrics = {**metrics, "protocols": results}
+    write_json(folder / "metrics.json", metrics, indent=1)
     return metrics
 
 
-def _mapping(
-    truth: Truth,
-    predicted: Predictions,
-    settings: EvalSettings,
-    given: Path | None,
-    tables: Sequence[ImageTable],
-) -> ClusterMapping:
-    clusters = predicted.panoptic
-    if given is not None:
-        return read_mapping(given, clusters, truth)
-    if settings.matching == "identity":
-        return identity_mapping(clusters, truth)
-    things = thing_votes(
-        tables,
-        clusters.things,
-        truth.things,
-        score=settings.match_score,
-        iou=settings.match_iou,
-    )
-    stuff = stuff_votes(tables, clusters.stuff, truth.stuff)
-    return fit_mapping(settings.matching, clusters, truth, things, stuff)
+def _protocols(settings: EvalSettings, names: Sequence[str], num_things: int) -> list[EvalProtocol]:
+    chosen = names or (settings.protocol,)
+    return [protocol_of(replace(settings, protocol=name), num_things) for name in chosen]
 
 
-def _protocol(
-    truth: Truth,
+def _given(
+    path: Path | None,
     predicted: Predictions,
+    truth: Truth,
     settings: EvalSettings,
-    clusters: ClusterMapping,
-    tables: Sequence[ImageTable],
-) -> dict[str, Any]:
+    rules: Sequence[EvalProtocol],
+) -> ClusterMapping | None:
+    """Return the mapping of a file, if one is given, checked against model and truth."""
+    if path is None:
+        return None
+    if settings.fit_share or len(rules) > 1:
+        other = (
+            f"U2SEG.EVAL.FIT_SHARE is {settings.fit_share}"
+            if settings.fit_share
+            else f"{len(rules)} protocols are asked for"
+        )
+        raise UserError(
+            f"the mapping {path} is given and {other}, but a given mapping leaves nothing to fit: "
+            "leave one of the two out"
+        )
+    mapping = read_mapping(path)
+    check_clusters(mapping, path, (predicted.panoptic.things, predicted.panoptic.stuff))
+    check_classes(mapping, path, truth)
+    return mapping
+
+
+def _parts(truth: Truth, share: float) -> tuple[set[int], set[int]]:
+    if not share:
+        return set(truth.stems), set(truth.stems)
+    fit, score = hold_out(truth.stems, share)
+    return set(fit), set(score)
+
+
+def _fit(rule: EvalProtocol, shared: _Pass) -> ClusterMapping:
+    clusters = shared.predicted.panoptic
+    if rule.matching == "identity":
+        return identity_mapping(rule, clusters, shared.truth)
+    share = shared.settings.fit_share
+    return fit_mapping(rule, shared.fit, clusters, shared.truth, share)
+
+
+def _warn_empty(tables: Sequence[ImageTable]) -> None:
+    empty = sum(table.empty for table in tables)
+    if empty:
+        logger.warning("%d of %d images have no prediction and count as empty", empty, len(tables))
+
+
+def _protocol(rule: EvalProtocol, clusters: ClusterMapping, shared: _Pass) -> dict[str, Any]:
+    truth, predicted, tables = shared.truth, shared.predicted, shared.tables
+    scored = Split.of(truth, [table.image_id for table in tables])
+    fit = describe_fit(clusters.fitted_on, scored)
+    # Votes are those of the mapping, which a file may have brought; the rest is of this run.
+    votes = {**rule.to_json(), **clusters.protocol}
     return {
-        "matching": clusters.matching,
-        "mapping_fitted_on": clusters.fitted_on,
-        "thresholds": {
-            "match_iou": settings.match_iou,
-            "match_score": settings.match_score,
-            "instance_score": settings.instance_score,
-        },
-        "merge_stuff": settings.merge_stuff,
-        "unmatched_clusters": "dropped",
+        "reference": shared.reference,
+        **votes,
+        "unmatched": rule.unmatched,
+        "merge_stuff": rule.merge_stuff,
+        "mapping": fit,
+        "mapping_fitted_on": fit["in_words"],
+        "instance_score": shared.settings.instance_score,
         "stuff_votes_from": "stuff maps" if predicted.has_stuff_maps else "panoptic segments",
         "images": len(tables),
         "images_without_prediction": sum(table.empty for table in tables),

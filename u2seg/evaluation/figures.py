@@ -3,13 +3,13 @@
 All metrics are percentages, None where undefined. A segment of a cluster without a class is void
 (as in U2Seg's released evaluation: its pixels belong to nobody, so it is no false positive but
 its pixels count as wrong in the semantic metrics) or, with ``unmatched="false_positive"``, a
-false positive of no class in particular.
+false positive of the class that most of it truly is (``unmatched``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,9 @@ from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.overlap import Overlap, relabel
 from u2seg.evaluation.panoptic import ClassCounts
 from u2seg.evaluation.truth import INSTANCES, PANOPTIC, SEMANTIC, Truth
+from u2seg.evaluation.unmatched import unmatched_positives
 
 VOID, FALSE_POSITIVE = "void", "false_positive"
-UNMATCHED_THING, UNMATCHED_STUFF = -3, -4
-"""Classes under which the false positives of clusters without a class are counted."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,16 @@ class ImageCounts:
 
     Args:
         image_id: The image.
-        panoptic: Class id (or ``UNMATCHED_THING``, ``UNMATCHED_STUFF``) -> counts.
+        panoptic: Class id -> counts, as ``Scoring.unmatched`` says.
         confusion: Pixels.
+        unmatched: Class id -> false positives of segments of clusters without a class; they are
+            in ``panoptic`` already if ``Scoring.unmatched`` is ``false_positive``.
     """
 
     image_id: int
     panoptic: dict[int, ClassCounts]
     confusion: Confusion
+    unmatched: dict[int, ClassCounts] = field(default_factory=dict)
 
 
 def image_counts(
@@ -84,20 +86,23 @@ def image_counts(
 ) -> ImageCounts:
     """Return the counts of one image."""
     classes = mapping.all
-    categories: dict[int, int] = {}
-    for segment, cluster in table.predicted.items():
-        if cluster in classes:
-            categories[segment] = classes[cluster]
-        elif scoring.unmatched == FALSE_POSITIVE:
-            thing = segment in table.thing_segments
-            categories[segment] = UNMATCHED_THING if thing else UNMATCHED_STUFF
+    nameless = [s for s, cluster in table.predicted.items() if cluster not in classes]
+    categories = {s: classes[c] for s, c in table.predicted.items() if c in classes}
     merge = set(truth.stuff) if scoring.merge_stuff else set()
     overlap, categories = relabel(table.overlap, categories, merge)
-    return ImageCounts(
-        table.image_id,
-        panoptic.count_matches(overlap, table.truth, categories),
-        _confusion(overlap, {s: i.category for s, i in table.truth.items()}, categories),
-    )
+    counts = panoptic.count_matches(overlap, table.truth, categories)
+    unmatched = unmatched_positives(table.overlap, table.truth, nameless)
+    if scoring.unmatched == FALSE_POSITIVE:
+        _add(counts, unmatched)
+    true_classes = {s: info.category for s, info in table.truth.items()}
+    confusion = _confusion(overlap, true_classes, categories)
+    return ImageCounts(table.image_id, counts, confusion, unmatched)
+
+
+def _add(totals: dict[int, ClassCounts], more: Mapping[int, ClassCounts], sign: int = 1) -> None:
+    for category, row in more.items():
+        signed = ClassCounts(sign * row.iou, sign * row.tp, sign * row.fp, sign * row.fn)
+        totals.setdefault(category, ClassCounts()).add(signed)
 
 
 def _confusion(
@@ -118,9 +123,36 @@ def panoptic_totals(counts: Iterable[ImageCounts]) -> dict[int, ClassCounts]:
     """Return class -> sums over images."""
     totals: dict[int, ClassCounts] = {}
     for image in counts:
-        for category, row in image.panoptic.items():
-            totals.setdefault(category, ClassCounts()).add(row)
+        _add(totals, image.panoptic)
     return totals
+
+
+def both_treatments(
+    truth: Truth, counts: Sequence[ImageCounts], scoring: Scoring
+) -> dict[str, Any]:
+    """Return panoptic quality with segments of clusters without a class treated either way.
+
+    Args:
+        truth: Names the classes.
+        counts: Of all images.
+        scoring: With which they were counted.
+
+    Returns:
+        ``void`` and ``false_positive``, each with ``all``, ``things`` and ``stuff``; and
+        ``segments``, the number of false positives that make the difference.
+    """
+    first, second = panoptic_totals(counts), panoptic_totals(counts)
+    counted = scoring.unmatched == FALSE_POSITIVE
+    extra = 0
+    for image in counts:
+        _add(first if counted else second, image.unmatched, -1 if counted else 1)
+        extra += sum(row.fp for row in image.unmatched.values())
+    parts = {"all": truth.names, "things": truth.things, "stuff": truth.stuff}
+    quality = {
+        name: {part: panoptic.mean_quality(totals, ids) for part, ids in parts.items()}
+        for name, totals in ((VOID, first), (FALSE_POSITIVE, second))
+    }
+    return {**quality, "segments": extra}
 
 
 def confusion_totals(truth: Truth, counts: Iterable[ImageCounts]) -> npt.NDArray[np.int64]:
@@ -214,7 +246,8 @@ def blocks(
     """Return the metrics under one mapping.
 
     Returns:
-        ``instances``, ``semantic`` and ``panoptic``; None for a task the truth cannot answer.
+        ``instances``, ``semantic``, ``panoptic`` and ``unmatched`` (``both_treatments``); None
+        for a task the truth cannot answer.
     """
     counts = [image_counts(table, truth, mapping, scoring) for table in tables]
     tasks = truth.tasks
@@ -226,6 +259,7 @@ def blocks(
         if SEMANTIC in tasks
         else None,
         "panoptic": panoptic_block(truth, panoptic_totals(counts)) if PANOPTIC in tasks else None,
+        "unmatched": both_treatments(truth, counts, scoring) if PANOPTIC in tasks else None,
     }
 
 

@@ -102,7 +102,6 @@ class ImageTable:
         overlap: Pixels of every pair of true and predicted segment.
         truth: True segment id -> segment, in the order of the file.
         predicted: Predicted segment id -> category id of its cluster.
-        thing_segments: Ids of the predicted segments whose cluster is a thing.
         stuff_pixels: From the semantic head's map, or without one from the predicted segments;
             empty for an image without prediction.
         pairs: Overlaps of instances.
@@ -115,7 +114,6 @@ class ImageTable:
     overlap: Overlap
     truth: dict[int, TruthSegment]
     predicted: dict[int, int]
-    thing_segments: frozenset[int]
     stuff_pixels: StuffPixels
     pairs: Pairs
     detections: Detections
@@ -188,13 +186,11 @@ def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTab
     if instances is None:
         instances = truth_instances(true.ids, true.segments, truth.things, image_id)
     results = predicted.instances.get(image_id, [])
-    things = set(predicted.panoptic.things)
     return ImageTable(
         image_id=image_id,
         overlap=overlap,
         truth=true.segments,
         predicted={segment: info.category for segment, info in segments.items()},
-        thing_segments=frozenset(s for s, info in segments.items() if info.category in things),
         stuff_pixels=_stuff_pixels(predicted, image_id, true, overlap, guess is None),
         pairs=_pairs(results, instances),
         detections=_detections(results),

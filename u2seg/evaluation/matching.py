@@ -8,12 +8,10 @@ vote: U2Seg commit 8e9c709, which calls its per-cluster argmax "Hungarian"; that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
 Votes = npt.NDArray[np.int64]
@@ -107,34 +105,6 @@ def match(matching: str, votes: Votes) -> npt.NDArray[np.int64]:
     if matching not in SOLVERS:
         raise ValueError(f"matching is {matching!r}, expected one of {', '.join(SOLVERS)}")
     return SOLVERS[matching](votes)
-
-
-def instance_votes(
-    predicted: Sequence[tuple[int, Any]],
-    truth: Sequence[tuple[int, Any]],
-    shape: tuple[int, int],
-    match_iou: float,
-) -> Votes:
-    """Return the votes of one image: every pair that overlaps enough votes once.
-
-    Args:
-        predicted: (cluster row, compressed RLE) of each predicted instance that may vote.
-        truth: (class column, compressed RLE) of each true instance, crowds left out.
-        shape: (K, C).
-        match_iou: A pair votes if its mask IoU is at least this, 0..1.
-
-    Returns:
-        (K, C) int64. A prediction that covers two instances enough votes twice, as published.
-    """
-    votes = np.zeros(shape, dtype=np.int64)
-    if not predicted or not truth:
-        return votes
-    overlap = coco_mask.iou(
-        [rle for _, rle in predicted], [rle for _, rle in truth], [0] * len(truth)
-    )
-    for row, col in zip(*np.nonzero(np.asarray(overlap) >= match_iou), strict=True):
-        votes[predicted[row][0], truth[col][0]] += 1
-    return votes
 
 
 SOLVERS: dict[str, Callable[[Votes], npt.NDArray[np.int64]]] = {

@@ -24,7 +24,8 @@ def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
     clusters, classes = protocol["clusters"], protocol["classes"]
     head = (
         f"{protocol['images']} images; {_reference(protocol['reference'])}; "
-        f"{protocol['matching']} matching, fitted on {protocol['mapping_fitted_on']}: "
+        f"protocol {protocol['name']}, {protocol['matching']} matching, "
+        f"{protocol['mapping_fitted_on']}: "
         f"{clusters['matched_things']} of {clusters['things']} thing clusters to "
         f"{classes['things']} classes, {clusters['matched_stuff']} of {clusters['stuff']} stuff "
         f"clusters to {classes['stuff']}"

@@ -1,0 +1,149 @@
+"""What votes under which rule: each by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.evaluation.tables import table
+from u2seg.config.schema import EvalSettings
+from u2seg.evaluation.gather import ANY_THING, NONE
+from u2seg.evaluation.matching import majority_map
+from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.protocols import StuffRule, ThingRule, protocol_of
+from u2seg.evaluation.votes import pixel_counts, stuff_votes, thing_votes
+
+CAT, DOG, GRASS, SKY = 1, 2, 3, 4
+CLUSTERS = (1, 2, 3)
+# (detection, instance, cluster, class, score, mask IoU, box IoU, crowd)
+IMAGES = [
+    table(
+        1,
+        instances=[
+            (0, 0, 1, CAT, 0.9, 0.5, 0.8, False),
+            (0, 1, 1, DOG, 0.9, 0.4, 0.75, False),
+            (1, 0, 2, CAT, 0.6, 0.65, 0.7, False),
+            (2, 2, 3, DOG, 0.4, 0.95, 0.9, True),
+        ],
+    ),
+    table(
+        2,
+        instances=[
+            (0, 0, 1, DOG, 0.59, 0.9, 0.9, False),
+            (1, 0, 3, DOG, 0.7, 0.3, 0.71, True),
+            (2, 1, 2, CAT, 0.5, 0.0, 0.72, False),
+        ],
+    ),
+]
+
+
+def votes(rule: ThingRule, images=IMAGES) -> list[list[int]]:
+    return thing_votes(images, CLUSTERS, (CAT, DOG), rule).tolist()
+
+
+def rule_of(name: str, num_things: int = 800, **keys) -> ThingRule:
+    return protocol_of(EvalSettings(protocol=name, **keys), num_things).things
+
+
+def test_mask_and_box_give_other_classes_to_a_cluster() -> None:
+    masks = ThingRule(overlap="mask", iou=0.5, score=0.3)
+    assert votes(masks) == [[1, 1], [1, 0], [0, 0]]
+    boxes = ThingRule(overlap="box", iou=0.5, score=0.3)
+    assert votes(boxes) == [[1, 2], [2, 0], [0, 0]]
+    # cluster 1: a tie by masks goes to the lower class, by boxes DOG wins
+    assert majority_map(thing_votes(IMAGES, CLUSTERS, (CAT, DOG), masks))[0] == 0
+    assert majority_map(thing_votes(IMAGES, CLUSTERS, (CAT, DOG), boxes))[0] == 1
+
+
+def test_released() -> None:
+    # box IoU above (not at) 0.7, score from 0.6 on, crowds vote, both pairs of detection 0 vote;
+    # left out are (1, 0): box 0.7; scores 0.4, 0.59 and 0.5
+    assert votes(rule_of("u2seg-released")) == [[1, 1], [0, 0], [0, 1]]
+
+
+def test_paper() -> None:
+    # K = 800: box IoU above 0.6, score above (not at) 0.4, no crowds
+    assert votes(rule_of("u2seg-paper")) == [[1, 2], [2, 0], [0, 0]]
+    # K = 300: score above 0.3; IoU of VOC is 0.8: nothing but the second image's first pair
+    assert votes(rule_of("u2seg-paper", 300, paper_data="voc")) == [[0, 1], [0, 0], [0, 0]]
+
+
+def test_one_to_one() -> None:
+    # mask IoU from (and at) 0.5 on, score from 0.3 on, no crowds
+    assert votes(rule_of("one-to-one")) == [[1, 1], [1, 0], [0, 0]]
+
+
+def test_thresholds_at_their_edges() -> None:
+    at = ThingRule(overlap="box", iou=0.7, score=0.6)
+    above = ThingRule(overlap="box", iou=0.7, strict=True, score=0.6)
+    assert votes(at)[1] == [1, 0] and votes(above)[1] == [0, 0]
+    assert votes(ThingRule(iou=0.5, score=0.59))[0] == [1, 1]
+    assert votes(ThingRule(iou=0.5, score=0.59, strict_score=True))[0] == [1, 0]
+
+
+def test_pairs_without_overlap_never_vote() -> None:
+    assert votes(ThingRule(overlap="mask", iou=0.0, score=0.0))[1] == [1, 0]
+
+
+def test_the_best_pair_of_each_prediction() -> None:
+    # detection 0 of image 1 has two pairs from 0.4 on; its best is the cat
+    assert votes(ThingRule(iou=0.4, score=0.6))[0] == [1, 1]
+    assert votes(ThingRule(iou=0.4, score=0.6, pairs="best"))[0] == [1, 0]
+    tie = table(instances=[(0, 1, 1, CAT, 1, 0.5, 0, False), (0, 0, 1, DOG, 1, 0.5, 0, False)])
+    best = ThingRule(iou=0.5, pairs="best")
+    assert votes(best, [tie])[0] == [0, 1]  # the first true instance of equals
+    # a crowd that may not vote does not push out the pair that may
+    crowd = table(instances=[(0, 0, 1, CAT, 1, 0.9, 0, True), (0, 1, 1, DOG, 1, 0.6, 0, False)])
+    assert votes(best, [crowd])[0] == [0, 1]
+    assert votes(ThingRule(iou=0.5, pairs="best", crowds=True), [crowd])[0] == [1, 0]
+    assert votes(best, [table()])[0] == [0, 0]
+
+
+STUFF = (4, 5)
+CELLS = [
+    table(
+        1,
+        # cluster 4: 20 pixels; grass: 14 + 86 = 100; IoU 14 / (20 + 100 - 14) = 0.132
+        stuff=[(4, GRASS, 14), (4, NONE, 6), (ANY_THING, GRASS, 86), (5, SKY, 30), (5, CAT, 30)],
+    ),
+    table(
+        2,
+        # cluster 4 and grass: 17 / (20 + 100 - 17) = 0.165; sky: 3 / (20 + 3 - 3) = 0.15
+        stuff=[(4, GRASS, 17), (4, SKY, 3), (NONE, GRASS, 83)],
+    ),
+]
+
+
+def test_stuff_votes_once_an_image_above_the_iou() -> None:
+    pixels = stuff_votes(CELLS, STUFF, (GRASS, SKY), StuffRule("pixels"))
+    assert pixels.tolist() == [[31, 3], [0, 30]]
+    images = stuff_votes(CELLS, STUFF, (GRASS, SKY), StuffRule("images", 0.15))
+    # the second image's sky is at 0.15, not above it; cluster 5 and sky: 30 / 60
+    assert images.tolist() == [[1, 0], [0, 1]]
+    lower = stuff_votes(CELLS, STUFF, (GRASS, SKY), StuffRule("images", 0.13))
+    assert lower.tolist() == [[2, 1], [0, 1]]
+    none = stuff_votes([table()], STUFF, (GRASS, SKY), StuffRule("images", 0.15))
+    assert none.tolist() == [[0, 0], [0, 0]]
+
+
+def test_pixels_of_the_panoptic_maps() -> None:
+    truth = {
+        11: TruthSegment(CAT, 8),
+        12: TruthSegment(DOG, 5, crowd=True),
+        13: TruthSegment(GRASS, 7),
+    }
+    image = table(
+        # segment 21 (cluster 1): 5 cat, 2 grass, 3 void, 4 crowd; 22 (cluster 4): 5 grass;
+        # nothing: 3 cat, 1 crowd
+        segments=[
+            (0, 21, 3), (11, 0, 3), (11, 21, 5), (12, 0, 1), (12, 21, 4), (13, 21, 2), (13, 22, 5),
+        ],
+        truth=truth,
+        predicted={21: 1, 22: 4},
+    )  # fmt: skip
+    counts = pixel_counts([image, image], (1, 2, 4), (CAT, DOG, GRASS))
+    assert counts.votes.tolist() == [[10, 0, 4], [0, 0, 0], [0, 0, 10]]
+    assert counts.clusters.tolist() == [14, 0, 10]
+    assert counts.classes.tolist() == [16, 0, 14]
+    assert counts.iou(0, 0) == pytest.approx(100 * 10 / (14 + 16 - 10))
+    assert counts.iou(2, 2) == pytest.approx(100 * 10 / 14)
+    assert counts.iou(1, 1) is None

@@ -1,0 +1,135 @@
+"""``mapping.json``: a cluster mapping with its evidence, written and read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from u2seg.errors import UserError
+from u2seg.evaluation.holdout import Split
+from u2seg.evaluation.mapping import ClusterMapping, ClusterRow
+from u2seg.io.jsonfile import read_json_object
+
+VERSION = 2
+"""Version 1 had no key of this name, and neither votes nor classes."""
+_KINDS = ("things", "stuff")
+_KEYS = ("protocol", "fitted_on", "clusters", "classes", *_KINDS, "votes")
+
+
+def mapping_json(mapping: ClusterMapping) -> dict[str, Any]:
+    """Return the content of ``mapping.json``.
+
+    Returns:
+        ``version``, ``protocol``, ``fitted_on`` (truth, its hash, images; None = not fitted),
+        ``clusters`` (K and S), ``classes``; ``things`` and ``stuff``: category id of every
+        cluster -> ``class_id``, ``class_name`` (None without a class), ``votes``,
+        ``total_votes``, ``IoU``; ``votes``: [cluster, class, votes] of every pair with a vote.
+    """
+    things, stuff = mapping.clusters
+    return {
+        "version": VERSION,
+        "protocol": mapping.protocol,
+        "fitted_on": _split_json(mapping.fitted_on),
+        "clusters": {"things": len(things), "stuff": len(stuff)},
+        "classes": [
+            {"id": i, "name": name, "isthing": int(thing)} for i, name, thing in mapping.classes
+        ],
+        "things": _rows_json(mapping, things),
+        "stuff": _rows_json(mapping, stuff),
+        "votes": [list(vote) for vote in mapping.votes],
+    }
+
+
+def read_mapping(path: Path) -> ClusterMapping:
+    """Return the mapping in a file; nothing in it is trusted.
+
+    Raises:
+        UserError: if the file is missing or garbled, or of another version.
+    """
+    content = read_json_object(path)
+    version = content.get("version")
+    if version != VERSION:
+        old = "an earlier version of this program wrote it" if version is None else "unknown"
+        raise UserError(
+            f"{path} is no mapping of version {VERSION} (version {version!r}: {old}): evaluate "
+            "the model again to write a new one"
+        )
+    missing = [key for key in _KEYS if key not in content]
+    if missing:
+        raise UserError(f"{path} lacks the key {missing[0]!r}: evaluate the model again")
+    try:
+        return _parse(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is garbled ({type(error).__name__}: {error}): evaluate the model again"
+        ) from error
+
+
+def _parse(content: dict[str, Any]) -> ClusterMapping:
+    classes = tuple((int(c["id"]), str(c["name"]), bool(c["isthing"])) for c in content["classes"])
+    maps: dict[str, dict[int, int]] = {}
+    rows: dict[int, ClusterRow] = {}
+    for kind in _KINDS:
+        maps[kind] = {int(c): row["class_id"] for c, row in content[kind].items()}
+        rows.update({int(c): _row(row) for c, row in content[kind].items()})
+        if len(maps[kind]) != content["clusters"][kind]:
+            raise ValueError(f"{len(maps[kind])} {kind}, but clusters say {content['clusters']}")
+    known = {None, *(category for category, _, _ in classes)}
+    strange = [c for kind in _KINDS for c in maps[kind].values() if c not in known]
+    if strange:
+        raise ValueError(f"class_id {strange[0]!r} is none of classes")
+    things, stuff = ({a: b for a, b in maps[kind].items() if b is not None} for kind in _KINDS)
+    return ClusterMapping(
+        things=things,
+        stuff=stuff,
+        protocol=dict(content["protocol"]),
+        clusters=(tuple(maps["things"]), tuple(maps["stuff"])),
+        classes=classes,
+        fitted_on=_split(content["fitted_on"]),
+        rows=rows,
+        votes=tuple((int(k), int(c), int(n)) for k, c, n in content["votes"]),
+    )
+
+
+def _row(row: dict[str, Any]) -> ClusterRow:
+    iou = row["IoU"]
+    return ClusterRow(
+        int(row["votes"]), int(row["total_votes"]), None if iou is None else float(iou)
+    )
+
+
+def _rows_json(mapping: ClusterMapping, clusters: Iterable[int]) -> dict[str, Any]:
+    names, classes = mapping.names(), mapping.all
+    rows = {cluster: mapping.rows.get(cluster, ClusterRow()) for cluster in clusters}
+    return {
+        str(cluster): {
+            "class_id": classes.get(cluster),
+            "class_name": names.get(cluster),
+            "votes": row.votes,
+            "total_votes": row.total_votes,
+            "IoU": row.iou,
+        }
+        for cluster, row in rows.items()
+    }
+
+
+def _split_json(split: Split | None) -> dict[str, Any] | None:
+    if split is None:
+        return None
+    return {
+        "truth": split.source,
+        "truth_sha256": split.sha256,
+        "fit_share": split.share,
+        "images": len(split.images),
+        "image_keys": list(split.images),
+    }
+
+
+def _split(content: Any) -> Split | None:
+    if content is None:
+        return None
+    keys = tuple(str(key) for key in content["image_keys"])
+    return Split(
+        str(content["truth"]), str(content["truth_sha256"]), keys, float(content["fit_share"])
+    )
