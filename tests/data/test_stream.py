@@ -147,6 +147,15 @@ def test_a_transform_gets_the_streams_seed_and_its_memory_back() -> None:
         assert first(stream(start, transform=Notes, memory=2), 2) == whole[start : start + 2]
 
 
+def test_a_state_keeps_the_seed_and_refuses_other_data() -> None:
+    state = stream(seed=8).state_dict()
+    other = stream(seed=9)
+    other.load_state_dict(state)
+    assert first(other, 2) == first(stream(seed=8), 2)
+    with pytest.raises(UserError, match="began with 6 images, there are 5 now"):
+        other.load_state_dict({**state, "images": 6})
+
+
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match=r"IMS_PER_BATCH 4 must be a multiple .* processes, 3"):
         StreamPlan(seed=0, batch=4, world=3)

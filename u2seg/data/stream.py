@@ -147,6 +147,24 @@ class TrainStream:
         self.seed = plan.seed
         self.start_iteration = 0
 
+    def state_dict(self) -> dict[str, int]:
+        """Return what the order depends on besides the settings."""
+        return {"seed": self.seed, "images": len(self.records)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on in the order of ``state_dict``, with its seed.
+
+        Raises:
+            UserError: if the data set has another number of images now.
+        """
+        if state["images"] != len(self.records):
+            raise UserError(
+                f"the training began with {state['images']} images, there are "
+                f"{len(self.records)} now: put the old labels back, or start anew in another "
+                "OUTPUT_DIR (MODEL.WEIGHTS may name the last checkpoint)"
+            )
+        self.seed = state["seed"]
+
     def order(self) -> BatchOrder:
         """Return the batches of all processes together, by iteration."""
         wide = [int(r["width"] > r["height"]) if self.plan.grouped else 0 for r in self.records]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from u2seg.config.training import TrainSettings
 from u2seg.config.yacs_bridge import settings_from_cfg
-from u2seg.data.mapper import PanopticMapper, without_worker_traceback
+from u2seg.data.mapper import without_worker_traceback
+from u2seg.data.stream import build_train_loader
 from u2seg.errors import StageError, UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ class TrainerParts:
     iter: int
     storage: Any
     build_model: Callable[[Any], Any]
-    build_optimizer: Callable[[Any, Any], Any]
     build_lr_scheduler: Callable[[Any, Any], Any]
 
     def assemble(self, cfg: Any) -> None:
@@ -38,22 +38,25 @@ class TrainerParts:
         The host's constructor would make its own.
         """
         from u2seg.engine.ema import KEY
+        from u2seg.engine.pictures import BatchPictures
         from u2seg.engine.telemetry import Meter
         from u2seg.modeling.checkpoint import SafeCheckpointer
 
         self.cfg = cfg
-        model = fitted(self.build_model(cfg), settings_from_cfg(cfg).train)
+        settings = settings_from_cfg(cfg).train
+        model = fitted(self.build_model(cfg), settings)
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
-        self.loop = self._trainer = build_loop(cfg, distributed(model), loader, optimizer)
+        self.stream = self.build_train_loader(cfg)
+        self.loop = self._trainer = build_loop(cfg, distributed(model), self.stream, optimizer)
         self.loop.done = self.note
+        self.loop.watchers.append(BatchPictures(cfg))
         self.meter = Meter()
         self.average = self.loop.average
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         kept = {KEY: self.average} if self.average is not None else {}
         trainer = weakref.proxy(self)
         self.checkpointer = SafeCheckpointer(
-            self.loop.model, cfg.OUTPUT_DIR, trainer=trainer, **kept
+            self.loop.model, cfg.OUTPUT_DIR, skip_heads=settings.skip_heads, trainer=trainer, **kept
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
 
@@ -92,11 +95,16 @@ class TrainerParts:
             logger.warning("the checkpoint has no state of the optimizer: momentum starts at 0")
 
     @classmethod
+    def build_optimizer(cls, cfg: Any, model: Any) -> Any:
+        """Return the optimizer, its last layers at ``U2SEG.TRAIN.HEAD_LR_FACTOR``."""
+        from u2seg.engine.optimizer import build_optimizer
+
+        return build_optimizer(cfg, model)
+
+    @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
         """Return the endless batches of ``cfg``'s labels."""
-        from detectron2.data import build_detection_train_loader
-
-        return build_detection_train_loader(cfg, mapper=PanopticMapper.from_cfg(cfg, True))
+        return build_train_loader(cfg)
 
 
 def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
@@ -113,6 +121,8 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
     """
     from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
     from detectron2.utils import comm
+
+    from u2seg.engine.stream_hook import build_stream_hook
 
     class PeriodicEvaluation(HookBase):  # type: ignore[misc]
         """Evaluates between iterations, never after the last."""
@@ -135,7 +145,7 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
             kept = [h for h in super().build_hooks() if not isinstance(h, hooks.EvalHook)]
             writers = [i for i, h in enumerate(kept) if isinstance(h, hooks.PeriodicWriter)]
             kept.insert(writers[0] if writers else len(kept), PeriodicEvaluation())
-            return kept
+            return [build_stream_hook(self.stream), *kept]
 
     return Trainer(cfg)
 

@@ -1,0 +1,35 @@
+"""Ties the training stream and the shared random generators to Detectron2's iterations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from u2seg.data.stream import TrainStream, seed_everything, step_seed
+
+
+def build_stream_hook(stream: TrainStream) -> Any:
+    """Return a hook for all processes; the checkpoint then holds what the stream depends on.
+
+    The generators are seeded before each iteration by its number, so nothing of theirs needs to
+    be saved: whatever happened before, an iteration draws the same numbers.
+
+    Args:
+        stream: Of this process; it begins at the trainer's first iteration.
+    """
+    from detectron2.engine import HookBase
+    from detectron2.utils import comm
+
+    class StreamHook(HookBase):  # type: ignore[misc]
+        def before_train(self) -> None:
+            stream.start_iteration = self.trainer.start_iter
+
+        def before_step(self) -> None:
+            seed_everything(step_seed(stream.seed, self.trainer.iter, comm.get_rank()))
+
+        def state_dict(self) -> dict[str, int]:
+            return stream.state_dict()
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            stream.load_state_dict(state)
+
+    return StreamHook()
