@@ -16,6 +16,7 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, write_text
 from u2seg.visualization import charts
 from u2seg.visualization.clusters import quality_concerns, quality_rows
+from u2seg.visualization.evaluation import EvaluationPart, evaluation_part
 from u2seg.visualization.metrics import (
     MetricRow,
     is_agreement,
@@ -99,6 +100,7 @@ class Page:
     metrics: list[MetricRow] = field(default_factory=list)
     metrics_reference: str = ""
     protocol: list[tuple[str, str]] = field(default_factory=list)
+    evaluation: EvaluationPart = field(default_factory=EvaluationPart)
     settings: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
     train_config: str = ""
     versions: list[tuple[str, str]] = field(default_factory=list)
@@ -332,12 +334,13 @@ def _add_predictions(
     page.metrics = metric_rows(found.metrics)
     if page.metrics:
         page.metrics_reference = reference_sentence(found.metrics)
+        page.evaluation = evaluation_part(found, root, notes)
         protocol = found.metrics.get("protocol")
         page.protocol = list(_flat(protocol)) if isinstance(protocol, Mapping) else []
         pq = next((row for row in page.metrics if row.name.startswith("Panoptic, all")), None)
         if pq and pq.values[0] != "–":
             against = " (agreement)" if is_agreement(found.metrics) else ""
-            page.facts.append((f"PQ{against}", pq.values[0]))
+            page.facts.append((f"PQ{against}", " ".join(pq.cells[0]).strip()))
 
 
 def _add_seconds(page: Page, run: LabelRun | None, train: TrainRun | None) -> None:

@@ -106,7 +106,7 @@ def label_samples(
     samples = []
     for record in spread(run.images, count):
         name = printable(record.file_name)
-        photo = notes.attempt(f"image {name}", None, _photo, run.image_root, record)
+        photo = notes.attempt(f"image {name}", None, thumbnail, run.image_root, record)
         if photo is None:
             continue
         pictures = [
@@ -146,16 +146,21 @@ def _prediction(folder: PanopticFolder, image_root: Path | None, name: str) -> S
     ids = read_panoptic_png(safe_join(folder.root / "panoptic", folder.by_file[name].png))
     height, width = ids.shape
     pictures = []
-    grey = np.full((height, width, 3), 200, dtype=np.uint8)
-    photo = magnify(shrink(grey, THUMBNAIL), THUMBNAIL)
+    photo = blank(height, width)
     if image_root is not None and safe_join(image_root, name).is_file():
-        photo = _photo(image_root, ImageRecord(0, name, height, width))
+        photo = thumbnail(image_root, ImageRecord(0, name, height, width))
         pictures.append(Picture("photograph", data_uri(photo)))
     drawn = _panoptic(folder, name, photo, "prediction")
     if drawn is None:
         return None
     pictures.append(drawn)
     return Sample(printable(name), f"{width} × {height}", pictures)
+
+
+def blank(height: int, width: int) -> Rgb:
+    """Return grey instead of a photograph of that size, at the size of the page."""
+    grey = np.full((height, width, 3), 200, dtype=np.uint8)
+    return magnify(shrink(grey, THUMBNAIL), THUMBNAIL)
 
 
 def cluster_gallery(
@@ -215,7 +220,12 @@ def _full_photo(root: Path | None, record: ImageRecord) -> Rgb:
     return photo
 
 
-def _photo(root: Path | None, record: ImageRecord) -> Rgb:
+def thumbnail(root: Path | None, record: ImageRecord) -> Rgb:
+    """Return a photograph at the size of the page.
+
+    Raises:
+        UserError: if it is missing, unreadable or of another size than the record says.
+    """
     return magnify(shrink(_full_photo(root, record), THUMBNAIL), THUMBNAIL)
 
 
@@ -223,7 +233,7 @@ def _masks(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
     if not run.masks:
         return None
     records = run.masks.get(record.id, [])
-    masks = [_fit(decode_mask(r["segmentation"]), photo).astype(bool) for r in records]
+    masks = [fit_labels(decode_mask(r["segmentation"]), photo).astype(bool) for r in records]
     count = f"{len(masks)} mask" + ("" if len(masks) == 1 else "s")
     return Picture(
         count if masks else "no mask", data_uri(draw_masks(_pale(photo), masks, alpha=0.7))
@@ -234,7 +244,7 @@ def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
     path = safe_join(run.root / "semantics", stem_of(record.file_name) + ".png")
     if not path.exists():
         return None
-    values = _fit(read_label_png(path), photo)
+    values = fit_labels(read_label_png(path), photo)
     space = run.panoptic.space if run.panoptic else None
     if space is None:  # the panoptic stage has not run: as many classes as the map shows
         used = values[values != VOID_STUFF]
@@ -252,7 +262,7 @@ def _panoptic(folder: PanopticFolder, name: str, photo: Rgb, caption: str) -> Pi
     if folder.space is None:
         return None
     record = folder.by_file[name]
-    ids = _fit(read_panoptic_png(safe_join(folder.root / "panoptic", record.png)), photo)
+    ids = fit_labels(read_panoptic_png(safe_join(folder.root / "panoptic", record.png)), photo)
     label = PanopticLabel(ids, _segments(record, folder.space))
     drawn = draw_panoptic(photo, label, folder.space, name_size=LETTERS)
     return Picture(caption, data_uri(drawn))
@@ -279,7 +289,7 @@ def _pale(photo: Rgb) -> Rgb:
     return pale
 
 
-def _fit(labels: npt.NDArray[Any], photo: Rgb) -> npt.NDArray[Any]:
+def fit_labels(labels: npt.NDArray[Any], photo: Rgb) -> npt.NDArray[Any]:
     """Return a label map at the size of the thumbnail, nearest pixel."""
     height, width = photo.shape[:2]
     rows = np.minimum((np.arange(height) + 0.5) * labels.shape[0] / height, labels.shape[0] - 1)
