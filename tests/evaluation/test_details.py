@@ -1,0 +1,158 @@
+"""Tables beside metrics.json, worst images and provenance, on two tiny images by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from u2seg.errors import UserError
+from u2seg.evaluation import confusion, worst
+from u2seg.evaluation.class_table import class_rows, per_class_csv
+from u2seg.evaluation.confusion import clusters_csv, count_clusters, unmatched_clusters
+from u2seg.evaluation.figures import Scoring, blocks, image_counts
+from u2seg.evaluation.files import read_predictions, read_truth
+from u2seg.evaluation.gather import NONE, gather
+from u2seg.evaluation.mapping import ClusterMapping
+from u2seg.evaluation.provenance import file_hashes, provenance
+from u2seg.evaluation.worst import ImageScore, image_scores, ranked, worst_images
+from u2seg.io.atomic import sha256_bytes
+from u2seg.io.png import read_panoptic_png
+from u2seg.structures.labels import LabelSpace
+
+SPACE = LabelSpace(num_things=3, num_stuff=2)
+CLUSTERS = {1: 3, 2: 1, 3: 5, 4: 4}
+"""True class -> cluster that stands for it: cat 3, dog 1, grass 5, sky 4; cluster 2 is empty."""
+MAPPING = ClusterMapping(things={3: 1}, stuff={4: 4, 5: 3}, votes=((3, 1, 3), (2, 1, 1)))
+"""The dog's cluster has no class."""
+
+
+@pytest.fixture
+def scored(tmp_path: Path):
+    """The cat takes one of seven pixels of grass, and the pixel of void is called sky."""
+    maps = relabelled(CLUSTERS)
+    ids, _ = maps[21]
+    ids[2, 2], ids[3, 5] = 111, 114
+    truth = read_truth(write_truth(tmp_path))
+    predicted = read_predictions(write_predictions(tmp_path / "p", maps, SPACE), truth)
+    return truth, predicted, gather(truth, predicted)
+
+
+def lines(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_pixels_of_clusters_by_hand(scored):
+    truth, predicted, tables = scored
+    counts = count_clusters(tables)
+    assert counts.pixels == {
+        (3, 1): 4 + 9, (3, 3): 1, (1, 2): 4, (5, 3): 6 + 15, (4, 4): 8, (4, NONE): 1,
+    }  # fmt: skip
+    assert counts.segments == {3: 3, 1: 1, 5: 2, 4: 1} and counts.instances == {3: 3, 1: 1}
+    assert counts.of_cluster() == {3: 14, 1: 4, 5: 21, 4: 9}
+    found = lines(clusters_csv(counts, predicted.panoptic, truth, MAPPING))
+    assert [(r["cluster"], r["class"], r["pixels"], r["votes"], r["mapped"]) for r in found] == [
+        ("stuff_1", "grass", "21", "0", "1"), ("thing_2", "cat", "13", "3", "1"),
+        ("thing_2", "grass", "1", "0", "0"), ("stuff_0", "sky", "8", "0", "1"),
+        ("stuff_0", confusion.UNLABELLED, "1", "0", "0"), ("thing_0", "dog", "4", "0", "0"),
+        ("thing_1", "cat", "0", "1", "0"),
+    ]  # fmt: skip
+    assert float(found[1]["share"]) == pytest.approx(100 * 13 / 14)
+    assert [found[i]["kind"] for i in (0, 1)] == ["stuff", "thing"]
+
+
+def test_what_unmatched_clusters_hold(scored):
+    _, predicted, tables = scored
+    found = unmatched_clusters(count_clusters(tables), predicted.panoptic, MAPPING)
+    assert found["things"] == {
+        "clusters": 3, "unmatched": 2, "names": ["thing_0"],
+        "pixels": pytest.approx(100 * 4 / 18), "segments": 25.0, "instances": 25.0,
+    }  # fmt: skip
+    assert found["stuff"] == {
+        "clusters": 2, "unmatched": 0, "names": [], "pixels": 0.0, "segments": 0.0,
+    }  # fmt: skip
+    nothing = unmatched_clusters(count_clusters([]), predicted.panoptic, MAPPING)
+    assert nothing["things"]["pixels"] is None and nothing["things"]["unmatched"] == 2
+
+
+def test_a_row_per_class(scored):
+    truth, predicted, tables = scored
+    metrics = blocks(truth, predicted, tables, MAPPING, Scoring())
+    rows = class_rows(metrics, truth, MAPPING, tables, predicted.panoptic.names)
+    cat, dog, grass, sky = lines(per_class_csv(rows))
+    assert cat["class"] == "cat" and cat["kind"] == "thing" and cat["clusters"] == "thing_2"
+    # one cat 4/5, two perfect
+    assert float(cat["PQ"]) == pytest.approx(100 * 2.8 / 3)
+    assert (cat["TP"], cat["FP"], cat["FN"], cat["pixels"]) == ("3", "0", "0", "13")
+    assert float(cat["IoU"]) == pytest.approx(100 * 13 / 14)
+    assert float(cat["AP50"]) == pytest.approx(100.0) and float(cat["AP"]) < 100
+    assert (dog["PQ"], dog["FN"], dog["clusters"], dog["AP"]) == ("0.0", "1", "", "0.0")
+    assert grass["pixels"] == "22" and sky["AP"] == "" and sky["accuracy"] == "100.0"
+    bare = class_rows({"panoptic": None}, truth, MAPPING, tables, predicted.panoptic.names)
+    assert bare[0][3:17] == [None] * 14
+
+
+def test_figures_of_one_image_by_hand(scored):
+    truth, _, tables = scored
+    counts = [image_counts(table, truth, MAPPING, Scoring()) for table in tables]
+    first, second = image_scores(counts, truth)
+    # cat 4/5, dog missed, grass 6/7, sky 1 (void does not count); 23 pixels with truth
+    assert first.pq == pytest.approx(100 * (4 / 5 + 0 + 6 / 7 + 1) / 4)
+    assert first.accuracy == pytest.approx(100 * 18 / 23)
+    assert first.missed == pytest.approx(100 * 4 / 23)
+    assert second == ImageScore(22, 100.0, 100.0, 0.0)
+    text = worst.images_csv([first, second], truth)
+    assert [row["name"] for row in lines(text)] == ["a/first", "second"]
+
+
+def test_ranking_leaves_out_what_is_undefined():
+    rows = [ImageScore(1, None, None, None), ImageScore(2, 10.0, 5.0, 1.0),
+            ImageScore(3, 5.0, 5.0, 2.0)]  # fmt: skip
+    assert [r.image_id for r in ranked(rows, "PQ")] == [3, 2]
+    assert [r.image_id for r in ranked(rows, "accuracy")] == [2, 3]
+    assert [r.image_id for r in ranked(rows, "missed")] == [3, 2]
+
+
+def test_worst_images_can_be_drawn_from_files_alone(scored):
+    truth, predicted, tables = scored
+    counts = [image_counts(table, truth, MAPPING, Scoring()) for table in tables]
+    found = worst_images(image_scores(counts, truth), truth, predicted, MAPPING)
+    assert (found["ranked_by"], found["worst"], found["median"], found["best"]) == (
+        "PQ", [21], [], [22],
+    )  # fmt: skip
+    assert found["rankings"]["missed"] == [21, 22]
+    first = found["images"]["21"]
+    assert first["name"] == "a/first" and first["prediction"] == "panoptic/a/first.png"
+    assert first["segments"] == {"111": 1, "112": None, "113": 3, "114": 4}
+    assert first["true_segments"] == {"11": 1, "12": 2, "13": 3, "14": 4}
+    assert found["classes"]["3"] == {"name": "grass", "isthing": 0}
+    ids = read_panoptic_png(predicted.folder / first["truth"])
+    assert (ids == truth.read(21).ids).all()
+    assert (predicted.folder / first["prediction"]).is_file()
+
+
+def test_hashes_are_those_of_the_files_and_nothing_else_enters(scored, tmp_path):
+    truth, predicted, _ = scored
+    found = file_hashes(predicted.folder, truth.source)
+    names = ["instances.json", "labelspace.json", "panoptic.json"]
+    assert list(found) == [*(f"predictions/{name}" for name in names), "truth"]
+    assert found["truth"] == sha256_bytes((tmp_path / "truth.json").read_bytes())
+    mapping = tmp_path / "mapping.json"
+    mapping.write_text("{}")
+    with_mapping = file_hashes(predicted.folder, tmp_path, mapping)
+    assert "truth" not in with_mapping, "a folder has no hash"
+    assert with_mapping["mapping"] == sha256_bytes(b"{}")
+    block = provenance({"SEED": 0}, found)
+    assert set(block) == {"versions", "settings", "sha256"}
+    assert block["versions"]["numpy"] == np.__version__
+
+
+def test_a_truth_that_cannot_be_read_again_is_named(scored, tmp_path):
+    truth, predicted, _ = scored
+    (tmp_path / "truth" / "second.png").unlink()
+    with pytest.raises(UserError, match=r"second\.png"):
+        worst_images([ImageScore(22, 1.0, 1.0, 1.0)], truth, predicted, MAPPING)
