@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from u2seg.errors import UserError
 from u2seg.evaluation.classsets import CLASS_SETS
-from u2seg.evaluation.classview import CroppedTruth, crop_map, with_classes
+from u2seg.evaluation.classview import with_classes
 from u2seg.evaluation.panoptic import TruthSegment
 from u2seg.evaluation.truth import INSTANCES, SEMANTIC, TASKS, TrueImage
 
@@ -106,36 +105,3 @@ def test_a_thing_that_is_stuff_in_the_truth_is_refused() -> None:
     with pytest.raises(UserError, match=r"class 17 \(cat\) is among the stuff.*mend 'isthing'"):
         with_classes(wrong, CLASS_SETS["coco-95"])
     assert with_classes(wrong, CLASS_SETS["cocostuff-27"]).tasks == {SEMANTIC}
-
-
-def test_crop_by_hand() -> None:
-    """4 x 6 at a short side of 2: rows 1, 3; columns 1, 3, 5; of 3 columns the first 2."""
-    labels = np.arange(24).reshape(4, 6)
-    # centres of 3 columns on 6: 1, 3, 5; (3 - 2) / 2 = 0.5 rounds to 0
-    assert crop_map(labels, 2).tolist() == [[7, 9], [19, 21]]
-    # 7 columns on 2 rows at side 2: columns stay; (7 - 2) / 2 = 2.5 rounds to 2
-    assert crop_map(np.arange(14).reshape(2, 7), 2).tolist() == [[2, 3], [9, 10]]
-
-
-@pytest.mark.parametrize(
-    "shape", [(480, 640), (427, 640), (640, 429), (487, 608), (333, 500), (7, 9)]
-)
-@pytest.mark.parametrize("side", [320, 64])
-def test_crop_is_pillows_nearest_and_torchvisions_centre(shape: tuple[int, int], side: int) -> None:
-    labels = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
-    height, width = shape
-    wide = height <= width
-    size = (int(side * width / height), side) if wide else (side, int(side * height / width))
-    resized = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    top, left = (round((s - side) / 2.0) for s in resized.shape)
-    expected = resized[top : top + side, left : left + side]
-    assert np.array_equal(crop_map(labels, side), expected)
-
-
-def test_cropped_truth_counts_what_is_left() -> None:
-    cropped = CroppedTruth(small(), 2)
-    image = cropped.read(3)
-    # 5 columns: (5 - 2) / 2 = 1.5 rounds to 2
-    assert image.ids.tolist() == [[6, 6], [8, 8]]
-    assert image.segments == {6: TruthSegment(148, 2), 8: TruthSegment(1, 2, crowd=True)}
-    assert cropped.tasks == {SEMANTIC} and cropped.sizes == {3: (2, 5)}
