@@ -22,6 +22,8 @@ from u2seg.structures.labels import VOID_ID, LabelSpace
 
 PSEUDO_LABELS = "pseudo-labels"
 """``protocol.reference`` of an evaluation without ground truth."""
+FAST_FROM = 100
+"""Images from which on numba's start pays for decoding PNGs with it."""
 SHOWN = 5
 """Ids named in a message."""
 
@@ -81,7 +83,7 @@ class PanopticSet:
                 declares for the image.
         """
         path = self.path(image_id)
-        ids = read_panoptic_png(path)
+        ids = read_panoptic_png(path, fast=len(self.segments) >= FAST_FROM)
         check_shape(path, ids.shape, self.sizes[image_id], f"{self.source} declares")
         return ids
 
@@ -139,7 +141,7 @@ class Predictions:
             UserError: if it is missing, unreadable, of another shape or holds a value above S.
         """
         path = safe_join(self.folder / "stuff", self.panoptic.file_names[image_id])
-        stuff = read_label_png(path)
+        stuff = read_label_png(path, fast=len(self.panoptic.segments) >= FAST_FROM)
         check_shape(path, stuff.shape, shape, "the true map has")
         count = len(self.panoptic.stuff)
         strange = np.unique(stuff[(stuff > count) & (stuff < 255)])

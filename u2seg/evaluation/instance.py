@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from u2seg.evaluation.panoptic import TruthSegment
-from u2seg.structures.masks import encode_mask, mask_box
+from u2seg.evaluation.resampled_ap import Matches
+from u2seg.structures.masks import Rle
 
 IOU_KINDS = {"box": "bbox", "segm": "segm"}
 """Our name of an IoU -> pycocotools'."""
@@ -47,22 +48,53 @@ def truth_instances(
         Records without ``id``: image_id, category_id, segmentation (compressed RLE), bbox
         (x, y, w, h), area, iscrowd; a segment without a pixel is left out.
     """
-    records = []
-    for identity, segment in segments.items():
-        mask = ids == identity
-        if segment.category not in things or not mask.any():
-            continue
-        records.append(
-            {
-                "image_id": image_id,
-                "category_id": segment.category,
-                "segmentation": encode_mask(mask),
-                "bbox": list(mask_box(mask)),
-                "area": int(np.count_nonzero(mask)),
-                "iscrowd": int(segment.crowd),
-            }
-        )
-    return records
+    wanted = {i: segment for i, segment in segments.items() if segment.category in things}
+    codes = id_codes(ids, wanted)
+    if not codes:
+        return []
+    rles = list(codes.values())
+    boxes, areas = coco_mask.toBbox(rles).tolist(), coco_mask.area(rles).tolist()
+    return [
+        {
+            "image_id": image_id,
+            "category_id": wanted[identity].category,
+            "segmentation": rle,
+            "bbox": box,
+            "area": int(area),
+            "iscrowd": int(wanted[identity].crowd),
+        }
+        for (identity, rle), box, area in zip(codes.items(), boxes, areas, strict=True)
+    ]
+
+
+def id_codes(ids: npt.NDArray[np.int32], wanted: Iterable[int]) -> dict[int, Rle]:
+    """Return the compressed RLE of several ids of a map, from one look at its pixels.
+
+    Args:
+        ids: (H, W) int32, not empty.
+        wanted: Ids; those without a pixel are left out.
+
+    Examples:
+        >>> id_codes(np.array([[1, 1], [5, 1]], dtype=np.int32), [5, 7])
+        {5: {'size': [2, 2], 'counts': '112'}}
+    """
+    height, width = ids.shape
+    flat = np.ascontiguousarray(ids.T).reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    values, ends = flat[starts], np.append(starts[1:], flat.size)
+    codes = {}
+    for identity in wanted:
+        runs = np.flatnonzero(values == identity)
+        if runs.size:
+            edges = np.stack([starts[runs], ends[runs]], axis=1).reshape(-1)
+            counts = np.diff(edges, prepend=0, append=flat.size).tolist()
+            if not counts[-1]:
+                counts.pop()
+            (rle,) = coco_mask.frPyObjects(
+                [{"size": [height, width], "counts": counts}], height, width
+            )
+            codes[identity] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+    return codes
 
 
 def instance_metrics(
@@ -72,6 +104,7 @@ def instance_metrics(
     kind: str,
     classes: Sequence[int] | None = None,
     by_size: bool = False,
+    matches: list[Matches] | None = None,
 ) -> dict[str, Any]:
     """Return AP and AR in percent.
 
@@ -83,6 +116,7 @@ def instance_metrics(
         kind: ``box`` or ``segm``.
         classes: Category ids to average over; None = class-agnostic (all are one class).
         by_size: Also return recall by the true ``area``, with COCO's limits.
+        matches: Gets what average precision rests on, for intervals.
 
     Returns:
         ``{"AP", "AP50", "AP75", "AR1", "AR10", "AR100"}``; with ``by_size`` also ``AR_small``
@@ -108,6 +142,8 @@ def instance_metrics(
         run.evaluate()
         run.accumulate()
         run.summarize()
+    if matches is not None:
+        matches.append(Matches.from_run(run))
     wanted = {**_STATS, **(_SIZES if by_size else {})}
     metrics: dict[str, Any] = {name: _percent(run.stats[i]) for name, i in wanted.items()}
     if not agnostic:

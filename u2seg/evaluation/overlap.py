@@ -49,9 +49,26 @@ def count_overlaps(truth: npt.NDArray[np.integer], predicted: npt.NDArray[np.int
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"maps of different shapes: {truth.shape} and {predicted.shape}")
-    pairs = (truth.astype(np.int64) << _SHIFT) | predicted.astype(np.int64)
-    found, pixels = np.unique(pairs, return_counts=True)
-    return Overlap(found >> _SHIFT, found & (2**_SHIFT - 1), pixels.astype(np.int64))
+    if truth.size == 0:
+        nothing = np.zeros(0, dtype=np.int64)
+        return Overlap(nothing, nothing, nothing)
+    # Maps are made of runs of equal pixels: only the first pixel of each is looked at.
+    t, p = truth.reshape(-1), predicted.reshape(-1)
+    starts = np.flatnonzero((t[1:] != t[:-1]) | (p[1:] != p[:-1])) + 1
+    starts = np.concatenate([[0], starts])
+    lengths = np.diff(starts, append=t.size)
+    pairs = (t[starts].astype(np.int64) << _SHIFT) | p[starts].astype(np.int64)
+    found, pixels = _sums(pairs, lengths)
+    return Overlap(found >> _SHIFT, found & (2**_SHIFT - 1), pixels)
+
+
+def _sums(
+    keys: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the different keys, ascending, and the sum of the weights of each."""
+    found, inverse = np.unique(keys, return_inverse=True)
+    # Sums of pixels stay far below 2^53, up to which float64 counts exactly.
+    return found, np.bincount(inverse, weights, len(found)).astype(np.int64)
 
 
 def relabel(
@@ -76,8 +93,6 @@ def relabel(
         keep[segment] = first
     renamed = np.array([keep.get(int(p), VOID_ID) for p in overlap.predicted], dtype=np.int64)
     pairs = (overlap.truth << _SHIFT) | renamed
-    found, inverse = np.unique(pairs, return_inverse=True)
-    pixels = np.zeros(len(found), dtype=np.int64)
-    np.add.at(pixels, inverse, overlap.pixels)
+    found, pixels = _sums(pairs, overlap.pixels)
     table = Overlap(found >> _SHIFT, found & (2**_SHIFT - 1), pixels)
     return table, {first: categories[first] for first in dict.fromkeys(keep.values())}

@@ -30,13 +30,22 @@ def write_panoptic_png(path: Path | str, ids: npt.NDArray[np.int32]) -> None:
     _save(path, ids_to_rgb(ids))
 
 
-def read_label_png(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def read_label_png(
+    path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS, *, fast: bool = False
+) -> npt.NDArray[np.uint8]:
     """Return the (H, W) uint8 label map of a greyscale PNG.
+
+    Args:
+        path: The file.
+        max_pixels: Larger images are refused.
+        fast: Decode with numba where it is installed; worth its start for many files.
 
     Raises:
         UserError: if the file is missing, unreadable, larger than ``max_pixels`` or not 8-bit
             greyscale (palette counts as greyscale: the index is the label).
     """
+    if fast and (labels := _fast(path, "decode_labels", max_pixels)) is not None:
+        return labels.astype(np.uint8, copy=False)
     image = _open(path, max_pixels)
     if image.mode not in ("L", "P"):
         raise UserError(f"{path} must be an 8-bit greyscale PNG, its mode is {image.mode}")
@@ -57,16 +66,55 @@ def read_wide_png(path: Path | str) -> npt.NDArray[np.int32]:
     return np.asarray(image).astype(np.int32)
 
 
-def read_panoptic_png(path: Path | str) -> npt.NDArray[np.int32]:
+def read_panoptic_png(path: Path | str, *, fast: bool = False) -> npt.NDArray[np.int32]:
     """Return the (H, W) int32 id map of a COCO panoptic PNG.
+
+    Args:
+        path: The file.
+        fast: Decode with numba where it is installed; worth its start for many files.
 
     Raises:
         UserError: if the file is missing, unreadable or not RGB.
     """
+    if fast and (ids := _fast(path, "decode_ids", DEFAULT_MAX_PIXELS)) is not None:
+        return ids.astype(np.int32, copy=False)
     image = _open(path, DEFAULT_MAX_PIXELS)
     if image.mode not in ("RGB", "RGBA"):
         raise UserError(f"{path} must be an RGB PNG of panoptic ids, its mode is {image.mode}")
     return rgb_to_ids(np.asarray(image.convert("RGB"), dtype=np.uint8))
+
+
+def _fast(path: Path | str, what: str, max_pixels: int) -> npt.NDArray[np.integer] | None:
+    """Return what ``fastpng`` makes of a file; None if it cannot, or numba is not installed."""
+    try:
+        from u2seg.io import fastpng
+    except ImportError:
+        return None
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None  # Pillow's way says what is wrong
+    pixels: npt.NDArray[np.integer] | None = getattr(fastpng, what)(content, max_pixels)
+    return pixels
+
+
+def png_size(path: Path | str) -> tuple[int, int]:
+    """Return (H, W) of a PNG from its header; pixels are not read.
+
+    Raises:
+        UserError: if the file is missing or does not begin as a PNG.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(24)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"cannot read the PNG {path}: {error}") from error
+    if len(head) < 24 or head[:8] != _SIGNATURE or head[12:16] != b"IHDR":
+        raise UserError(f"cannot read the PNG {path}: it does not begin as a PNG file")
+    width, height = struct.unpack(">II", head[16:24])
+    return height, width
 
 
 def _open(path: Path | str, max_pixels: int) -> Image.Image:
