@@ -24,7 +24,8 @@ COUNTS = {
     "cocostuff-171": (80, 91),
     "cityscapes-27": (10, 17),
     "cityscapes-19": (8, 11),
-    "voc-20": (20, 1),
+    "voc-20": (20, 0),
+    "voc-21": (20, 1),
     "camvid-11": (3, 8),
     "uvo": (1, 0),
 }
@@ -122,7 +123,7 @@ def test_voc_and_camvid() -> None:
     assert (
         other.VOC[1] == "aeroplane" and other.VOC[15] == "person" and other.VOC[20] == "tvmonitor"
     )
-    assert CLASS_SETS["voc-20"].names[other.VOC_BACKGROUND] == "background"
+    assert CLASS_SETS["voc-21"].names[other.VOC_BACKGROUND] == "background"
     assert CLASS_SETS["camvid-11"].names[1] == "Sky"
 
 

@@ -140,9 +140,10 @@ def test_cityscapes_panoptic_as_the_script_writes_it(tmp_path: Path, train_ids: 
 
 
 def test_voc_objects_and_borders(tmp_path: Path) -> None:
-    truth = open_truth("voc", formats.voc(tmp_path))
+    paths = formats.voc(tmp_path)
+    truth = open_truth("voc", paths, "voc-21")
     assert truth.stems == {1: "2007_000032", 2: "2007_000033"}
-    assert truth.tasks == {SEMANTIC, INSTANCES}
+    assert truth.tasks == {SEMANTIC} and truth.names[21] == "background"
     image = truth.read(1)
     assert image.ids.tolist() == [[1, 2, 2, 0, 3], [1, 1, 0, 0, 3]]
     assert image.segments == {
@@ -150,12 +151,16 @@ def test_voc_objects_and_borders(tmp_path: Path) -> None:
         2: TruthSegment(8, 2),
         3: TruthSegment(8, 2),
     }
-    assert truth.names[8] == "cat" and truth.names[21] == "background"
-    boxes = truth_instances(image.ids, image.segments, truth.things, 1)
+    assert truth.names[8] == "cat" and truth.read(2).segments == {1: TruthSegment(21, 6)}
+    things = open_truth("voc", paths, "voc-20")
+    assert len(things.things) == 20 and not things.stuff and things.tasks == {INSTANCES}
+    image = things.read(1)
+    boxes = truth_instances(image.ids, image.segments, things.things, 1)
     assert [r["bbox"] for r in boxes] == [[1, 0, 2, 1], [4, 0, 1, 2]]
-    view = open_truth("voc", (tmp_path / "ImageSets/Segmentation/val.txt",
-                              tmp_path / "SegmentationClass"), "voc-20")  # fmt: skip
-    assert len(view.things) == 20 and view.read(2).segments == {1: TruthSegment(21, 6)}
+    with pytest.raises(
+        UserError, match=r"two tasks .* \(voc-20\) or for the semantic maps \(voc-21"
+    ):
+        open_truth("voc", paths)
 
 
 def test_voc_without_objects(tmp_path: Path) -> None:
@@ -169,20 +174,20 @@ def test_voc_bad_files(tmp_path: Path) -> None:
     formats.palette(tmp_path / "SegmentationClass/2007_000033.png", [[8, 9, 0], [0, 0, 0]])
     formats.palette(tmp_path / "SegmentationObject/2007_000033.png", [[4, 4, 0], [0, 0, 0]])
     with pytest.raises(UserError, match=r"object 4 lies on class 8 and on class 9"):
-        open_truth("voc", [names, classes]).read(2)
+        open_truth("voc", [names, classes], "voc-21").read(2)
     formats.palette(tmp_path / "SegmentationClass/2007_000033.png", [[21, 8, 0], [0, 0, 0]])
     with pytest.raises(UserError, match=r"holds the value 21, expected 0 \(background\), 1..20"):
-        open_truth("voc", [names, classes]).read(2)
+        open_truth("voc", [names, classes], "voc-21").read(2)
     formats.palette(tmp_path / "SegmentationObject/2007_000033.png", [[4], [4]])
     formats.palette(tmp_path / "SegmentationClass/2007_000033.png", [[0, 8, 0], [0, 0, 0]])
     with pytest.raises(UserError, match=r"is 1 x 2 pixels, .*SegmentationClass.* has 3 x 2"):
-        open_truth("voc", [names, classes]).read(2)
+        open_truth("voc", [names, classes], "voc-21").read(2)
     names.write_text("2007_000032\n2012_000001\n")
     with pytest.raises(UserError, match=r"names 2012_000001 .*the list belongs to another folder"):
-        open_truth("voc", [names, classes])
+        open_truth("voc", [names, classes], "voc-21")
     names.write_text("2007_000032\n2007_000032\n")
     with pytest.raises(UserError, match=r"names 2007_000032 twice"):
-        open_truth("voc", [names, classes])
+        open_truth("voc", [names, classes], "voc-21")
 
 
 def test_cocostuff_values_are_labels_less_one(tmp_path: Path) -> None:

@@ -10,12 +10,11 @@ import pytest
 from tests.evaluation import formats
 from u2seg.errors import UserError
 from u2seg.evaluation.readers import open_truth
-from u2seg.evaluation.truth import SEMANTIC
-from u2seg.evaluation.truthview import TaskView, paired_by_stem
+from u2seg.evaluation.truthview import paired_by_stem
 
 
 def test_ids_of_the_predictions_are_taken(tmp_path: Path) -> None:
-    truth = open_truth("voc", formats.voc(tmp_path))
+    truth = open_truth("voc", formats.voc(tmp_path), "voc-21")
     paired = paired_by_stem(truth, {40: "2007_000032"}, Path("p.json"))
     assert paired.stems == {40: "2007_000032", 41: "2007_000033"}
     assert paired.sizes == {40: (2, 5), 41: (2, 3)}
@@ -32,15 +31,10 @@ def test_instances_get_the_new_id(tmp_path: Path) -> None:
 
 
 def test_names_that_do_not_meet(tmp_path: Path) -> None:
-    truth = open_truth("voc", formats.voc(tmp_path))
+    truth = open_truth("voc", formats.voc(tmp_path), "voc-21")
     with pytest.raises(
         UserError, match=r"p.json has a prediction of cat \(and 0 more\).*2007_000032"
     ):
         paired_by_stem(truth, {1: "cat"}, Path("p.json"))
     with pytest.raises(UserError, match=r"two predictions named 2007_000032"):
         paired_by_stem(truth, {1: "2007_000032", 2: "2007_000032"}, Path("p.json"))
-
-
-def test_a_view_of_some_tasks(tmp_path: Path) -> None:
-    truth = open_truth("voc", formats.voc(tmp_path))
-    assert TaskView(truth, frozenset({SEMANTIC})).tasks == {SEMANTIC}

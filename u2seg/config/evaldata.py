@@ -40,6 +40,7 @@ TRUTH_CLASSES = "truth"
 """The choice of class set that keeps the classes of the truth."""
 CLASS_SETS = (
     TRUTH_CLASSES, "coco-133", "coco-95", "coco-16", "coco-80", "cocostuff-27", "cocostuff-171",
-    "cityscapes-27", "cityscapes-19", "voc-20", "camvid-11", "uvo",
+    "cityscapes-27", "cityscapes-19", "voc-20", "voc-21", "camvid-11",
+    "uvo",
 )  # fmt: skip
 """Names of class sets; ``u2seg.evaluation.classsets`` says what each holds."""

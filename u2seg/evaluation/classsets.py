@@ -198,10 +198,8 @@ def _known() -> list[ClassSet]:
     panoptic = _single(coco.PANOPTIC_STUFF, coco.NAMES, False)
     groups15 = _groups(FIRST_GROUP, coco.STUFF_GROUPS)
     any_thing = SetClass(1, "things", True, coco.THINGS)
-    voc = [
-        *_single(range(1, 21), other.VOC, True),
-        *_single([other.VOC_BACKGROUND], other.VOC, False),
-    ]
+    voc20 = _single(range(1, other.VOC_BACKGROUND), other.VOC, True)
+    background = _single([other.VOC_BACKGROUND], other.VOC, False)
     street = [i for i in other.CAMVID if i not in other.CAMVID_THINGS]
     camvid = [
         *_single(other.CAMVID_THINGS, other.CAMVID, True),
@@ -244,10 +242,18 @@ def _known() -> list[ClassSet]:
         _cityscapes("cityscapes-19", "8 things, 11 stuff", other.CITYSCAPES_UNSCORED),
         ClassSet(
             "voc-20",
-            "20 things; with the background 21 for semantic metrics",
-            frozenset({INSTANCES, SEMANTIC}),
+            "Pascal VOC's 20 things",
+            frozenset({INSTANCES}),
             other.VOC,
-            tuple(voc),
+            tuple(voc20),
+            frozenset({other.VOC_BACKGROUND}),
+        ),
+        ClassSet(
+            "voc-21",
+            "Pascal VOC's 20 things and the background",
+            frozenset({SEMANTIC}),
+            other.VOC,
+            (*voc20, *background),
         ),
         ClassSet("camvid-11", "11 classes", frozenset({SEMANTIC}), other.CAMVID, tuple(camvid)),
         ClassSet(

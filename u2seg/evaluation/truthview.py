@@ -65,22 +65,6 @@ class TruthView:
 
 
 @dataclass(frozen=True)
-class TaskView(TruthView):
-    """A truth that answers some of its tasks.
-
-    Args:
-        only: The tasks.
-    """
-
-    only: frozenset[str]
-
-    @property
-    def tasks(self) -> frozenset[str]:
-        """The chosen ones of its tasks."""
-        return self.truth.tasks & self.only
-
-
-@dataclass(frozen=True)
 class RenumberedTruth(TruthView):
     """A truth whose images have other ids.
 

@@ -16,7 +16,7 @@ from u2seg.evaluation.readers.cityscapes import open_cityscapes, open_cityscapes
 from u2seg.evaluation.readers.coco import open_coco_instances, open_coco_panoptic
 from u2seg.evaluation.readers.maps import open_class_maps, open_cocostuff
 from u2seg.evaluation.readers.voc import open_voc
-from u2seg.evaluation.truth import Truth
+from u2seg.evaluation.truth import INSTANCES, SEMANTIC, Truth
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ def open_truth(
     truth: Truth = known.opens(*(Path(path) for path in paths))
     if classes != TRUTH_CLASSES:
         truth = with_classes(truth, find_class_set(classes), merge_stuff)
+    if truth.tasks == {INSTANCES, SEMANTIC}:
+        raise UserError(
+            f"{truth.source} answers two tasks that are matched apart: choose a class set for "
+            "the instances (voc-20) or for the semantic maps (voc-21)"
+        )
     truth.read(min(truth.stems))
     return truth
 
