@@ -14,7 +14,7 @@ from u2seg.errors import UserError
 from u2seg.evaluation import confusion, worst
 from u2seg.evaluation.class_table import class_rows, per_class_csv
 from u2seg.evaluation.confusion import clusters_csv, count_clusters, unmatched_clusters
-from u2seg.evaluation.figures import Scoring, blocks, image_counts
+from u2seg.evaluation.figures import Scoring, image_counts, score
 from u2seg.evaluation.files import read_predictions, read_truth
 from u2seg.evaluation.gather import NONE, gather
 from u2seg.evaluation.mapping import ClusterMapping
@@ -81,7 +81,7 @@ def test_what_unmatched_clusters_hold(scored):
 
 def test_a_row_per_class(scored):
     truth, predicted, tables = scored
-    metrics = blocks(truth, predicted, tables, MAPPING, Scoring())
+    metrics = score(truth, predicted, tables, MAPPING, Scoring()).blocks
     rows = class_rows(metrics, truth, MAPPING, tables, predicted.panoptic.names)
     cat, dog, grass, sky = lines(per_class_csv(rows))
     assert cat["class"] == "cat" and cat["kind"] == "thing" and cat["clusters"] == "thing_2"

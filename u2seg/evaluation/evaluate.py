@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
-from u2seg.evaluation.figures import Scoring, blocks, class_agnostic_block
+from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
+from u2seg.evaluation.details import write_details
+from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, score
 from u2seg.evaluation.files import GroundTruth, Predictions, read_predictions, read_truth
 from u2seg.evaluation.gather import ImageTable, gather
 from u2seg.evaluation.holdout import Split, describe_fit, hold_out
+from u2seg.evaluation.intervals import ci95, figure_sources
 from u2seg.evaluation.mapping import (
     ClusterMapping,
     check_classes,
@@ -33,6 +36,8 @@ from u2seg.evaluation.mapping import (
 )
 from u2seg.evaluation.mapping_file import mapping_json, read_mapping
 from u2seg.evaluation.protocols import EvalProtocol, protocol_of
+from u2seg.evaluation.provenance import file_hashes, provenance
+from u2seg.evaluation.resampled_ap import Matches
 from u2seg.evaluation.truth import INSTANCES, Truth
 from u2seg.io.atomic import write_json
 
@@ -88,10 +93,11 @@ def evaluate_folder(
 
     Returns:
         ``protocol``, ``class_agnostic`` and ``instances`` (each with ``box`` and ``segm``),
-        ``semantic``, ``panoptic``, ``unmatched``; None for a task the truth cannot answer. With
-        several protocols these are of the first, and ``protocols`` holds the same of each by
-        name. Also written: ``metrics.json``, ``mapping.json`` (of further protocols
-        ``mapping_<name>.json``).
+        ``semantic``, ``panoptic``, ``unmatched``; None for a task the truth cannot answer;
+        ``unmatched_clusters`` and ``ci95`` (None without resamples). With several protocols
+        these are of the first, and ``protocols`` holds the same of each by name. ``provenance``
+        has versions, settings and hashes. Also written: ``metrics.json``, ``mapping.json`` (of
+        further protocols ``mapping_<name>.json``), and the files of ``write_details``.
 
     Raises:
         UserError: if a file is missing or garbled; predictions are for images without truth;
@@ -115,7 +121,11 @@ def evaluate_folder(
         reference=reference or str(true_set.source),
     )
     _warn_empty(scored)
-    return _score(shared, rules, given)
+    metrics = _score(shared, rules, given)
+    hashes = file_hashes(predicted.folder, true_set.source, mapping)
+    metrics["provenance"] = provenance(_settings_tree(settings), hashes)
+    write_json(predicted.folder / "metrics.json", metrics, indent=1)
+    return metrics
 
 
 def _score(
@@ -123,31 +133,57 @@ def _score(
 ) -> dict[str, Any]:
     """Return the metrics under each protocol, and write the files."""
     folder = shared.predicted.folder
-    agnostic = None
-    if INSTANCES in shared.truth.tasks:
-        scoring = Scoring(instance_score=shared.settings.instance_score)
-        agnostic = class_agnostic_block(shared.predicted, shared.tables, scoring)
+    agnostic, matches = _class_agnostic(shared)
+    clusters = count_clusters(shared.tables)
     results: dict[str, dict[str, Any]] = {}
     for rule in rules:
-        clusters = given or _fit(rule, shared)
+        mapping = given or _fit(rule, shared)
+        scored = _scored(rule, mapping, shared)
         results[rule.name] = {
-            "protocol": _protocol(rule, clusters, shared),
+            "protocol": _protocol(rule, mapping, shared),
             "class_agnostic": agnostic,
-            **blocks(
-                shared.truth,
-                shared.predicted,
-                shared.tables,
-                clusters,
-                Scoring(rule.merge_stuff, rule.unmatched, shared.settings.instance_score),
-            ),
+            **scored.blocks,
+            "unmatched_clusters": unmatched_clusters(clusters, shared.predicted.panoptic, mapping),
+            "ci95": _intervals(shared, scored, matches),
         }
-        name = "mapping.json" if rule is rules[0] else f"mapping_{rule.name}.json"
-        write_json(folder / name, mapping_json(clusters), indent=1)
+        first = rule is rules[0]
+        name = "mapping.json" if first else f"mapping_{rule.name}.json"
+        write_json(folder / name, mapping_json(mapping), indent=1)
+        if first:
+            sides = (shared.truth, shared.predicted, shared.tables)
+            write_details(*sides, scored.counts, clusters, mapping, scored.blocks)
     metrics = results[rules[0].name]
     if len(rules) > 1:
         metrics = {**metrics, "protocols": results}
-    write_json(folder / "metrics.json", metrics, indent=1)
     return metrics
+
+
+def _scored(rule: EvalProtocol, mapping: ClusterMapping, shared: _Pass) -> Scored:
+    scoring = Scoring(rule.merge_stuff, rule.unmatched, shared.settings.instance_score)
+    return score(shared.truth, shared.predicted, shared.tables, mapping, scoring)
+
+
+def _class_agnostic(shared: _Pass) -> tuple[dict[str, Any] | None, dict[str, Matches]]:
+    matches: dict[str, Matches] = {}
+    if INSTANCES not in shared.truth.tasks:
+        return None, matches
+    scoring = Scoring(instance_score=shared.settings.instance_score)
+    return class_agnostic_block(shared.predicted, shared.tables, scoring, matches), matches
+
+
+def _intervals(
+    shared: _Pass, scored: Scored, agnostic: dict[str, Matches]
+) -> dict[str, Any] | None:
+    settings = shared.settings
+    if not settings.bootstrap:
+        return None
+    matches = {"class_agnostic": agnostic, "instances": scored.matches}
+    sources = figure_sources(shared.truth, scored.counts, matches)
+    return ci95(sources, len(shared.tables), settings.bootstrap, settings.seed)
+
+
+def _settings_tree(settings: EvalSettings) -> dict[str, Any]:
+    return {key.upper(): value for key, value in asdict(settings).items()}
 
 
 def _protocols(settings: EvalSettings, names: Sequence[str], num_things: int) -> list[EvalProtocol]:

@@ -22,6 +22,7 @@ from u2seg.evaluation.instance import IOU_KINDS, instance_metrics
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.overlap import Overlap, relabel
 from u2seg.evaluation.panoptic import ClassCounts
+from u2seg.evaluation.resampled_ap import Matches
 from u2seg.evaluation.truth import INSTANCES, PANOPTIC, SEMANTIC, Truth
 from u2seg.evaluation.unmatched import unmatched_positives
 
@@ -208,11 +209,19 @@ def semantic_block(truth: Truth, confusion: npt.NDArray[np.int64]) -> dict[str, 
 
 
 def class_agnostic_block(
-    predicted: Predictions, tables: Sequence[ImageTable], scoring: Scoring
+    predicted: Predictions,
+    tables: Sequence[ImageTable],
+    scoring: Scoring,
+    matches: dict[str, Matches],
 ) -> dict[str, Any]:
-    """Return AP and AR of ``box`` and ``segm``, classes ignored."""
+    """Return AP and AR of ``box`` and ``segm``, classes ignored; ``matches`` gets their kinds."""
     results = _kept(predicted, scoring)
-    return {kind: instance_metrics(*_sides(tables, results), kind) for kind in IOU_KINDS}
+    metrics = {}
+    for kind in IOU_KINDS:
+        found: list[Matches] = []
+        metrics[kind] = instance_metrics(*_sides(tables, results), kind, matches=found)
+        matches[kind] = found[0]
+    return metrics
 
 
 def instance_block(
@@ -221,8 +230,18 @@ def instance_block(
     tables: Sequence[ImageTable],
     mapping: ClusterMapping,
     scoring: Scoring,
+    matches: dict[str, Matches],
 ) -> dict[str, Any]:
-    """Return class-aware AP and AR; detections of clusters without a class are dropped."""
+    """Return class-aware AP and AR; detections of clusters without a class are dropped.
+
+    Args:
+        truth: Names the classes.
+        predicted: The predicted instances.
+        tables: The true instances.
+        mapping: Cluster -> class.
+        scoring: Which instances count.
+        matches: Gets ``box`` and ``segm`` -> what average precision rests on.
+    """
     results = [
         {**result, "category_id": mapping.things[result["category_id"]]}
         for result in _kept(predicted, scoring)
@@ -230,29 +249,42 @@ def instance_block(
     ]
     metrics = {}
     for kind in IOU_KINDS:
-        row = instance_metrics(*_sides(tables, results), kind, truth.things)
+        found: list[Matches] = []
+        row = instance_metrics(*_sides(tables, results), kind, truth.things, matches=found)
         row["per_class"] = by_name(truth.names, row["per_class"])
-        metrics[kind] = row
+        metrics[kind], matches[kind] = row, found[0]
     return metrics
 
 
-def blocks(
+@dataclass(frozen=True)
+class Scored:
+    """Metrics under one mapping, and what they were computed from.
+
+    Args:
+        blocks: ``instances``, ``semantic``, ``panoptic`` and ``unmatched``
+            (``both_treatments``); None for a task the truth cannot answer.
+        counts: Of each image.
+        matches: ``box`` and ``segm`` -> what average precision by class rests on.
+    """
+
+    blocks: dict[str, Any]
+    counts: list[ImageCounts]
+    matches: dict[str, Matches]
+
+
+def score(
     truth: Truth,
     predicted: Predictions,
     tables: Sequence[ImageTable],
     mapping: ClusterMapping,
     scoring: Scoring,
-) -> dict[str, Any]:
-    """Return the metrics under one mapping.
-
-    Returns:
-        ``instances``, ``semantic``, ``panoptic`` and ``unmatched`` (``both_treatments``); None
-        for a task the truth cannot answer.
-    """
+) -> Scored:
+    """Return the metrics under one mapping."""
     counts = [image_counts(table, truth, mapping, scoring) for table in tables]
+    matches: dict[str, Matches] = {}
     tasks = truth.tasks
-    return {
-        "instances": instance_block(truth, predicted, tables, mapping, scoring)
+    metrics = {
+        "instances": instance_block(truth, predicted, tables, mapping, scoring, matches)
         if INSTANCES in tasks
         else None,
         "semantic": semantic_block(truth, confusion_totals(truth, counts))
@@ -261,6 +293,7 @@ def blocks(
         "panoptic": panoptic_block(truth, panoptic_totals(counts)) if PANOPTIC in tasks else None,
         "unmatched": both_treatments(truth, counts, scoring) if PANOPTIC in tasks else None,
     }
+    return Scored(metrics, counts, matches)
 
 
 def _kept(predicted: Predictions, scoring: Scoring) -> list[dict[str, Any]]:
