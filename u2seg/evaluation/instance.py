@@ -19,7 +19,6 @@ from pycocotools.cocoeval import COCOeval
 
 from u2seg.evaluation.panoptic import TruthSegment
 from u2seg.evaluation.resampled_ap import Matches
-from u2seg.evaluation.resampled_ap import Matches
 from u2seg.structures.masks import Rle
 
 IOU_KINDS = {"box": "bbox", "segm": "segm"}
@@ -117,7 +116,6 @@ def instance_metrics(
         kind: ``box`` or ``segm``.
         classes: Category ids to average over; None = class-agnostic (all are one class).
         by_size: Also return recall by the true ``area``, with COCO's limits.
-        matches: Gets what average precision rests on, for intervals.
         matches: Gets what average precision rests on, for intervals.
 
     Returns:
