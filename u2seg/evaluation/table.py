@@ -8,6 +8,8 @@ from typing import Any
 from u2seg.evaluation.files import PSEUDO_LABELS
 
 Cell = str | float | int | None
+INTERVAL = "  95 %"
+"""Name of a row of intervals."""
 
 
 def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
@@ -18,7 +20,8 @@ def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
         per_class: Add a row per class.
 
     Returns:
-        Lines without a trailing newline; undefined values are shown as ``-``.
+        Lines without a trailing newline; undefined values are shown as ``-``. A line ``95 %``
+        holds the intervals of the figures above it. What the truth cannot answer has no table.
     """
     protocol = metrics["protocol"]
     clusters, classes = protocol["clusters"], protocol["classes"]
@@ -30,7 +33,13 @@ def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
         f"{classes['things']} classes, {clusters['matched_stuff']} of {clusters['stuff']} stuff "
         f"clusters to {classes['stuff']}"
     )
-    parts = [head, _panoptic_table(metrics), _semantic_table(metrics), _instance_table(metrics)]
+    parts = [head]
+    if metrics["panoptic"]:
+        parts.append(_panoptic_table(metrics))
+    if metrics["semantic"]:
+        parts.append(_semantic_table(metrics))
+    if metrics["instances"]:
+        parts.append(_instance_table(metrics))
     if per_class:
         parts.append(_class_table(metrics))
     return "\n\n".join(parts)
@@ -69,31 +78,61 @@ def _text(cell: Cell) -> str:
 
 def _panoptic_table(metrics: dict[str, Any]) -> str:
     keys = ("PQ", "SQ", "RQ", "n")
-    rows = [
-        [part, *(metrics["panoptic"][part][k] for k in keys)] for part in ("all", "things", "stuff")
-    ]
+    rows: list[list[Cell]] = []
+    for part in ("all", "things", "stuff"):
+        rows.append([part, *(metrics["panoptic"][part][k] for k in keys)])
+        rows += _interval_row(metrics, ("panoptic", part), keys)
     return align(["panoptic", *keys], rows)
 
 
 def _semantic_table(metrics: dict[str, Any]) -> str:
     keys = ("mIoU", "pixel_accuracy")
-    return align(["semantic", *keys], [["all", *(metrics["semantic"][k] for k in keys)]])
+    rows: list[list[Cell]] = [["all", *(metrics["semantic"][k] for k in keys)]]
+    return align(["semantic", *keys], [*rows, *_interval_row(metrics, ("semantic",), keys)])
 
 
 def _instance_table(metrics: dict[str, Any]) -> str:
     keys = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
-    rows = []
+    rows: list[list[Cell]] = []
     for part in ("class_agnostic", "instances"):
         for kind, values in metrics[part].items():
             rows.append([f"{part} {kind}", *(values[k] for k in keys)])
+            rows += _interval_row(metrics, (part, kind), keys)
     return align(["instances", *keys], rows)
 
 
+def _interval_row(
+    metrics: dict[str, Any], path: Sequence[str], keys: Sequence[str]
+) -> list[list[Cell]]:
+    """Return the 95 % intervals of a row as a row of its own; none without intervals."""
+    node = metrics.get("ci95")
+    for key in path:
+        node = node.get(key) if node else None
+    if not node:
+        return []
+    limits = [node.get(key) for key in keys]
+    return [[INTERVAL, *(f"{x[0]:.1f}-{x[1]:.1f}" if x else "" for x in limits)]]
+
+
 def _class_table(metrics: dict[str, Any]) -> str:
-    masks = metrics["instances"]["segm"]["per_class"]
-    rows: list[list[Cell]] = []
-    for name, quality in metrics["panoptic"]["per_class"].items():
-        iou = metrics["semantic"]["per_class"][name]["IoU"]
-        row = [name, quality["PQ"], quality["SQ"], quality["RQ"], iou]
-        rows.append([*row, masks.get(name, {}).get("AP")])
-    return align(["class", "PQ", "SQ", "RQ", "IoU", "mask AP"], rows)
+    """Return a row per class of whatever the truth can answer."""
+    parts = {
+        "PQ": ("panoptic",), "SQ": ("panoptic",), "RQ": ("panoptic",), "tp": ("panoptic",),
+        "fp": ("panoptic",), "fn": ("panoptic",), "IoU": ("semantic",),
+        "accuracy": ("semantic",), "AP": ("instances", "segm"), "AP50": ("instances", "segm"),
+        "AR100": ("instances", "segm"),
+    }  # fmt: skip
+    tables = {key: _per_class(metrics, path) for key, path in parts.items()}
+    names = dict.fromkeys(name for table in tables.values() for name in table)
+    rows: list[list[Cell]] = [
+        [name, *(table.get(name, {}).get(key) for key, table in tables.items())] for name in names
+    ]
+    heads = {"tp": "TP", "fp": "FP", "fn": "FN", "AP": "mask AP"}
+    return align(["class", *(heads.get(key, key) for key in parts)], rows)
+
+
+def _per_class(metrics: dict[str, Any], path: Sequence[str]) -> dict[str, dict[str, Any]]:
+    node: Any = metrics
+    for key in (*path, "per_class"):
+        node = node[key] if node else None
+    return node or {}
