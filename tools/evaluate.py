@@ -21,27 +21,59 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--mapping", metavar="FILE", help="mapping.json of an earlier run instead of a new fit"
     )
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="protocols to score in one pass, or all (default: U2SEG.EVAL.PROTOCOL)",
+    )
+    parser.add_argument(
+        "--fit-fraction",
+        type=float,
+        metavar="F",
+        help="fit the mapping on this share of the images and score the rest",
+    )
     parser.add_argument("--per-class", action="store_true", help="print a row per class")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    # --protocol takes as many words as there are; those from the first key on are settings.
+    keys = [i for i, word in enumerate(args.protocol) if "." in word]
+    if keys:
+        args.protocol, args.opts = args.protocol[: keys[0]], [*args.protocol[keys[0] :], *args.opts]
+    return args
 
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate, print the tables, write metrics.json; return the exit code."""
     args = parse_args(argv)
+    from dataclasses import replace
     from pathlib import Path
 
     from u2seg.cli import run_tool, setup_logging
     from u2seg.config.load import load_settings
     from u2seg.evaluation import GroundTruth, evaluate_folder, format_metrics
+    from u2seg.evaluation.protocol_table import format_protocols
+    from u2seg.evaluation.protocols import expand_names
 
     def body() -> int:
         settings = load_settings(args.config_file, args.opts).eval
+        if args.fit_fraction is not None:
+            settings = replace(settings, fit_share=args.fit_fraction)
         truth = GroundTruth(Path(args.truth_json), Path(args.truth_pngs))
         mapping = Path(args.mapping) if args.mapping else None
-        metrics = evaluate_folder(Path(args.predictions), truth, settings, mapping)
-        print(format_metrics(metrics, per_class=args.per_class))
+        metrics = evaluate_folder(
+            Path(args.predictions),
+            truth,
+            settings,
+            mapping,
+            protocols=expand_names(args.protocol),
+        )
+        if "protocols" in metrics:
+            print(format_protocols(metrics))
+        else:
+            print(format_metrics(metrics, per_class=args.per_class))
         return 0
 
     setup_logging(args.debug)

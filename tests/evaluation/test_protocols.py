@@ -136,3 +136,20 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         EvalSettings(fit_share=1.0)
     with pytest.raises(UserError, match=r"FIT_SHARE is 0.5, .*nothing is fitted"):
         EvalSettings(matching="identity", fit_share=0.5)
+
+
+def test_rules_in_words() -> None:
+    assert named("u2seg-released").in_words() == (
+        "majority",
+        "pairs with a box IoU > 0.7, score >= 0.6, crowds too",
+        "images with a mask IoU > 0.15",
+        "as predicted",
+        "void",
+    )
+    assert named("cups").in_words() == ("hungarian+majority", "pixels", "pixels", "merged", "void")
+    assert named("identity").in_words()[:3] == ("identity", "-", "-")
+    keys = {"thing_votes": "pixels", "apart": False, "unmatched": "false_positive"}
+    words = named("custom", **keys).in_words()
+    assert words[0] == "hungarian, things and stuff together" and words[4] == "false positive"
+    best = named("custom", match_pairs="best", match_iou=0.25).in_words()[1]
+    assert best == "best pair of a prediction with a mask IoU >= 0.25, score >= 0.3, no crowds"

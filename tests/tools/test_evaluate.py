@@ -64,3 +64,35 @@ def test_a_misspelt_key_is_named(arguments: list[object]) -> None:
 def test_help_is_quick() -> None:
     done = run("--help")
     assert done.returncode == 0 and "--truth-json" in done.stdout
+
+
+def test_several_protocols_in_one_table(arguments: list[object], tmp_path: Path) -> None:
+    words = ["--protocol", "all", "one-to-one", "U2SEG.EVAL.BOOTSTRAP", "0"]
+    done = run(*arguments, *words)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
+    names = ["u2seg-released", "u2seg-paper", "one-to-one", "cups"]
+    assert [name for name in rows if name in names] == names
+    # all that was predicted is right, and the paper's thresholds of the nearest K are named
+    table = {line.split()[0]: line for line in done.stdout.split("\n\n")[1].splitlines()}
+    for name in names:
+        assert table[name].split()[1:4] == ["100.00"] * 3
+        assert table[name].endswith("4 of 5")
+    assert "published for coco, K = 300, the nearest to 3" in done.stdout
+    metrics = json.loads((tmp_path / "p/metrics.json").read_text())
+    assert sorted(metrics["protocols"]) == sorted(names)
+    assert metrics["protocols"]["cups"]["protocol"]["things"] == {"votes": "pixels"}
+    assert (tmp_path / "p/mapping_cups.json").is_file()
+
+
+def test_protocol_and_key_that_disagree(arguments: list[object]) -> None:
+    done = run(*arguments, "--protocol", "cups", "U2SEG.EVAL.MATCHING", "majority")
+    assert done.returncode == 2
+    assert "MATCHING is 'majority', but the protocol cups makes it" in done.stderr
+    assert run(*arguments, "--protocol", "coups").returncode == 2
+
+
+def test_a_share_is_held_out(arguments: list[object]) -> None:
+    done = run(*arguments, "--fit-fraction", "0.45")
+    assert done.returncode == 0, done.stderr
+    assert "fitted on 1 image held out of the same truth" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from u2seg.config.checks import one_of, require
+from u2seg.config.evaldata import CLASS_SETS, TRUTH_CLASSES
 
 CUSTOM = "custom"
 PROTOCOLS = ("u2seg-released", "u2seg-paper", "one-to-one", "cups", "identity", CUSTOM)
@@ -19,6 +20,7 @@ _CHOICES = {
     "stuff_votes": ("pixels", "images"),
     "unmatched": ("void", "false_positive"),
     "paper_data": ("coco", "voc", "uvo"),
+    "classes": CLASS_SETS,
 }
 
 
@@ -56,6 +58,14 @@ class EvalSettings:
             hash of the image id; 0 = fit and score on all images. 0 <= share < 1.
         paper_data: Row of the paper's thresholds that ``u2seg-paper`` takes: ``coco``, ``voc`` or
             ``uvo``.
+        bootstrap: Resamples of the images for the 95 % intervals; 0 = no intervals.
+        seed: Of the resamples and of random baselines, >= 0.
+        classes: Class set to score over: ``truth`` (the truth's own classes), ``coco-95`` and
+            others, see datasets/README.md.
+        merge_true_stuff: With a class set: merge true segments of one stuff class in an image.
+            The released evaluation does not.
+        crop: Semantic metrics on the square in the middle after resizing to this short side in
+            pixels, both by the nearest pixel (STEGO: 320 for COCO-Stuff 27); 0 = whole images.
     """
 
     protocol: str = CUSTOM
@@ -74,6 +84,11 @@ class EvalSettings:
     instance_score: float = 0.0
     fit_share: float = 0.0
     paper_data: str = "coco"
+    bootstrap: int = 1000
+    seed: int = 0
+    classes: str = TRUTH_CLASSES
+    merge_true_stuff: bool = False
+    crop: int = 0
 
     def __post_init__(self) -> None:
         for key, allowed in _CHOICES.items():
@@ -82,6 +97,12 @@ class EvalSettings:
             value = getattr(self, key)
             require(0 <= value <= 1, f"EVAL.{key.upper()}", value, "0..1")
         require(0 <= self.fit_share < 1, "EVAL.FIT_SHARE", self.fit_share, ">= 0 and below 1")
+        require(self.bootstrap >= 0, "EVAL.BOOTSTRAP", self.bootstrap, ">= 0")
+        require(self.seed >= 0, "EVAL.SEED", self.seed, ">= 0")
+        require(self.crop >= 0, "EVAL.CROP", self.crop, ">= 0 pixels, 0 = whole images")
+        known = self.classes != TRUTH_CLASSES or not self.merge_true_stuff
+        expected = "False where EVAL.CLASSES is 'truth': only a class set collects classes"
+        require(known, "EVAL.MERGE_TRUE_STUFF", self.merge_true_stuff, expected)
         fits = "identity" not in (self.protocol, self.matching)
         expected = "0 where ids are classes already (identity): nothing is fitted"
         require(fits or not self.fit_share, "EVAL.FIT_SHARE", self.fit_share, expected)

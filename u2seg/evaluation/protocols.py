@@ -52,6 +52,20 @@ class ThingRule:
     crowds: bool = False
     pairs: str = "all"
 
+    def in_words(self) -> str:
+        """Return the rule for people.
+
+        Examples:
+            >>> ThingRule(overlap="box", iou=0.7, strict=True, crowds=True).in_words()
+            'pairs with a box IoU > 0.7, score >= 0.3, crowds too'
+        """
+        if self.votes == "pixels":
+            return "pixels"
+        pairs = "best pair of a prediction" if self.pairs == "best" else "pairs"
+        iou = f"{self.overlap} IoU {'>' if self.strict else '>='} {self.iou:g}"
+        score = f"score {'>' if self.strict_score else '>='} {self.score:g}"
+        return f"{pairs} with a {iou}, {score}, {'crowds too' if self.crowds else 'no crowds'}"
+
 
 @dataclass(frozen=True)
 class StuffRule:
@@ -64,6 +78,10 @@ class StuffRule:
 
     votes: str = "pixels"
     iou: float = 0.15
+
+    def in_words(self) -> str:
+        """Return the rule for people."""
+        return "pixels" if self.votes == "pixels" else f"images with a mask IoU > {self.iou:g}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,15 @@ class EvalProtocol:
     unmatched: str = "void"
     merge_stuff: bool = True
     note: str = ""
+
+    def in_words(self) -> tuple[str, str, str, str, str]:
+        """Return matching, votes for things, votes for stuff, stuff segments, unmatched ones."""
+        rules = ("-", "-")
+        if self.matching != "identity":
+            rules = (self.things.in_words(), self.stuff.in_words())
+        merged = "merged" if self.merge_stuff else "as predicted"
+        together = "" if self.apart else ", things and stuff together"
+        return (self.matching + together, *rules, merged, self.unmatched.replace("_", " "))
 
     def to_json(self) -> dict[str, Any]:
         """Return the protocol as it stands in ``metrics.json``; rules that apply, no others."""
