@@ -16,8 +16,9 @@ from u2seg.evaluation.class_table import class_rows, per_class_csv
 from u2seg.evaluation.confusion import clusters_csv, count_clusters, unmatched_clusters
 from u2seg.evaluation.figures import Scoring, image_counts, score
 from u2seg.evaluation.files import read_predictions, read_truth
-from u2seg.evaluation.gather import NONE, gather
+from u2seg.evaluation.gather import NONE
 from u2seg.evaluation.mapping import ClusterMapping
+from u2seg.evaluation.passes import gather
 from u2seg.evaluation.provenance import file_hashes, provenance
 from u2seg.evaluation.worst import ImageScore, image_scores, ranked, worst_images
 from u2seg.io.atomic import sha256_bytes

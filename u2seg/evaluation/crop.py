@@ -9,7 +9,7 @@ cropped alike; to let the model see crops, crop the photographs and the maps fir
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -95,8 +95,12 @@ def cropped(predicted: Predictions, truth: Truth) -> Predictions:
         check_shape(
             path, panoptic.sizes[image_id], truth.sizes[image_id], "the truth, before the crop, has"
         )
-    maps = CroppedSet(**vars(panoptic), side=truth.side)
-    return CroppedPredictions(**{**vars(predicted), "panoptic": maps}, side=truth.side)
+    maps = CroppedSet(**_values(panoptic), side=truth.side)
+    return CroppedPredictions(**{**_values(predicted), "panoptic": maps}, side=truth.side)
+
+
+def _values(record: PanopticSet | Predictions) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def crop_truth(truth: Truth, side: int) -> Truth:

@@ -21,10 +21,11 @@ from typing import Any
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
+from u2seg.evaluation.crop import cropped
 from u2seg.evaluation.details import write_details
 from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, score
 from u2seg.evaluation.files import GroundTruth, Predictions, read_predictions, read_truth
-from u2seg.evaluation.gather import ImageTable, gather
+from u2seg.evaluation.gather import ImageTable
 from u2seg.evaluation.holdout import Split, describe_fit, hold_out
 from u2seg.evaluation.intervals import ci95, figure_sources
 from u2seg.evaluation.mapping import (
@@ -35,9 +36,11 @@ from u2seg.evaluation.mapping import (
     identity_mapping,
 )
 from u2seg.evaluation.mapping_file import mapping_json, read_mapping
+from u2seg.evaluation.passes import Ranks, gather
 from u2seg.evaluation.protocols import EvalProtocol, protocol_of
 from u2seg.evaluation.provenance import file_hashes, provenance
 from u2seg.evaluation.resampled_ap import Matches
+from u2seg.evaluation.taskfit import rule_for, settled, truth_words
 from u2seg.evaluation.truth import INSTANCES, Truth
 from u2seg.io.atomic import write_json
 
@@ -74,6 +77,7 @@ def evaluate_folder(
     *,
     workers: int = 1,
     protocols: Sequence[str] = (),
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of a result folder; also written there.
 
@@ -90,6 +94,8 @@ def evaluate_folder(
         workers: Processes that read the images; the result does not depend on it.
         protocols: Names of protocols to score one after the other from the same pass; empty =
             the one of ``settings``.
+        ranks: Of a distributed run, all of which call this with the same arguments: they share
+            the images, and the first writes. The result does not depend on their number.
 
     Returns:
         ``protocol``, ``class_agnostic`` and ``instances`` (each with ``box`` and ``segm``),
@@ -105,11 +111,14 @@ def evaluate_folder(
             protocol; or the mapping is of other clusters or classes.
     """
     true_set = read_truth(truth) if isinstance(truth, GroundTruth) else truth
-    predicted = read_predictions(Path(predictions), true_set)
-    rules = _protocols(settings, protocols, len(predicted.panoptic.things))
+    predicted = cropped(read_predictions(Path(predictions), true_set), true_set)
+    chosen = _protocols(settings, protocols, len(predicted.panoptic.things))
+    rules = [rule_for(rule, true_set) for rule in chosen]
     given = _given(mapping, predicted, true_set, settings, rules)
     fit_ids, score_ids = _parts(true_set, settings.fit_share)
-    tables = gather(true_set, predicted, workers=workers)
+    tables = gather(true_set, predicted, workers=workers, ranks=ranks)
+    if ranks is not None and ranks.rank > 0:
+        return {}
     fit, scored = ([t for t in tables if t.image_id in ids] for ids in (fit_ids, score_ids))
     kept = {i: found for i, found in predicted.instances.items() if i in score_ids}
     shared = _Pass(
@@ -229,7 +238,7 @@ def _fit(rule: EvalProtocol, shared: _Pass) -> ClusterMapping:
     if rule.matching == "identity":
         return identity_mapping(rule, clusters, shared.truth)
     share = shared.settings.fit_share
-    return fit_mapping(rule, shared.fit, clusters, shared.truth, share)
+    return settled(fit_mapping(rule, shared.fit, clusters, shared.truth, share), shared.truth)
 
 
 def _warn_empty(tables: Sequence[ImageTable]) -> None:
@@ -246,6 +255,7 @@ def _protocol(rule: EvalProtocol, clusters: ClusterMapping, shared: _Pass) -> di
     votes = {**rule.to_json(), **clusters.protocol}
     return {
         "reference": shared.reference,
+        **truth_words(truth),
         **votes,
         "unmatched": rule.unmatched,
         "merge_stuff": rule.merge_stuff,

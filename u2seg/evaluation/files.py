@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class PanopticSet:
     sizes: dict[int, tuple[int, int]]
     tasks: frozenset[str] = TASKS
 
-    @property
+    @cached_property
     def stems(self) -> dict[int, str]:
         """Image id -> file name without suffix, of the annotated images."""
         return {image_id: stem_of(self.file_names[image_id]) for image_id in self.segments}
@@ -134,13 +135,17 @@ class Predictions:
     instances: dict[int, list[dict[str, Any]]]
     has_stuff_maps: bool
 
+    def stuff_path(self, image_id: int) -> Path:
+        """Return the path of an image's stuff map; UserError if its name leaves the folder."""
+        return safe_join(self.folder / "stuff", self.panoptic.file_names[image_id])
+
     def read_stuff(self, image_id: int, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """Return the (H, W) uint8 map of the semantic head: 0 any thing, 1..S stuff, 255 void.
 
         Raises:
             UserError: if it is missing, unreadable, of another shape or holds a value above S.
         """
-        path = safe_join(self.folder / "stuff", self.panoptic.file_names[image_id])
+        path = self.stuff_path(image_id)
         stuff = read_label_png(path, fast=len(self.panoptic.segments) >= FAST_FROM)
         check_shape(path, stuff.shape, shape, "the true map has")
         count = len(self.panoptic.stuff)

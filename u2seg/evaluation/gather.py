@@ -1,21 +1,18 @@
-"""One pass over the images: everything that any protocol counts, in small tables.
+"""What one image contributes to any metric of any protocol, in a small table.
 
 A table holds no pixels, so all of them fit into memory, travel between processes, and give every
-protocol and every mapping from one reading of the files.
+protocol and every mapping from one reading of the files (``passes.gather``).
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from u2seg.evaluation.files import Predictions, check_ids, check_shape
 from u2seg.evaluation.instance import truth_instances
@@ -27,8 +24,6 @@ NONE = -1
 """Class or cluster of a pixel that has none: void, true crowds, no segment."""
 ANY_THING = -2
 """Cluster of a pixel that the stuff map gives to some thing."""
-CHUNK = 8
-"""Images a worker takes at once."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -121,59 +116,18 @@ class ImageTable:
     empty: bool
 
 
-def gather(
-    truth: Truth,
-    predicted: Predictions,
-    image_ids: Iterable[int] | None = None,
-    workers: int = 1,
-) -> list[ImageTable]:
-    """Return the tables of images, sorted by image id.
+def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTable:
+    """Return the table of one image.
 
     Args:
-        truth: Read image by image.
+        truth: Read here.
         predicted: The same.
-        image_ids: Images of the truth; None = all.
-        workers: Processes; 1 = this one alone. The result does not depend on it.
+        image_id: An image of the truth.
 
     Raises:
         UserError: if a file is missing or unreadable, sizes differ, or a map holds ids that its
             list of segments lacks, or the other way round.
     """
-    chosen = sorted(truth.stems if image_ids is None else image_ids)
-    tables = _in_order(truth, predicted, chosen, workers)
-    return list(tqdm(tables, total=len(chosen), desc="evaluate", unit="img", disable=None))
-
-
-def _in_order(
-    truth: Truth, predicted: Predictions, image_ids: Sequence[int], workers: int
-) -> Iterator[ImageTable]:
-    chunks = [image_ids[i : i + CHUNK] for i in range(0, len(image_ids), CHUNK)]
-    workers = min(workers, len(chunks))
-    if workers <= 1:
-        for image_id in image_ids:
-            yield image_table(truth, predicted, image_id)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start, (truth, predicted)) as pool:
-        for tables in pool.map(_work, chunks):
-            yield from tables
-
-
-_sides: list[Any] = []
-"""Of a worker process: the truth and the predictions."""
-
-
-def _start(truth: Truth, predicted: Predictions) -> None:
-    _sides[:] = [truth, predicted]
-
-
-def _work(image_ids: Sequence[int]) -> list[ImageTable]:
-    truth, predicted = _sides
-    return [image_table(truth, predicted, image_id) for image_id in image_ids]
-
-
-def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTable:
-    """Return the table of one image; UserError as ``gather``."""
     true = truth.read(image_id)
     guess = _predicted_ids(predicted, image_id, true.ids.shape)
     overlap = count_overlaps(true.ids, np.zeros_like(true.ids) if guess is None else guess)
@@ -226,7 +180,21 @@ def _stuff_pixels(
             segment: info.category if info.category in known else ANY_THING
             for segment, info in predicted.panoptic.segments[image_id].items()
         }
-    classes = {s: info.category for s, info in true.segments.items() if not info.crowd}
+    return stuff_pixels(overlap, clusters, true.segments)
+
+
+def stuff_pixels(
+    overlap: Overlap, clusters: Mapping[int, int], truth: Mapping[int, TruthSegment]
+) -> StuffPixels:
+    """Return the pixels of an image by cluster and true class.
+
+    Args:
+        overlap: True segments against ids of a map.
+        clusters: Id of the map -> category id of its stuff cluster, or ``ANY_THING``; ids that
+            are missing are ``NONE``.
+        truth: True segment id -> segment.
+    """
+    classes = {s: info.category for s, info in truth.items() if not info.crowd}
     cluster = np.array([clusters.get(p, NONE) for p in overlap.predicted.tolist()], np.int64)
     true_class = np.array([classes.get(t, NONE) for t in overlap.truth.tolist()], np.int64)
     cells, inverse = np.unique(np.stack([cluster, true_class]), axis=1, return_inverse=True)
