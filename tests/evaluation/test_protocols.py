@@ -102,6 +102,13 @@ def test_a_key_that_contradicts_the_protocol_is_refused(name, key, value, said) 
         named(name, **{key: value})
 
 
+def test_settings_for_pseudo_labels_contradict_nothing() -> None:
+    given = EvalSettings(matching="majority", merge_stuff=False, match_iou=0.7, seed=3)
+    settings = given.identity()
+    assert protocol_of(settings, 800).matching == "identity"
+    assert settings == EvalSettings(protocol="identity", seed=3)
+
+
 def test_a_key_that_says_the_same_and_free_keys_are_taken() -> None:
     same = named("u2seg-released", match_iou=0.7, matching="majority", merge_stuff=False)
     assert same == named("u2seg-released")

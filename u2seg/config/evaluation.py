@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from u2seg.config.checks import one_of, require
 from u2seg.config.evaldata import CLASS_SETS, TRUTH_CLASSES
@@ -11,6 +11,11 @@ CUSTOM = "custom"
 PROTOCOLS = ("u2seg-released", "u2seg-paper", "one-to-one", "cups", "identity", CUSTOM)
 """Names of evaluation protocols; ``evaluation.protocols`` says what each is."""
 MATCHINGS = ("hungarian", "majority", "hungarian+majority", "identity")
+RULE_KEYS = (
+    "matching", "thing_votes", "match_overlap", "match_iou", "match_score", "match_pairs",
+    "match_crowds", "stuff_votes", "stuff_iou", "apart", "unmatched", "merge_stuff",
+)  # fmt: skip
+"""What a named protocol fixes."""
 _CHOICES = {
     "protocol": PROTOCOLS,
     "matching": MATCHINGS,
@@ -114,3 +119,15 @@ class EvalSettings:
             "True unless EVAL.THING_VOTES and EVAL.STUFF_VOTES are both 'pixels': votes of "
             f"{self.thing_votes} and of {self.stuff_votes} cannot be compared",
         )
+
+    def identity(self) -> EvalSettings:
+        """Return the settings for ids that are classes already: no rule, nothing held out.
+
+        Examples:
+            >>> settings = EvalSettings(protocol="cups", fit_share=0.5, instance_score=0.1)
+            >>> same = settings.identity()
+            >>> same.protocol, same.fit_share, same.instance_score
+            ('identity', 0.0, 0.1)
+        """
+        defaults = {f.name: f.default for f in fields(self) if f.name in RULE_KEYS}
+        return replace(self, protocol="identity", fit_share=0.0, **defaults)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from u2seg.config.evaluation import CUSTOM, PROTOCOLS, EvalSettings
+from u2seg.config.evaluation import CUSTOM, PROTOCOLS, RULE_KEYS, EvalSettings
 from u2seg.errors import UserError
 
 PAPER_THRESHOLDS: dict[str, dict[int, tuple[float, float]]] = {
@@ -282,8 +282,8 @@ def _check_keys(settings: EvalSettings, protocol: EvalProtocol) -> None:
         "merge_stuff": protocol.merge_stuff,
     }
     default = EvalSettings()
-    for key, value in fixed.items():
-        given = getattr(settings, key)
+    for key in RULE_KEYS:
+        given, value = getattr(settings, key), fixed[key]
         if given not in (getattr(default, key), value):
             raise UserError(
                 f"U2SEG.EVAL.{key.upper()} is {given!r}, but the protocol {protocol.name} makes "
