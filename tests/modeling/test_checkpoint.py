@@ -23,6 +23,7 @@ from u2seg.errors import UserError
 from u2seg.modeling.checkpoint import SafeCheckpointer, load_weights
 
 pytestmark = pytest.mark.d2
+FILES = ["last_checkpoint", "model_0.pth", "model_0.pth.sha256"]
 u2seg.modeling.register()
 
 
@@ -230,7 +231,7 @@ def test_save_and_resume(tmp_path: Path) -> None:
     counter.count = 41
     SafeCheckpointer(model, tmp_path, trainer=weakref.proxy(counter)).save("model_0", iteration=9)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0.pth"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0.pth"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
     other, other_counter = small(1), Counter()
     rest = SafeCheckpointer(other, tmp_path, trainer=other_counter).resume_or_load("")
     assert same(model, other)
@@ -266,7 +267,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(
     for name in ("model_0", "model_1"):
         with pytest.raises(UserError, match=f"{name}.*No space left"):
             checkpointer.save(name)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0.pth"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
     assert (tmp_path / "model_0.pth").read_bytes() == before
     assert (tmp_path / "last_checkpoint").read_text() == "model_0.pth"
 

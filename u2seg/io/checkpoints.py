@@ -16,6 +16,7 @@ from typing import Any
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file
+from u2seg.io.checksums import verify
 
 _NUMPY_GLOBALS = {
     (module, name)
@@ -54,7 +55,8 @@ def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
     Args:
         path: ``.pth`` / ``.pt`` (PyTorch), ``.safetensors`` or ``.pkl`` (arrays, as in
             Detectron2's model zoo).
-        sha256: Expected hexadecimal digest; empty means unchecked.
+        sha256: Expected hexadecimal digest; empty means that of ``<path>.sha256``, if there is
+            such a file.
 
     Returns:
         The mapping in the file; tensors are on the CPU, arrays stay NumPy.
@@ -76,6 +78,8 @@ def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
                 f"{path} has sha256 {found}, expected {sha256}: the download is damaged or it "
                 "is another file"
             )
+    else:
+        verify(path)
     try:
         content = _load(path)
     except (UserError, MemoryError):

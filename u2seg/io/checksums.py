@@ -32,10 +32,15 @@ class _Hashing:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.digest = hashlib.sha256()
+        self.failure: OSError | None = None
 
     def write(self, content: bytes) -> int:
         self.digest.update(content)
-        return self._file.write(content)
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -66,7 +71,11 @@ def save_checked(path: Path, writer: Callable[[Any], object]) -> None:
     older = [sha256_file(path)] if path.is_file() else []
     with atomic_file(path) as file:
         hashing = _Hashing(file)
-        writer(hashing)
+        try:
+            writer(hashing)
+        except Exception as error:
+            # torch tells of a full disk as of an unexpected position
+            raise (hashing.failure or error) from error
         newer = hashing.digest.hexdigest()
         _write_sidecar(path, [*older, newer])
     if older:

@@ -16,8 +16,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
 from u2seg.errors import UserError
-from u2seg.io.atomic import write_text, write_with
+from u2seg.io.atomic import write_text
 from u2seg.io.checkpoints import load_checkpoint
+from u2seg.io.checksums import LAST, intact, save_checkpoint
 from u2seg.modeling.weights import (
     class_layers,
     explain_mismatches,
@@ -28,8 +29,6 @@ from u2seg.modeling.weights import (
 )
 
 logger = logging.getLogger(__name__)
-
-LAST = "last_checkpoint"
 
 
 class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
@@ -44,6 +43,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         skip_heads: Load files without the layers whose size depends on the class numbers; not
             when resuming.
         save_to_disk: Whether ``save`` writes; by default in the main process only.
+        keep: Numbered checkpoints to keep, the newest; 0 = all.
         checkpointables: Objects with ``state_dict`` and ``load_state_dict``, saved along.
     """
 
@@ -55,11 +55,13 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         strict: bool = False,
         skip_heads: bool = False,
         save_to_disk: bool | None = None,
+        keep: int = 0,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, str(save_dir), save_to_disk=save_to_disk, **checkpointables)
         self.strict = strict
         self.skip_heads = skip_heads
+        self.keep = keep
         self._source = ""
         self._resuming = False
 
@@ -147,7 +149,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         return result
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` and then ``last_checkpoint``, each atomically.
+        """Write ``<save_dir>/<name>.pth``, its checksum and then ``last_checkpoint``, atomically.
 
         Args:
             name: File name without folder and suffix.
@@ -168,8 +170,9 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         content.update(kwargs)
         target = Path(self.save_dir) / file_name
         logger.info("saving %s", target)
-        write_with(target, lambda file: torch.save(content, file))
-        self.tag_last_checkpoint(file_name)
+        save_checkpoint(
+            target.parent, file_name, lambda file: torch.save(content, file), keep=self.keep
+        )
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the newest file into ``last_checkpoint``, atomically."""
@@ -278,8 +281,7 @@ def _local_copy(path: str, path_manager: Any) -> str:
 
 
 def _other_files(folder: Path, bad: str = "") -> str:
-    files = sorted(folder.glob("*.pth")) if folder.is_dir() else []
-    names = [path.name for path in files if path.name != Path(bad).name]
+    names = intact(folder, without=Path(bad).name)
     if not names:
         return "There is no other checkpoint: start anew in another OUTPUT_DIR"
     shown = ", ".join(names[-5:])
