@@ -6,7 +6,7 @@ protocol and every mapping from one reading of the files (``passes.gather``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
