@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.config.evaldata import TRUTH_CLASSES
+from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation.classsets import find_class_set
 from u2seg.evaluation.classview import with_classes
+from u2seg.evaluation.crop import crop_truth
 from u2seg.evaluation.readers.cityscapes import open_cityscapes, open_cityscapes_panoptic
 from u2seg.evaluation.readers.coco import open_coco_instances, open_coco_panoptic
 from u2seg.evaluation.readers.maps import open_class_maps, open_cocostuff
 from u2seg.evaluation.readers.voc import open_voc
 from u2seg.evaluation.truth import INSTANCES, SEMANTIC, Truth
+from u2seg.evaluation.truthview import paired_by_stem
+from u2seg.io.coco import read_panoptic
+from u2seg.io.paths import stem_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Format:
         keys: Which key of ``U2SEG.DATA`` gives each path: ``json`` or ``pngs``.
         opens: Reader; takes the paths, returns the truth.
         least: Paths that must be there; the others are optional.
+        own_ids: Whether images have ids of their own; else they are numbered in the order of
+            their names, and predictions are joined by name.
     """
 
     about: str
@@ -36,6 +43,7 @@ class Format:
     keys: tuple[str, ...]
     opens: Callable[..., Any]
     least: int = 0
+    own_ids: bool = False
 
     @property
     def required(self) -> int:
@@ -45,7 +53,11 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "coco-panoptic": Format(
-        "COCO panoptic", ("JSON", "folder of PNGs"), ("json", "pngs"), open_coco_panoptic
+        "COCO panoptic",
+        ("JSON", "folder of PNGs"),
+        ("json", "pngs"),
+        open_coco_panoptic,
+        own_ids=True,
     ),
     "coco-instances": Format(
         "COCO instances, also VOC and others in that form",
@@ -53,7 +65,7 @@ FORMATS: dict[str, Format] = {
         ("json",),
         open_coco_instances,
     ),
-    "uvo": Format("UVO's COCO-style JSON", ("JSON",), ("json",), open_coco_instances),
+    "uvo": Format("UVO's COCO-style JSON", ("JSON",), ("json",), open_coco_instances, own_ids=True),
     "cocostuff": Format(
         "COCO-Stuff's stuffthingmaps",
         ("folder of PNGs", "list of images (optional)"),
@@ -122,6 +134,30 @@ def open_truth(
         )
     truth.read(min(truth.stems))
     return truth
+
+
+def scored_truth(
+    name: str, paths: Sequence[Path | str], settings: EvalSettings, predictions: Path | None = None
+) -> Truth:
+    """Return a truth as the settings want it scored: through a class set, joined, cropped.
+
+    Args:
+        name: A key of ``FORMATS``.
+        paths: The files and folders of the format.
+        settings: ``classes``, ``merge_true_stuff`` and ``crop`` are used.
+        predictions: Result folder whose image ids are to be taken where the format has none of
+            its own; None = ids stay.
+
+    Raises:
+        UserError: as ``open_truth``, ``paired_by_stem`` and ``crop_truth``.
+    """
+    truth = open_truth(name, paths, settings.classes, settings.merge_true_stuff)
+    if predictions is not None and not FORMATS[name].own_ids:
+        source = predictions / "panoptic.json"
+        images = read_panoptic(source)["images"]
+        stems = {image["id"]: stem_of(image["file_name"]) for image in images}
+        truth = paired_by_stem(truth, stems, source)
+    return crop_truth(truth, settings.crop) if settings.crop else truth
 
 
 def find_format(name: str) -> Format:
