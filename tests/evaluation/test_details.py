@@ -19,7 +19,6 @@ from u2seg.evaluation.files import read_predictions, read_truth
 from u2seg.evaluation.gather import NONE
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.passes import gather
-from u2seg.evaluation.passes import gather
 from u2seg.evaluation.provenance import file_hashes, provenance
 from u2seg.evaluation.worst import ImageScore, image_scores, ranked, worst_images
 from u2seg.io.atomic import sha256_bytes
