@@ -43,7 +43,7 @@ def test_everything_once_again_and_not_mixed(tmp_path: Path) -> None:
     assert read_json(run / "untrained/metrics.json")["protocol"]["images"] == 2
     assert len(list((run / "predictions/pictures").glob("*.png"))) == 4
     page = (run / "report.html").read_text()
-    assert "Loss curves" in page and "<script" not in page
+    assert "Loss curves" in page and "<script" not in page and "Rounds" not in page
     seconds = read_json(run / "train/timings.json")
 
     model = (run / "train/model_final.pth").read_bytes()
@@ -89,6 +89,8 @@ def test_rounds_of_self_training_build_on_each_other(tmp_path: Path) -> None:
         assert keys["MODEL.WEIGHTS"] == str(before / "train" / "model_final.pth")
         assert float(keys["SOLVER.BASE_LR"]) == 0.01  # half, in every round
         assert keys["U2SEG.TRAIN.DROPLOSS"] == "False"
+    page = (run / "report.html").read_text()
+    assert "Rounds of self-training" in page and page.count("<figcaption>round 2<") == 4
     before = (run / "rounds/2/train/model_final.pth").read_bytes()
     assert run_everything(arguments(tmp_path, *sure, rounds=2)).splitlines()[:4] == told[:4]
     assert (run / "rounds/2/train/model_final.pth").read_bytes() == before

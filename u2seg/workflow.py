@@ -191,6 +191,7 @@ def run_everything(args: argparse.Namespace) -> str:
         train=folders.train,
         predictions=folders.evaluation,
         title=f"u2seg: {folders.root.name}",
+        rounds=folders.summary,
     )
     return "\n".join([*told, f"pictures: {folders.predictions / 'pictures'}", f"report: {report}"])
 

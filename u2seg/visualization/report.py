@@ -23,6 +23,7 @@ from u2seg.visualization.metrics import (
     metric_rows,
     reference_sentence,
 )
+from u2seg.visualization.rounds import Rounds, read_rounds
 from u2seg.visualization.samples import (
     ClusterRow,
     Picture,
@@ -57,6 +58,7 @@ MAX_CROPS = 8
 MAX_SKIPPED = 50
 MAX_STUFF = 60
 MAX_NOTES = 30
+MAX_ROUND_SAMPLES = 6
 STAGES = (
     "images", "masks", "clusters", "semantics", "panoptic", "train", "train and evaluate",
     "evaluate", "predict",
@@ -101,6 +103,7 @@ class Page:
     metrics_reference: str = ""
     protocol: list[tuple[str, str]] = field(default_factory=list)
     evaluation: EvaluationPart = field(default_factory=EvaluationPart)
+    rounds: Rounds = field(default_factory=Rounds)
     settings: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
     train_config: str = ""
     versions: list[tuple[str, str]] = field(default_factory=list)
@@ -115,6 +118,7 @@ def write_report(
     train: Path | None,
     predictions: Path | None,
     title: str,
+    rounds: Path | None = None,
 ) -> Path:
     """Write the report of a run and return its path.
 
@@ -124,6 +128,7 @@ def write_report(
         train: Output folder of ``train_net.py``; None = not part of the run.
         predictions: Result folder of an evaluation; None = not part of the run.
         title: Heading of the page.
+        rounds: ``rounds.json`` of a run with self-training; None = not part of the run.
 
     Returns:
         Path of the HTML file; everything is inside it.
@@ -137,14 +142,21 @@ def write_report(
         12 further predictions are shown, each with a line "showing n of N", so that the page
         stays below a few megabytes however large the run.
     """
-    page = build_page(labels=labels, train=train, predictions=predictions, title=title)
+    page = build_page(
+        labels=labels, train=train, predictions=predictions, title=title, rounds=rounds
+    )
     path = output if output.suffix.lower() in (".html", ".htm") else output / "report.html"
     write_text(path, _render(page))
     return path
 
 
 def build_page(
-    *, labels: Path | None, train: Path | None, predictions: Path | None, title: str
+    *,
+    labels: Path | None,
+    train: Path | None,
+    predictions: Path | None,
+    title: str,
+    rounds: Path | None = None,
 ) -> Page:
     """Return the content of the report; arguments as for ``write_report``."""
     notes = Notes()
@@ -163,6 +175,8 @@ def build_page(
         known = {i.file_name for i in label_run.images} if label_run and paired else set()
         root = elsewhere or (label_run.image_root if label_run and paired else None)
         _add_predictions(page, found, known, root, notes)
+    if rounds:
+        page.rounds = read_rounds(rounds, label_run, MAX_ROUND_SAMPLES, notes)
     _add_seconds(page, label_run, train_run)
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"and {len(notes) - MAX_NOTES} more of this kind"]

@@ -118,7 +118,7 @@ def label_samples(
         if predictions is not None and record.file_name in predictions.by_file:
             what = "prediction"
             args = (predictions, record.file_name, photo, what)
-            pictures.append(notes.attempt(f"{what} of {name}", None, _panoptic, *args))
+            pictures.append(notes.attempt(f"{what} of {name}", None, panoptic_picture, *args))
         size = f"{record.width} × {record.height}"
         samples.append(Sample(name, size, [p for p in pictures if p is not None]))
     return samples
@@ -150,7 +150,7 @@ def _prediction(folder: PanopticFolder, image_root: Path | None, name: str) -> S
     if image_root is not None and safe_join(image_root, name).is_file():
         photo = thumbnail(image_root, ImageRecord(0, name, height, width))
         pictures.append(Picture("photograph", data_uri(photo)))
-    drawn = _panoptic(folder, name, photo, "prediction")
+    drawn = panoptic_picture(folder, name, photo, "prediction")
     if drawn is None:
         return None
     pictures.append(drawn)
@@ -255,10 +255,16 @@ def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
 def _label(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
     if run.panoptic is None or record.file_name not in run.panoptic.by_file:
         return None
-    return _panoptic(run.panoptic, record.file_name, photo, "panoptic label")
+    return panoptic_picture(run.panoptic, record.file_name, photo, "panoptic label")
 
 
-def _panoptic(folder: PanopticFolder, name: str, photo: Rgb, caption: str) -> Picture | None:
+def panoptic_picture(folder: PanopticFolder, name: str, photo: Rgb, caption: str) -> Picture | None:
+    """Return the panoptic label of a photograph drawn on it; None without a label space.
+
+    Raises:
+        UserError: if the PNG is missing or unreadable.
+        KeyError: if the folder has no label of that name.
+    """
     if folder.space is None:
         return None
     record = folder.by_file[name]
