@@ -9,6 +9,7 @@ TRAIN_EXAMPLES = """examples:
     tools/train_net.py --config-file configs/COCO-PanopticSegmentation/u2seg_R50_800.yaml \\
         --num-gpus 8 U2SEG.DATA.LABELS runs/labels OUTPUT_DIR runs/train
   go on after an interruption: the same command with --resume
+  rehearse everything first: the same command with --dry-run
   evaluate a checkpoint:
     tools/train_net.py --config-file configs/COCO-PanopticSegmentation/u2seg_eval_800.yaml \\
         --eval-only MODEL.WEIGHTS model_final.pth U2SEG.DATA.EVAL_ROOT datasets/coco
@@ -29,6 +30,18 @@ def train_parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR"
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="rehearse in OUTPUT_DIR/dry-run: two iterations, checkpoint, evaluation, report; "
+        "tells what the training will cost",
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="FILE",
+        default="",
+        help="losses, image by image, of a batch in OUTPUT_DIR/nonfinite",
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine (default 1)")
     parser.add_argument("--num-machines", type=int, default=1, help="machines (default 1)")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine")

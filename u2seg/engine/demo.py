@@ -59,12 +59,18 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
         UserError: as ``run_demo``.
     """
     segmenter = Segmenter.from_config(
-        args.config_file, args.weights, args.opts, args.confidence_threshold
+        args.config_file,
+        args.weights,
+        args.opts,
+        args.confidence_threshold,
+        getattr(args, "mapping", ""),
     )
     output = Path(args.output)
     writer = PredictionWriter(output, segmenter.space)
     skipped = []
-    for number, (name, path) in enumerate(tqdm(inputs, desc="segment", unit="image"), start=1):
+    for number, (name, path) in enumerate(
+        tqdm(inputs, desc="segment", unit="image", disable=None), start=1
+    ):
         try:
             image = read_image(path, segmenter.cfg.U2SEG.IMAGES.MAX_PIXELS)
         except BadImageError as error:
@@ -176,11 +182,11 @@ def picture(image: Rgb, prediction: Prediction) -> Rgb:
         return pair
     largest = sorted(areas, key=lambda category: (-areas[category], category))[:MAX_LEGEND]
     colors = prediction.space.colors()
-    entries = []
+    entries: dict[tuple[str, tuple[int, int, int]], None] = {}
     for category in sorted(largest):
         red, green, blue = (int(v) for v in colors[category - 1])
-        entries.append((prediction.space.name(category), (red, green, blue)))
-    legend = draw_legend(entries, width=pair.shape[1])
+        entries[prediction.space.name(category), (red, green, blue)] = None
+    legend = draw_legend(list(entries), width=pair.shape[1])
     return np.concatenate([pair, legend], axis=0)
 
 

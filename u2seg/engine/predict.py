@@ -103,7 +103,7 @@ def _predict_all(model: Any, loader: Any, writer: PredictionWriter) -> None:
 
     quiet = not comm.is_main_process()
     with inference_mode(model):
-        for samples in tqdm(loader, desc="predict", unit="image", disable=quiet):
+        for samples in tqdm(loader, desc="predict", unit="image", disable=quiet or None):
             for sample, outputs in zip(samples, model(samples), strict=True):
                 name = sample["stem"] + PurePath(sample["file_name"]).suffix
                 prediction = prediction_from_outputs(outputs, writer.space)

@@ -15,6 +15,7 @@ from u2seg.errors import UserError
 
 if TYPE_CHECKING:
     from u2seg.evaluation import GroundTruth
+    from u2seg.evaluation.truth import Truth
 
 logger = logging.getLogger(__name__)
 EVALUATION_DIR = "evaluation"
@@ -65,7 +66,8 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Train and then evaluate, or with ``eval_only`` evaluate alone.
 
     Args:
-        args: From ``engine.args.train_parser``.
+        args: From ``engine.args.train_parser``. With ``dry_run`` or ``replay`` what they find is
+            logged instead.
 
     Returns:
         The metrics; empty without evaluation data and in all but the first process.
@@ -74,6 +76,12 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
         UserError: for bad settings, missing data, or an output folder that holds another run.
         StageError: if training fails half-way.
     """
+    from u2seg.engine import training
+
+    for told in (training.replay, training.dry_run):
+        if getattr(args, told.__name__, None):
+            training.logger.info("%s", told(args))
+            return {}
     cfg = setup_cfg(args)
     if args.eval_only:
         model = _trained_model(cfg, args.resume)
@@ -83,26 +91,17 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
                 "(datasets/README.md), or U2SEG.DATA.LABELS to pseudo-labels"
             )
         return evaluate(cfg, model)
-    return train(cfg, resume=args.resume)
+    return training.train(cfg, resume=args.resume)
 
 
-def train(cfg: Any, *, resume: bool = False) -> dict[str, Any]:
-    """Train the model of ``cfg`` and evaluate it; see ``train_or_evaluate``."""
-    from u2seg.engine.trainer import build_trainer, run_training
-
-    _check_training(cfg, resume)
-    trainer = build_trainer(cfg, lambda running: _log_only(evaluate(cfg, running.model)))
-    run_training(trainer, resume)
-    return evaluate(cfg, trainer.model)
-
-
-def evaluate(cfg: Any, model: Any, folder: Path | str = "") -> dict[str, Any]:
+def evaluate(cfg: Any, model: Any, folder: Path | str = "", *, images: int = 0) -> dict[str, Any]:
     """Predict the test set of ``cfg`` and compare it with its truth.
 
     Args:
         cfg: From ``setup_cfg``.
         model: A panoptic model of ``cfg``, trained or not.
         folder: Result folder; empty = ``<OUTPUT_DIR>/evaluation``.
+        images: Only the first so many, for a rehearsal; 0 = all.
 
     Returns:
         The metrics, also in ``<folder>/metrics.json``; empty without evaluation data and in all
@@ -121,16 +120,24 @@ def evaluate(cfg: Any, model: Any, folder: Path | str = "") -> dict[str, Any]:
     from u2seg.engine.predict import predict_records
     from u2seg.engine.writer import PredictionWriter
     from u2seg.evaluation import evaluate_folder, format_metrics
+    from u2seg.evaluation.few import some_images
 
     name = cfg.DATASETS.TEST[0]
     settings, reference = _comparison(cfg, name)
     target = Path(folder or Path(cfg.OUTPUT_DIR) / EVALUATION_DIR)
     writer = PredictionWriter(target, label_space(settings))
     comm.synchronize()
-    predict_records(cfg, model, DatasetCatalog.get(name), writer)
+    records = DatasetCatalog.get(name)
+    if images:
+        records = records[:images]
+        settings = replace(settings, eval=replace(settings.eval, fit_share=0.0))
+    predict_records(cfg, model, records, writer)
     metrics: dict[str, Any] = {}
     if comm.is_main_process():
-        metrics = evaluate_folder(target, _truth(name), settings.eval, reference=reference)
+        truth = _truth(name)
+        if images:
+            truth = some_images(truth, (record["image_id"] for record in records))
+        metrics = evaluate_folder(target, truth, settings.eval, reference=reference)
         logger.info("evaluation on %s:\n%s", name, format_metrics(metrics))
     comm.synchronize()
     return metrics
@@ -148,7 +155,7 @@ def _comparison(cfg: Any, name: str) -> tuple[Settings, str]:
     return replace(settings, eval=replace(settings.eval, matching="identity")), PSEUDO_LABELS
 
 
-def _truth(name: str) -> GroundTruth:
+def _truth(name: str) -> GroundTruth | Truth:
     from detectron2.data import MetadataCatalog
 
     from u2seg.evaluation import GroundTruth
@@ -186,29 +193,3 @@ def load_model(cfg: Any, weights: str) -> Any:
     load_weights(model, weights, strict=True)
     model.eval()
     return model
-
-
-def _check_training(cfg: Any, resume: bool) -> None:
-    from detectron2.utils import comm
-
-    if not cfg.DATASETS.TRAIN:
-        raise UserError(
-            "U2SEG.DATA.LABELS is empty: set it to the output folder of tools/generate_pseudo.py "
-            "(or use --eval-only)"
-        )
-    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the number "
-            f"of GPUs, {comm.get_world_size()}"
-        )
-    if not resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
-        raise UserError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a training already: add --resume to go on with "
-            "it, or choose another folder"
-        )
-    if resume and not (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
-        logger.warning("--resume: no checkpoint in %s yet, starting anew", cfg.OUTPUT_DIR)
-
-
-def _log_only(metrics: dict[str, Any]) -> None:
-    logger.debug("periodic evaluation: %d figures", len(metrics))

@@ -17,6 +17,7 @@ from typing import Any
 from u2seg.config.schema import Settings
 from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
 from u2seg.engine.checks import check_host_settings
+from u2seg.engine.continuation import check_start
 from u2seg.engine.hostcfg import Flat, flatten, merge_values, merge_words
 from u2seg.errors import UserError
 from u2seg.io.yamlfile import load_yaml
@@ -32,12 +33,15 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     """Return the frozen config of a training or evaluation run, logging and seeds set up.
 
     Args:
-        args: From ``engine.args``: ``config_file``, ``opts``, ``eval_only``.
+        args: From ``engine.args``: ``config_file``, ``opts``, ``eval_only``, ``resume``.
 
     Raises:
-        UserError: as ``build_cfg``, or if ``OUTPUT_DIR`` cannot be written.
+        UserError: as ``build_cfg``, as ``check_start`` if it trains, or if ``OUTPUT_DIR`` cannot
+            be written.
     """
     cfg = build_cfg(args.config_file, args.opts, register=True)
+    if not args.eval_only:
+        check_start(cfg, args.resume)
     _check_writable(Path(cfg.OUTPUT_DIR))
     from detectron2.engine import default_setup
 
@@ -205,8 +209,8 @@ def _fit_device(cfg: Any) -> None:
         logger.warning("MODEL.DEVICE %s: there is no CUDA here, using cpu", device)
         cfg.MODEL.DEVICE = "cpu"
     on_cpu = cfg.MODEL.DEVICE == "cpu"
-    if on_cpu and cfg.SOLVER.AMP.ENABLED:
-        logger.warning("SOLVER.AMP.ENABLED: mixed precision needs a GPU, training in fp32")
+    if on_cpu and cfg.SOLVER.AMP.ENABLED and cfg.U2SEG.TRAIN.AMP_DTYPE != "bfloat16":
+        logger.warning("SOLVER.AMP.ENABLED: float16 needs a GPU, training in fp32")
         cfg.SOLVER.AMP.ENABLED = False
     if on_cpu or comm.get_world_size() == 1:
         changed = _replace_norm(cfg.MODEL, "MODEL", "SyncBN", "BN")

@@ -1,0 +1,108 @@
+"""Which settings a resumed training may change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from u2seg.compat import prepare_host
+from u2seg.engine.continuation import REMEMBERED, check_start, remember_settings
+from u2seg.engine.setup import build_cfg
+from u2seg.errors import UserError
+
+pytestmark = pytest.mark.d2
+prepare_host()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("run")
+    words = data_words(make_labels(root), root / "out")
+    cfg = build_cfg(BASE_CONFIG, words)
+    remember_settings(cfg, resume=False)
+    (root / "out" / "last_checkpoint").write_text("model_0000000.pth")
+    return words
+
+
+def check(words: list[str], *more: str, resume: bool = True) -> Any:
+    cfg = build_cfg(BASE_CONFIG, [*words, *more])
+    check_start(cfg, resume)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("SOLVER.MAX_ITER", "9"),
+        ("DATALOADER.NUM_WORKERS", "3"),
+        ("TEST.EVAL_PERIOD", "5"),
+        ("U2SEG.EVAL.MATCHING", "majority"),
+        ("U2SEG.MASKS.TAU", "0.3"),
+        ("MODEL.WEIGHTS", "other.pth"),
+        ("MODEL.RPN.POST_NMS_TOPK_TEST", "7"),
+        ("SOLVER.STEPS", "[]"),  # the value it was, written otherwise
+    ],
+)
+def test_what_changes_no_weight_may_change(words: list[str], more: tuple[str, ...]) -> None:
+    check(words, *more)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("SOLVER.BASE_LR", "0.5", "SOLVER.BASE_LR was 0.02, is 0.5"),
+        ("SOLVER.IMS_PER_BATCH", "4", "SOLVER.IMS_PER_BATCH was 2, is 4"),
+        ("U2SEG.TRAIN.EMA_DECAY", "0.9", "U2SEG.TRAIN.EMA_DECAY was 0.0, is 0.9"),
+        ("INPUT.MIN_SIZE_TRAIN", "(64, 96)", r"INPUT.MIN_SIZE_TRAIN was \[64\], is \[64, 96\]"),
+        ("MODEL.RPN.POST_NMS_TOPK_TRAIN", "7", "MODEL.RPN.POST_NMS_TOPK_TRAIN was 100, is 7"),
+        ("SEED", "7", "SEED was 1, is 7"),
+    ],
+)
+def test_what_changes_weights_may_not(words: list[str], key: str, value: str, told: str) -> None:
+    with pytest.raises(UserError, match=f"--resume with other settings .*{told}"):
+        check(words, key, value)
+
+
+def test_the_end_of_a_cosine_may_not_move(words: list[str], tmp_path: Path) -> None:
+    more = ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "OUTPUT_DIR", str(tmp_path)]
+    remember_settings(check(words, *more), resume=False)
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    check(words, *more)
+    with pytest.raises(UserError, match=r"SOLVER.MAX_ITER was 2, is 9"):
+        check(words, *more, "SOLVER.MAX_ITER", "9")
+
+
+def test_more_than_five_changes_are_counted(words: list[str]) -> None:
+    more = [
+        "SEED", "7", "SOLVER.BASE_LR", "1.0", "SOLVER.GAMMA", "0.5", "SOLVER.MOMENTUM", "0.5",
+        "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.WARMUP_ITERS", "7", "SOLVER.NESTEROV", "true",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"and 2 more. Use the old values"):
+        check(words, *more)
+
+
+def test_a_folder_without_memory_is_not_compared(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    check(words, "OUTPUT_DIR", str(tmp_path), "SOLVER.BASE_LR", "7.0")
+
+
+def test_remembered_settings_are_those_of_the_beginning(words: list[str], tmp_path: Path) -> None:
+    more = ["OUTPUT_DIR", str(tmp_path)]
+    remember_settings(check(words, *more), resume=False)
+    before = (tmp_path / REMEMBERED).read_text()
+    remember_settings(check(words, *more, "SOLVER.MAX_ITER", "7"), resume=True)
+    assert (tmp_path / REMEMBERED).read_text() == before
+
+
+def test_a_second_beginning_is_refused(words: list[str]) -> None:
+    with pytest.raises(UserError, match="add --resume"):
+        check(words, resume=False)
+
+
+def test_more_parts_than_images(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ACCUMULATE is 3, but a process has 2 image"):
+        check(words, "OUTPUT_DIR", str(tmp_path), "U2SEG.TRAIN.ACCUMULATE", "3", resume=False)

@@ -1,0 +1,245 @@
+"""One iteration: parts of a batch, mixed precision, losses that are not finite."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from u2seg.engine.ema import WeightAverage
+from u2seg.engine.loop import (
+    Batch,
+    Iteration,
+    NonFinite,
+    TrainingLoop,
+    random_state,
+    set_random_state,
+)
+
+
+class Mean(nn.Module):
+    """Two losses, each the mean over the images of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 1)
+        self.dtypes: list[torch.dtype] = []
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        x = torch.stack([sample["x"] for sample in batch])
+        y = self.layer(x)
+        self.dtypes.append(y.dtype)
+        return {"loss_a": y.float().square().mean(), "loss_b": (y.float() - 1).abs().mean()}
+
+
+def batches(size: int, *more: Batch) -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    yield from more
+    while True:
+        yield [{"x": torch.randn(3, generator=generator)} for _ in range(size)]
+
+
+def make(size: int = 4, lr: float = 0.1, model: nn.Module | None = None, **kw: Any) -> TrainingLoop:
+    model = model or Mean()
+    more = kw.pop("first", ())
+    return TrainingLoop(model, batches(size, *more), torch.optim.SGD(model.parameters(), lr), **kw)
+
+
+def weights(loop: TrainingLoop) -> torch.Tensor:
+    return torch.cat([p.detach().clone().flatten() for p in loop.model.parameters()])
+
+
+def test_an_iteration_by_hand() -> None:
+    class Square(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            return {"loss": (self.w * batch[0]["x"][0]) ** 2}
+
+    found: list[Iteration] = []
+    first = [{"x": torch.tensor([2.0])}]
+    loop = make(model=Square(), lr=0.01, first=[first], done=found.append)
+    loop.run_step()
+    # Loss (3 * 2)^2 = 36, gradient 2 * 3 * 4 = 24: 3 - 0.01 * 24.
+    assert found[0].losses == {"loss": 36.0}
+    assert found[0].images == 1
+    assert 0 <= found[0].data_s <= found[0].seconds
+    assert weights(loop).tolist() == pytest.approx([2.76], abs=1e-6)
+
+
+@pytest.mark.parametrize(("size", "parts"), [(4, 2), (4, 4), (5, 2), (7, 3)])
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(size: int, parts: int) -> None:
+    told: list[list[Iteration]] = [[], []]
+    whole, divided = (
+        make(size, parts=p, done=log.append) for p, log in zip((1, parts), told, strict=True)
+    )
+    for _ in range(5):
+        whole.run_step()
+        divided.run_step()
+        torch.testing.assert_close(weights(divided), weights(whole), rtol=0, atol=1e-6)
+    assert len(divided.model.dtypes) == 5 * parts  # type: ignore[arg-type]
+    for one, other in zip(*told, strict=True):
+        assert one.losses == pytest.approx(other.losses, abs=1e-6)
+        assert one.images == other.images == size
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_loss_that_is_not_finite_changes_no_weight(parts: int) -> None:
+    found: list[NonFinite] = []
+
+    def failed(what: NonFinite) -> None:
+        found.append(what)
+        raise FloatingPointError("stop")
+
+    bad = [{"x": torch.tensor([0.0, value, 1.0])} for value in (1.0, np.inf, 2.0)]
+    average = WeightAverage(0.5)
+    loop = make(3, first=[bad], parts=parts, failed=failed, average=average)  # type: ignore[arg-type]
+    average.start(loop.model)
+    before = weights(loop)
+    loop.iter = 7
+    with pytest.raises(FloatingPointError, match="stop"):
+        loop.run_step()
+    assert torch.equal(weights(loop), before)
+    assert average.updates == 0
+    assert (found[0].iteration, found[0].batch) == (7, bad)
+    assert found[0].losses["loss_a"] == np.inf
+    assert found[0].random["cpu"].dtype == torch.uint8
+
+
+def test_without_anyone_to_tell_it_still_stops() -> None:
+    loop = make(1, first=[[{"x": torch.tensor([np.nan, 0, 0])}]])
+    with pytest.raises(FloatingPointError, match="iteration 0 is not finite"):
+        loop.run_step()
+
+
+def test_a_model_that_gives_up_is_a_loss_that_is_not_finite() -> None:
+    class Diverged(Mean):
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            raise FloatingPointError("predicted boxes are not finite")
+
+    with pytest.raises(FloatingPointError, match="predicted boxes are not finite"):
+        make(model=Diverged()).run_step()
+
+
+def test_bfloat16_computes_in_it_and_keeps_weights_in_float32() -> None:
+    half, full = make(dtype=torch.bfloat16), make()
+    for _ in range(3):
+        half.run_step()
+        full.run_step()
+    assert set(half.model.dtypes) == {torch.bfloat16}  # type: ignore[arg-type]
+    assert weights(half).dtype == torch.float32
+    assert not half.scaler.is_enabled()
+    difference = (weights(half) - weights(full)).abs().max()
+    assert 0 < difference < 0.05
+
+
+def test_an_overflow_of_the_scaled_loss_is_no_error() -> None:
+    class Steep(Mean):
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            # Finite; times the first scale, 65536, the gradient is not (float32 ends at 3.4e38).
+            return {"loss": self.layer.weight.sum() * 1e35}
+
+    loop = make(model=Steep(), dtype=torch.float16)
+    before, scale = weights(loop), loop.scaler.get_scale()
+    loop.run_step()
+    assert torch.equal(weights(loop), before)
+    assert loop.scaler.get_scale() == scale / 2
+    other = make(model=Steep(), dtype=torch.float16)
+    other.load_state_dict(loop.state_dict())
+    other.run_step()
+    assert other.scaler.get_scale() == scale / 4
+
+
+def test_state_restores_momentum() -> None:
+    def fresh() -> TrainingLoop:
+        model = Mean()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        return TrainingLoop(model, batches(2), optimizer)
+
+    one = fresh()
+    one.run_step()
+    two = fresh()
+    two.run_step()  # the loader moves on
+    two.model.load_state_dict(one.model.state_dict())
+    two.optimizer = torch.optim.SGD(two.model.parameters(), 0.1, momentum=0.9)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))  # torch shares its tensors
+    one.run_step()
+    two.run_step()
+    assert torch.equal(weights(one), weights(two))
+
+
+def test_a_model_in_evaluation_mode_is_refused() -> None:
+    loop = make()
+    loop.model.eval()
+    with pytest.raises(RuntimeError, match="evaluation mode"):
+        loop.run_step()
+
+
+def test_watchers_see_the_batch_before_it_is_computed() -> None:
+    seen: list[tuple[int, int, int]] = []
+    loop = make(2)
+    loop.watchers.append(lambda n, batch: seen.append((n, len(batch), len(loop.model.dtypes))))  # type: ignore[arg-type]
+    for loop.iter in range(2):
+        loop.run_step()
+    assert seen == [(0, 2, 0), (1, 2, 1)]
+
+
+def test_the_average_follows_each_iteration() -> None:
+    average = WeightAverage(0.75)
+    loop = make(average=average)
+    average.start(loop.model)
+    expected = {name: value.clone() for name, value in loop.model.state_dict().items()}
+    for _ in range(3):
+        loop.run_step()
+        for name, value in loop.model.state_dict().items():
+            expected[name] = 0.75 * expected[name] + 0.25 * value
+    for name, value in average.weights.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
+
+
+def test_random_state_returns() -> None:
+    device = torch.device("cpu")
+    state = random_state(device)
+    first = torch.rand(3)
+    set_random_state(state, device)
+    assert torch.equal(torch.rand(3), first)
+
+
+@pytest.fixture
+def one_process_group(tmp_path: Path) -> Iterator[None]:
+    if not torch.distributed.is_available():
+        pytest.skip("torch was built without torch.distributed")
+    url = f"file://{tmp_path / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=url, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process_group")
+def test_processes_exchange_gradients_after_the_last_part_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.nn.parallel import DistributedDataParallel
+
+    calls: list[str] = []
+    plain: Callable[..., Any] = DistributedDataParallel.no_sync
+    monkeypatch.setattr(
+        DistributedDataParallel, "no_sync", lambda self: calls.append("quiet") or plain(self)
+    )
+    told: list[Iteration] = []
+    loop = make(6, model=DistributedDataParallel(Mean()), parts=3, done=told.append)
+    whole = make(6)
+    loop.run_step()
+    whole.run_step()
+    assert calls == ["quiet", "quiet"]
+    torch.testing.assert_close(weights(loop), weights(whole), rtol=0, atol=1e-6)
+    assert told[0].images == 6

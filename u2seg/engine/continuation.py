@@ -1,0 +1,138 @@
+"""Whether a training may begin, or go on, in its output folder with its settings.
+
+``train_config.yaml`` remembers the settings of the beginning. (``config.yaml`` is the host's and
+every command writes it anew, evaluations too.)
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from pathlib import Path
+from typing import Any
+
+from u2seg.engine.hostcfg import flatten
+from u2seg.errors import UserError
+from u2seg.io.atomic import write_text
+from u2seg.io.yamlfile import load_yaml
+
+logger = logging.getLogger(__name__)
+REMEMBERED = "train_config.yaml"
+_MAY_DIFFER = (
+    "OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATASETS.TEST",
+    "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.PANOPTIC_FPN.COMBINE.*",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "MODEL.RPN.*_TEST", "TEST.EVAL_PERIOD", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.*",
+    "U2SEG.TRAIN.PICTURES", "U2SEG.TRAIN.KEEP_CHECKPOINTS",
+)  # fmt: skip
+"""Keys that change no weight of a resumed training."""
+_OF_TRAINING = (
+    "U2SEG.TRAIN.*", "U2SEG.COPY_PASTE.*", "U2SEG.DATA.LABELS", "U2SEG.DATA.IMAGES",
+    "U2SEG.CLUSTERS.NUM_CLUSTERS", "U2SEG.SEMANTICS.NUM_CLASSES", "U2SEG.IMAGES.MAX_PIXELS",
+)  # fmt: skip
+"""Keys of this package that training reads; those of labelling and evaluation it does not."""
+
+
+def check_start(cfg: Any, resume: bool) -> None:
+    """Refuse a training that cannot begin or go on, before anything is written.
+
+    Args:
+        cfg: From ``build_cfg``.
+        resume: Go on from the last checkpoint of ``OUTPUT_DIR``.
+
+    Raises:
+        UserError: if there are no labels, the batch does not divide, the folder holds a training
+            and ``resume`` is false, or a resumed training began with other settings that change
+            its weights; names key and both values.
+    """
+    _check_batch(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    if not (folder / "last_checkpoint").is_file():
+        if resume:
+            logger.warning("--resume: no checkpoint in %s yet, starting anew", folder)
+        return
+    if not resume:
+        raise UserError(
+            f"OUTPUT_DIR {folder} holds a training already: add --resume to go on with it, or "
+            "choose another folder"
+        )
+    if (folder / REMEMBERED).is_file():
+        check_same(cfg, load_yaml(folder / REMEMBERED))
+
+
+def remember_settings(cfg: Any, resume: bool) -> None:
+    """Write ``train_config.yaml``, unless a training goes on."""
+    path = Path(cfg.OUTPUT_DIR) / REMEMBERED
+    if not (resume and path.is_file()):
+        write_text(path, cfg.dump())
+
+
+def check_same(cfg: Any, remembered: dict[str, Any]) -> None:
+    """Refuse to go on with other settings; see ``check_start``.
+
+    Args:
+        cfg: Of now.
+        remembered: Tree of nested keys, of the beginning.
+
+    Raises:
+        UserError: for the first keys whose values differ.
+    """
+    now, then = (_plain(flatten(tree)) for tree in (cfg, remembered))
+    changed = [
+        key
+        for key in sorted(now.keys() & then.keys())
+        if now[key] != then[key] and _matters(key, cfg)
+    ]
+    if changed:
+        shown = "; ".join(f"{key} was {then[key]!r}, is {now[key]!r}" for key in changed[:5])
+        more = f", and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UserError(
+            f"--resume with other settings than the training in {cfg.OUTPUT_DIR} began with: "
+            f"{shown}{more}. Use the old values, or start anew in another folder (MODEL.WEIGHTS "
+            "may name the last checkpoint)"
+        )
+
+
+def _check_batch(cfg: Any) -> None:
+    from detectron2.utils import comm
+
+    if not cfg.DATASETS.TRAIN:
+        raise UserError(
+            "U2SEG.DATA.LABELS is empty: set it to the output folder of tools/generate_pseudo.py "
+            "(or use --eval-only)"
+        )
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if batch % processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {batch} must be a multiple of the number of processes, "
+            f"{processes}"
+        )
+    parts = cfg.U2SEG.TRAIN.ACCUMULATE
+    if parts > batch // processes:
+        raise UserError(
+            f"U2SEG.TRAIN.ACCUMULATE is {parts}, but a process has {batch // processes} image(s) "
+            f"of SOLVER.IMS_PER_BATCH {batch}: expected at most that many parts"
+        )
+
+
+def _matters(key: str, cfg: Any) -> bool:
+    if key == "SOLVER.MAX_ITER":
+        # Only a schedule of given steps does not depend on the end.
+        return str(cfg.SOLVER.LR_SCHEDULER_NAME) != "WarmupMultiStepLR"
+    if key.startswith("U2SEG.") and not _any(key, _OF_TRAINING):
+        return False
+    return not _any(key, _MAY_DIFFER)
+
+
+def _any(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _plain(flat: dict[str, Any]) -> dict[str, Any]:
+    return {key: _as_lists(value) for key, value in flat.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    """Return a value as YAML gives it back: lists for tuples."""
+    return [_as_lists(item) for item in value] if isinstance(value, tuple | list) else value

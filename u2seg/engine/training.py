@@ -1,0 +1,217 @@
+"""A whole training: from the first weights to the evaluation of the last; and its rehearsal."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from u2seg.engine.continuation import remember_settings
+from u2seg.engine.setup import build_cfg, setup_cfg
+from u2seg.errors import StageError, UserError
+from u2seg.io.atomic import write_with
+from u2seg.io.checkpoints import load_checkpoint
+from u2seg.io.checksums import remove_leftovers, save_checked
+
+if TYPE_CHECKING:
+    from u2seg.engine.loop import Iteration
+
+logger = logging.getLogger(__name__)
+FINAL_EMA = "model_final_ema.pth"
+EMA_EVALUATION = "evaluation_ema"
+DRY_RUN = "dry-run"
+DRY_ITERATIONS = 2
+DRY_IMAGES = 4
+"""Images that a rehearsal evaluates."""
+
+
+def train(cfg: Any, *, resume: bool = False) -> dict[str, Any]:
+    """Train the model of ``cfg`` and evaluate it.
+
+    With ``U2SEG.TRAIN.EMA_DECAY`` the average of the weights becomes ``model_final_ema.pth`` and
+    is evaluated too, in ``<OUTPUT_DIR>/evaluation_ema``.
+
+    Args:
+        cfg: From ``setup_cfg``.
+        resume: Go on from the last checkpoint of ``OUTPUT_DIR`` if there is one.
+
+    Returns:
+        The metrics of the trained weights, with those of the average as ``ema``; empty without
+        evaluation data and in all but the first process.
+
+    Raises:
+        UserError: for bad settings or missing data.
+        StageError: if training fails half-way.
+    """
+    from detectron2.utils import comm
+
+    from u2seg.engine.trainer import build_trainer, run_training
+
+    if comm.is_main_process():
+        remember_settings(cfg, resume)
+        remove_leftovers(Path(cfg.OUTPUT_DIR))
+    trainer = build_trainer(cfg, lambda running: _evaluate_running(cfg, running))
+    run_training(trainer, resume)
+    return _evaluate_trained(cfg, trainer)
+
+
+def _evaluate_running(cfg: Any, trainer: Any) -> None:
+    """Evaluate between iterations: the average, if there is one."""
+    from u2seg.engine.run import evaluate
+
+    if trainer.average is None:
+        evaluate(cfg, trainer.model)
+        return
+    with trainer.average.applied(trainer.model):
+        evaluate(cfg, trainer.model, Path(cfg.OUTPUT_DIR) / EMA_EVALUATION)
+
+
+def _evaluate_trained(cfg: Any, trainer: Any, images: int = 0) -> dict[str, Any]:
+    import torch
+    from detectron2.utils import comm
+
+    from u2seg.engine.run import evaluate
+
+    metrics = evaluate(cfg, trainer.model, images=images)
+    if trainer.average is None:
+        return metrics
+    folder = Path(cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        content = {"model": trainer.average.weights}
+        save_checked(folder / FINAL_EMA, lambda file: torch.save(content, file))
+    with trainer.average.applied(trainer.model):
+        averaged = evaluate(cfg, trainer.model, folder / EMA_EVALUATION, images=images)
+    return {**metrics, "ema": averaged} if averaged else metrics
+
+
+def replay(args: argparse.Namespace) -> str:
+    """Return the losses of a batch that ``nonfinite.stop`` saved, computed again.
+
+    Args:
+        args: ``replay`` (the JSON), ``config_file``, ``opts``.
+
+    Raises:
+        UserError: if the file is missing or damaged, or of another model.
+    """
+    from u2seg.engine import nonfinite
+
+    cfg = build_cfg(args.config_file, args.opts)
+    from detectron2.modeling import build_model
+
+    return nonfinite.replay(build_model(cfg), Path(args.replay))
+
+
+def dry_run(args: argparse.Namespace) -> str:
+    """Rehearse a training in ``<OUTPUT_DIR>/dry-run``: everything once, and what it would cost.
+
+    Two iterations, a checkpoint written and read, an evaluation of four images, a report. An
+    earlier rehearsal is removed.
+
+    Args:
+        args: As of ``train_or_evaluate``.
+
+    Returns:
+        Estimates for the whole training, in words.
+
+    Raises:
+        UserError: as training would, before it begins.
+        StageError: as training would half-way, or if the checkpoint read is not what was written.
+    """
+    from u2seg.engine.trainer import build_trainer, run_training
+
+    folder = _empty_folder(args)
+    opts = [*args.opts, "OUTPUT_DIR", str(folder), "TEST.PRECISE_BN.NUM_ITER", "1"]
+    cfg = setup_cfg(argparse.Namespace(**{**vars(args), "opts": opts, "resume": False}))
+    trainer = build_trainer(cfg, lambda _: None)
+    trainer.max_iter = DRY_ITERATIONS
+    seconds: list[float] = []
+    note = trainer.loop.done
+
+    def timed(found: Iteration) -> None:
+        seconds.append(found.seconds)
+        note(found)
+
+    trainer.loop.done = timed
+    run_training(trainer, resume=False)
+    spent_saving, size = _check_checkpoint(trainer, folder)
+    total = _test_images(cfg)
+    start = time.perf_counter()
+    _evaluate_trained(cfg, trainer, DRY_IMAGES)
+    spent_evaluating = (time.perf_counter() - start) / min(DRY_IMAGES, total or 1)
+    _write_report(folder)
+    from u2seg.engine.telemetry import memory_gb
+
+    lines = [
+        f"the rehearsal went well; its files are in {folder}",
+        f"iteration: {seconds[-1]:.2f} s (the second one)",
+        f"training: {_duration(seconds[-1] * cfg.SOLVER.MAX_ITER)} for {cfg.SOLVER.MAX_ITER} "
+        "iterations",
+        f"checkpoint: {spent_saving:.1f} s, {size / 1e9:.2f} GB, every "
+        f"{cfg.SOLVER.CHECKPOINT_PERIOD} iterations",
+        f"evaluation: {_duration(spent_evaluating * total)} for {total} images",
+        f"peak memory: {memory_gb(trainer.loop.device):.1f} GB",
+    ]
+    return "\n".join(lines)
+
+
+def _empty_folder(args: argparse.Namespace) -> Path:
+    from detectron2.utils import comm
+
+    folder = Path(build_cfg(args.config_file, args.opts).OUTPUT_DIR) / DRY_RUN
+    if comm.is_main_process() and folder.exists():
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder} exists and is no earlier dry run: remove or rename it")
+        shutil.rmtree(folder)
+    comm.synchronize()
+    return folder
+
+
+def _check_checkpoint(trainer: Any, folder: Path) -> tuple[float, int]:
+    """Write a checkpoint and read it again; return seconds of writing and bytes."""
+    import torch
+    from detectron2.utils import comm
+
+    start = time.perf_counter()
+    trainer.checkpointer.save("model_dry_run")
+    seconds = time.perf_counter() - start
+    comm.synchronize()
+    path = folder / "model_dry_run.pth"
+    found = load_checkpoint(path)["model"]
+    written = trainer.checkpointer.model.state_dict()
+    for name, value in written.items():
+        if name not in found or not torch.equal(found[name], value.cpu()):
+            raise StageError(f"{path}: {name} was not read as it was written: is the disk sound?")
+    return seconds, path.stat().st_size
+
+
+def _test_images(cfg: Any) -> int:
+    from detectron2.data import DatasetCatalog
+
+    return len(DatasetCatalog.get(cfg.DATASETS.TEST[0])) if cfg.DATASETS.TEST else 0
+
+
+def _write_report(folder: Path) -> None:
+    from detectron2.utils import comm
+
+    from u2seg.visualization.report import write_report
+
+    if comm.is_main_process():
+        try:
+            write_report(
+                folder,
+                labels=None,
+                train=folder,
+                predictions=folder / "evaluation",
+                title="Rehearsal of a training",
+            )
+        except UserError as error:  # the template engine is an extra
+            logger.warning("no report: %s", error)
+
+
+def _duration(seconds: float) -> str:
+    from u2seg.visualization.report import duration
+
+    return f"about {duration(seconds)}"
