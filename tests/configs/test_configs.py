@@ -38,7 +38,7 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_loads_for_both_halves(path: Path) -> None:
     cfg = build_cfg(path, CPU)
-    assert cfg.MODEL.META_ARCHITECTURE == "PanopticCascadeRCNN"
+    assert cfg.MODEL.META_ARCHITECTURE in ("PanopticCascadeRCNN", "InstanceCascadeRCNN")
     assert load_settings(path).clusters.num_clusters == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     assert cfg.INPUT.FORMAT == "RGB"
     assert cfg.INPUT.MASK_FORMAT == "bitmask"
