@@ -28,6 +28,7 @@ class TrainSettings:
         ema_decay: Decay per iteration of a moving average of the weights that is saved and
             evaluated, 0 <= d < 1; 0 = none.
         pictures: Training images drawn as the model sees them, at the start of a training.
+        keep_checkpoints: Numbered checkpoints that stay, the newest ones, >= 0; 0 = all.
     """
 
     droploss: bool = False
@@ -40,6 +41,7 @@ class TrainSettings:
     compile: bool = False
     ema_decay: float = 0.0
     pictures: int = 8
+    keep_checkpoints: int = 0
 
     def __post_init__(self) -> None:
         require(0 <= self.droploss_iou <= 1, "TRAIN.DROPLOSS_IOU", self.droploss_iou, "0..1")
@@ -48,6 +50,8 @@ class TrainSettings:
         one_of("TRAIN.AMP_DTYPE", self.amp_dtype, ("float16", "bfloat16"))
         require(0 <= self.ema_decay < 1, "TRAIN.EMA_DECAY", self.ema_decay, "0 <= d < 1")
         require(self.pictures >= 0, "TRAIN.PICTURES", self.pictures, ">= 0")
+        keep = self.keep_checkpoints
+        require(keep >= 0, "TRAIN.KEEP_CHECKPOINTS", keep, ">= 0")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,12 @@ class TrainerParts:
         kept = {KEY: self.average} if self.average is not None else {}
         trainer = weakref.proxy(self)
         self.checkpointer = SafeCheckpointer(
-            self.loop.model, cfg.OUTPUT_DIR, skip_heads=settings.skip_heads, trainer=trainer, **kept
+            self.loop.model,
+            cfg.OUTPUT_DIR,
+            skip_heads=settings.skip_heads,
+            keep=settings.keep_checkpoints,
+            trainer=trainer,
+            **kept,
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
 

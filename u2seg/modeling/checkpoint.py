@@ -281,7 +281,8 @@ def _local_copy(path: str, path_manager: Any) -> str:
 
 
 def _other_files(folder: Path, bad: str = "") -> str:
-    names = intact(folder, without=Path(bad).name)
+    # averages of weights have no state to go on with
+    names = [n for n in intact(folder, without=Path(bad).name) if not n.endswith("_ema.pth")]
     if not names:
         return "There is no other checkpoint: start anew in another OUTPUT_DIR"
     shown = ", ".join(names[-5:])
