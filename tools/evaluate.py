@@ -45,6 +45,14 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         metavar="F",
         help="fit the mapping on this share of the images and score the rest",
     )
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="also score the same segments with random clusters, and with one cluster",
+    )
+    parser.add_argument(
+        "--labels", metavar="DIR", help="also score the label files of a labelling run"
+    )
     parser.add_argument("--per-class", action="store_true", help="print a row per class")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
@@ -70,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
     from u2seg.cli import run_tool, setup_logging
     from u2seg.config.load import load_settings
     from u2seg.evaluation import evaluate_folder, format_metrics
+    from u2seg.evaluation.panoptic_baselines import format_baselines
     from u2seg.evaluation.protocol_table import format_protocols
     from u2seg.evaluation.protocols import expand_names
     from u2seg.evaluation.readers import scored_truth
@@ -78,6 +87,10 @@ def main(argv: Sequence[str]) -> int:
         settings = load_settings(args.config_file, args.opts).eval
         if args.fit_fraction is not None:
             settings = replace(settings, fit_share=args.fit_fraction)
+        if args.baselines:
+            settings = replace(settings, baselines=True)
+        if args.labels:
+            settings = replace(settings, labels=args.labels)
         if args.classes:
             settings = replace(settings, classes=args.classes)
         folder = Path(args.predictions)
@@ -95,6 +108,8 @@ def main(argv: Sequence[str]) -> int:
             print(format_protocols(metrics))
         else:
             print(format_metrics(metrics, per_class=args.per_class))
+        if "baselines" in metrics:
+            print(f"\n{format_baselines(metrics)}")
         return 0
 
     setup_logging(args.debug)

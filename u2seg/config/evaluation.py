@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from u2seg.config.checks import one_of, require
 from u2seg.config.evaldata import CLASS_SETS, TRUTH_CLASSES
@@ -65,6 +66,9 @@ class EvalSettings:
             ``uvo``.
         bootstrap: Resamples of the images for the 95 % intervals; 0 = no intervals.
         seed: Of the resamples and of random baselines, >= 0.
+        baselines: Also score the predicted segments with random clusters, and with one cluster.
+        labels: Output folder of a labelling run of the evaluated photographs, whose label files
+            are scored beside the model; empty = none.
         classes: Class set to score over: ``truth`` (the truth's own classes), ``coco-95`` and
             others, see datasets/README.md.
         merge_true_stuff: With a class set: merge true segments of one stuff class in an image.
@@ -91,6 +95,8 @@ class EvalSettings:
     paper_data: str = "coco"
     bootstrap: int = 1000
     seed: int = 0
+    baselines: bool = False
+    labels: str = ""
     classes: str = TRUTH_CLASSES
     merge_true_stuff: bool = False
     crop: int = 0
@@ -129,5 +135,5 @@ class EvalSettings:
             >>> same.protocol, same.fit_share, same.instance_score
             ('identity', 0.0, 0.1)
         """
-        defaults = {f.name: f.default for f in fields(self) if f.name in RULE_KEYS}
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name in RULE_KEYS}
         return replace(self, protocol="identity", fit_share=0.0, **defaults)

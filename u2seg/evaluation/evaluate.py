@@ -36,6 +36,7 @@ from u2seg.evaluation.mapping import (
     identity_mapping,
 )
 from u2seg.evaluation.mapping_file import mapping_json, read_mapping
+from u2seg.evaluation.panoptic_baselines import NOTES, Baseline, baselines, headline
 from u2seg.evaluation.passes import Ranks, gather
 from u2seg.evaluation.protocols import EvalProtocol, protocol_of
 from u2seg.evaluation.provenance import file_hashes, provenance
@@ -102,8 +103,10 @@ def evaluate_folder(
         ``semantic``, ``panoptic``, ``unmatched``; None for a task the truth cannot answer;
         ``unmatched_clusters`` and ``ci95`` (None without resamples). With several protocols
         these are of the first, and ``protocols`` holds the same of each by name. ``provenance``
-        has versions, settings and hashes. Also written: ``metrics.json``, ``mapping.json`` (of
-        further protocols ``mapping_<name>.json``), and the files of ``write_details``.
+        has versions, settings and hashes; ``baselines``, if asked for, name -> ``note`` and
+        ``protocols`` -> headline figures of a baseline. Also written: ``metrics.json``,
+        ``mapping.json`` (of further protocols ``mapping_<name>.json``), and the files of
+        ``write_details``.
 
     Raises:
         UserError: if a file is missing or garbled; predictions are for images without truth;
@@ -131,6 +134,11 @@ def evaluate_folder(
     )
     _warn_empty(scored)
     metrics = _score(shared, rules, given)
+    rivals = baselines(settings, true_set, predicted, tables, workers)
+    if rivals:
+        metrics["baselines"] = {
+            rival.name: _baseline(rival, shared, rules, fit_ids) for rival in rivals
+        }
     hashes = file_hashes(predicted.folder, true_set.source, mapping)
     metrics["provenance"] = provenance(_settings_tree(settings), hashes)
     write_json(predicted.folder / "metrics.json", metrics, indent=1)
@@ -170,6 +178,27 @@ def _score(
 def _scored(rule: EvalProtocol, mapping: ClusterMapping, shared: _Pass) -> Scored:
     scoring = Scoring(rule.merge_stuff, rule.unmatched, shared.settings.instance_score)
     return score(shared.truth, shared.predicted, shared.tables, mapping, scoring)
+
+
+def _baseline(
+    rival: Baseline, model: _Pass, rules: Sequence[EvalProtocol], fit_ids: set[int]
+) -> dict[str, Any]:
+    """Return the headline figures of a baseline under each protocol, fitted anew."""
+    chosen = {table.image_id for table in model.tables}
+    found = rival.predicted.instances
+    kept = replace(rival.predicted, instances={i: found[i] for i in sorted(chosen & set(found))})
+    fit, tables = ([t for t in rival.tables if t.image_id in ids] for ids in (fit_ids, chosen))
+    shared = replace(model, predicted=kept, fit=fit, tables=tables)
+    results = {}
+    for rule in rules:
+        mapping = _fit(rule, shared)
+        scored = _scored(rule, mapping, shared)
+        results[rule.name] = {
+            "protocol": _protocol(rule, mapping, shared),
+            **headline(scored.blocks),
+            "ci95": _intervals(shared, scored, {}),
+        }
+    return {"note": NOTES[rival.name], "protocols": results}
 
 
 def _class_agnostic(shared: _Pass) -> tuple[dict[str, Any] | None, dict[str, Matches]]:

@@ -1,0 +1,177 @@
+"""Baselines beside a model: random clusters, one cluster, label files scored directly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from u2seg.config.evaluation import EvalSettings
+from u2seg.errors import UserError
+from u2seg.evaluation import evaluate_folder
+from u2seg.evaluation.files import read_predictions, read_truth
+from u2seg.evaluation.panoptic_baselines import (
+    LABELS,
+    ONE,
+    RANDOM,
+    baselines,
+    format_baselines,
+    read_labels,
+)
+from u2seg.evaluation.passes import gather
+from u2seg.io.png import write_panoptic_png
+from u2seg.structures.labels import LabelSpace
+from u2seg.structures.masks import encode_mask, mask_box
+
+SPACE = LabelSpace(num_things=3, num_stuff=2)
+CLUSTERS = {1: 3, 2: 1, 3: 5, 4: 4}
+"""True class -> cluster that stands for it."""
+
+
+def write_labels(root: Path, *, height: int = 4) -> Path:
+    """Write the first true image as the label of photo 7, and one of an unknown photograph."""
+    folder = root / "panoptic"
+    ids, segments = relabelled(CLUSTERS)[21]
+    names = {7: "a/first", 8: "elsewhere"}
+    images, annotations, instances = [], [], []
+    for image_id, stem in names.items():
+        write_panoptic_png(folder / "panoptic" / f"{stem}.png", ids)
+        images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": height, "width": 6})
+        rows = [(s, c, ids == s) for s, c in segments.items()]
+        annotations.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": [
+            {"id": s, "category_id": c, "iscrowd": 0, "area": int(m.sum()),
+             "bbox": list(mask_box(m)), "isthing": int(SPACE.is_thing(c))} for s, c, m in rows
+        ]})  # fmt: skip
+        for s, c, m in rows:
+            if SPACE.is_thing(c):
+                instances.append({
+                    "id": len(instances) + 1, "image_id": image_id, "category_id": c,
+                    "segmentation": encode_mask(m), "bbox": list(mask_box(m)),
+                    "area": int(m.sum()), "iscrowd": 0, "score": 0.5 + 0.1 * (s == 111),
+                })  # fmt: skip
+    content = {"images": images, "categories": SPACE.categories()}
+    (folder / "panoptic.json").write_text(json.dumps({**content, "annotations": annotations}))
+    (folder / "instances.json").write_text(json.dumps({**content, "annotations": instances}))
+    return root
+
+
+@pytest.fixture
+def model(tmp_path: Path):
+    folder = write_predictions(tmp_path / "p", relabelled(CLUSTERS), SPACE)
+    return folder, write_truth(tmp_path)
+
+
+def test_one_cluster_by_hand(model):
+    """All things are one cluster and all stuff another; one to one, each takes one class.
+
+    Things vote 3 cats, 1 dog: all are cats, so cat has 3 hits and 1 false positive (3 / 3.5),
+    the dog is missed. Stuff votes 22 grass, 8 sky: image 21 is one segment of grass of 15
+    pixels, 7 of them right: 7 / 16 (with the void pixel not) is no match; image 22 matches.
+    """
+    folder, truth = model
+    found = evaluate_folder(folder, truth, EvalSettings(baselines=True, bootstrap=0))
+    one = found["baselines"][ONE]["protocols"]["custom"]
+    assert one["panoptic"]["things"]["PQ"] == pytest.approx(100 * (3 / 3.5 + 0) / 2)
+    assert one["panoptic"]["stuff"]["PQ"] == pytest.approx(100 * (1 / 2 + 0) / 2)
+    # grass 22 of 22 + 8 of sky; sky none; cat 13 of 13 + 4 of the dog
+    assert one["semantic"]["mIoU"] == pytest.approx(100 * (22 / 30 + 13 / 17) / 4)
+    assert one["protocol"]["clusters"]["matched_things"] == 1
+    assert "per_class" not in one["panoptic"] and "per_class" not in one["instances"]["segm"]
+    assert one["instances"]["segm"]["AP50"] < 100.0
+    assert found["panoptic"]["all"]["PQ"] == 100.0, "the model itself is untouched"
+    assert one["ci95"] is None
+
+
+def test_random_clusters_keep_kinds_and_segments_and_follow_the_seed(model):
+    folder, truth = model
+    true_set = read_truth(truth)
+    predicted = read_predictions(folder, true_set)
+    tables = gather(true_set, predicted)
+
+    def drawn(seed):
+        settings = EvalSettings(baselines=True, seed=seed)
+        return baselines(settings, true_set, predicted, tables)[0]
+
+    every = [drawn(seed) for seed in range(30)]
+    seen: dict[int, set[int]] = {}
+    for random in every:
+        assert random.name == RANDOM and not random.predicted.has_stuff_maps
+        for before, after in zip(tables, random.tables, strict=True):
+            assert after.overlap is before.overlap and list(after.predicted) == list(
+                before.predicted
+            )
+            for segment, cluster in after.predicted.items():
+                old = before.predicted[segment]
+                assert SPACE.is_thing(cluster) == SPACE.is_thing(old)
+                seen.setdefault(old, set()).add(cluster)
+            pairs = after.pairs
+            assert (pairs.cluster == after.detections.cluster[pairs.detection]).all()
+            results = random.predicted.instances[after.image_id]
+            assert [r["category_id"] for r in results] == after.detections.cluster.tolist()
+            stuff = after.stuff_pixels
+            assert stuff.pixels.sum() == before.overlap.pixels.sum()
+            assert set(stuff.cluster.tolist()) <= {4, 5, -1, -2}
+    assert seen == {3: {1, 2, 3}, 1: {1, 2, 3}, 5: {4, 5}, 4: {4, 5}}
+    again = drawn(3)
+    assert [t.predicted for t in again.tables] == [t.predicted for t in every[3].tables]
+
+
+def test_labels_are_paired_by_file_name_and_keep_their_scores(model, tmp_path):
+    _, truth = model
+    found = read_labels(write_labels(tmp_path / "run"), read_truth(truth))
+    assert list(found.panoptic.segments) == [21] and list(found.instances) == [21]
+    assert [(r["image_id"], r["category_id"], r["score"]) for r in found.instances[21]] == [
+        (21, 3, 0.6), (21, 1, 0.5),
+    ]  # fmt: skip
+
+
+def test_labels_scored_directly_by_hand(model, tmp_path):
+    """The label of image 21 is the truth, image 22 has none: two cats and grass are missed."""
+    folder, truth = model
+    labels = write_labels(tmp_path / "run")
+    settings = EvalSettings(labels=str(labels), bootstrap=20)
+    found = evaluate_folder(folder, truth, settings, protocols=["one-to-one", "cups"])
+    assert list(found["baselines"]) == [LABELS]
+    rows = found["baselines"][LABELS]["protocols"]
+    assert list(rows) == ["one-to-one", "cups"]
+    for row in rows.values():
+        assert row["protocol"]["images_without_prediction"] == 1
+        want = 100 * (1 / 2 + 1 + 1 / 1.5 + 1) / 4
+        assert row["panoptic"]["all"]["PQ"] == pytest.approx(want)
+        assert row["semantic"]["pixel_accuracy"] == pytest.approx(100 * 23 / 47)
+        low, high = row["ci95"]["panoptic"]["all"]["PQ"]
+        assert low == 0.0 and high == 100.0
+    lines = format_baselines(found).splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["one-to-one:", "model"], ["one-to-one:", "labels"], ["cups:", "model"],
+        ["cups:", "labels"],
+    ]  # fmt: skip
+    assert json.loads((folder / "metrics.json").read_text())["baselines"] == found["baselines"]
+
+
+def test_labels_that_do_not_fit_are_refused(model, tmp_path):
+    _, truth = model
+    true_set = read_truth(truth)
+    with pytest.raises(UserError, match=r"holds no panoptic/panoptic.json"):
+        read_labels(tmp_path, true_set)
+    with pytest.raises(UserError, match=r"is \(9, 6\), the true image \(4, 6\)"):
+        read_labels(write_labels(tmp_path / "tall", height=9), true_set)
+    other = write_labels(tmp_path / "other")
+    path = other / "panoptic" / "panoptic.json"
+    path.write_text(path.read_text().replace("a/first", "b/first"))
+    with pytest.raises(UserError, match=r"none of the 2 images .*compared by file name"):
+        read_labels(other, true_set)
+
+
+def test_random_clusters_of_no_segment(tmp_path):
+    """An image without any segment has nothing to draw for."""
+    maps = {i: (np.zeros((4, 6), np.int32), {}) for i in (21, 22)}
+    folder = write_predictions(tmp_path / "p", maps, SPACE)
+    found = evaluate_folder(
+        folder, write_truth(tmp_path), EvalSettings(baselines=True, bootstrap=0)
+    )
+    for row in found["baselines"].values():
+        assert row["protocols"]["custom"]["panoptic"]["all"]["PQ"] == 0.0
