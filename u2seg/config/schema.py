@@ -12,6 +12,7 @@ from u2seg.config.checks import MAX_SEED
 from u2seg.config.checks import check_crf as _check_crf
 from u2seg.config.checks import one_of as _one_of
 from u2seg.config.checks import require as _require
+from u2seg.config.evaldata import EVAL_FORMATS, EvalTree
 from u2seg.config.evaluation import EvalSettings as EvalSettings
 from u2seg.config.rounds import RoundSettings as RoundSettings
 from u2seg.config.semantics import SemanticSettings as SemanticSettings
@@ -299,18 +300,35 @@ class DataSettings:
     Args:
         labels: Output folder of ``generate_pseudo.py``; registered as ``u2seg_pseudo``.
         images: Image root of these labels; empty = the one recorded in ``images.json``.
-        eval_root: Root of a COCO-panoptic data set with truth; registered as ``u2seg_eval``;
-            empty = evaluate against the pseudo-labels themselves.
-        eval_images, eval_json, eval_pngs: Its image folder, panoptic JSON and PNG folder,
-            relative to ``eval_root``.
+        eval_root: Root of a data set with truth; registered as ``u2seg_eval``; empty = evaluate
+            against the pseudo-labels themselves.
+        eval_format: Format of its truth: ``coco-panoptic``, ``coco-instances``, ``uvo``,
+            ``cocostuff``, ``cityscapes``, ``cityscapes-panoptic``, ``voc`` or ``camvid``.
+        eval_images, eval_json, eval_pngs: Its folder of photographs, its JSON or list of images
+            and its folder of label maps, relative to ``eval_root``; empty = where the format
+            usually has them (datasets/README.md).
     """
 
     labels: str = ""
     images: str = ""
     eval_root: str = ""
-    eval_images: str = "val2017"
-    eval_json: str = "annotations/panoptic_val2017.json"
-    eval_pngs: str = "annotations/panoptic_val2017"
+    eval_format: str = "coco-panoptic"
+    eval_images: str = ""
+    eval_json: str = ""
+    eval_pngs: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("DATA.EVAL_FORMAT", self.eval_format, tuple(EVAL_FORMATS))
+
+    @property
+    def eval_tree(self) -> EvalTree:
+        """Where the parts of the evaluation data lie, relative to ``eval_root``."""
+        usual = EVAL_FORMATS[self.eval_format]
+        return EvalTree(
+            self.eval_images or usual.images,
+            self.eval_json or usual.json,
+            self.eval_pngs or usual.pngs,
+        )
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,26 @@ def register_coco_panoptic_eval(
     return truth
 
 
+def register_records(
+    name: str,
+    arguments: tuple[Any, ...],
+    reader: Callable[[], list[dict[str, Any]]],
+    metadata: dict[str, Any],
+) -> None:
+    """Register any records as a Detectron2 data set.
+
+    Args:
+        name: Catalog name.
+        arguments: What the data set is made from; to tell whether it replaces another.
+        reader: Returns the records.
+        metadata: Of the data set.
+
+    Raises:
+        UserError: if the name is Detectron2's.
+    """
+    _register(name, arguments, reader, metadata)
+
+
 def _register(
     name: str,
     arguments: tuple[Any, ...],

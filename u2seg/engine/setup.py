@@ -117,16 +117,15 @@ def register_data(settings: Settings) -> None:
     Raises:
         UserError: if data are missing, or K or S of the labels differ from the settings.
     """
-    from u2seg.data.catalog import register_coco_panoptic_eval, register_pseudo_panoptic
+    from u2seg.data.catalog import register_pseudo_panoptic
+    from u2seg.engine.evaldata import register_eval
 
     data = settings.data
     if data.labels:
         space = register_pseudo_panoptic(PSEUDO_NAME, data.labels, data.images)
         check_label_space(space, settings, data.labels)
     if data.eval_root:
-        register_coco_panoptic_eval(
-            EVAL_NAME, data.eval_root, data.eval_images, data.eval_json, data.eval_pngs
-        )
+        register_eval(EVAL_NAME, settings)
 
 
 def check_label_space(space: LabelSpace, settings: Settings, source: str) -> None:
@@ -185,6 +184,10 @@ def _derive_classes(cfg: Any, settings: Settings, given: Flat) -> None:
 
 def _derive_data_sets(cfg: Any, settings: Settings, given: Flat) -> None:
     data = settings.data
+    if data.eval_root:  # written out, so that the dumped config says where they lie
+        tree = data.eval_tree
+        node = cfg.U2SEG.DATA
+        node.EVAL_IMAGES, node.EVAL_JSON, node.EVAL_PNGS = tree.images, tree.json, tree.pngs
     train = (PSEUDO_NAME,) if data.labels else ()
     test = (EVAL_NAME,) if data.eval_root else train
     for key, names in (("TRAIN", train), ("TEST", test)):

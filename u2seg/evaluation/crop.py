@@ -81,13 +81,23 @@ class CroppedPredictions(Predictions):
         return crop_map(stuff, self.side)
 
 
+def crop_side(truth: Truth) -> int:
+    """Return the side of the square that a truth is seen on, through any views; 0 = whole."""
+    while isinstance(truth, TruthView):
+        if isinstance(truth, CroppedTruth):
+            return truth.side
+        truth = truth.truth
+    return 0
+
+
 def cropped(predicted: Predictions, truth: Truth) -> Predictions:
-    """Return predictions as the truth needs them: on the square, if it is a ``CroppedTruth``.
+    """Return predictions as the truth needs them: on the square, if it is on one.
 
     Raises:
         UserError: if a predicted map declares another size than the truth's before the crop.
     """
-    if not isinstance(truth, CroppedTruth):
+    side = crop_side(truth)
+    if not side:
         return predicted
     panoptic = predicted.panoptic
     for image_id in panoptic.segments:
@@ -95,8 +105,8 @@ def cropped(predicted: Predictions, truth: Truth) -> Predictions:
         check_shape(
             path, panoptic.sizes[image_id], truth.sizes[image_id], "the truth, before the crop, has"
         )
-    maps = CroppedSet(**_values(panoptic), side=truth.side)
-    return CroppedPredictions(**{**_values(predicted), "panoptic": maps}, side=truth.side)
+    maps = CroppedSet(**_values(panoptic), side=side)
+    return CroppedPredictions(**{**_values(predicted), "panoptic": maps}, side=side)
 
 
 def _values(record: PanopticSet | Predictions) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from u2seg.evaluation.classview import ClassView
-from u2seg.evaluation.crop import CroppedTruth
+from u2seg.evaluation.crop import crop_side
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.protocols import EvalProtocol, StuffRule, ThingRule
 from u2seg.evaluation.truth import SEMANTIC, Truth
@@ -32,7 +32,7 @@ def class_view(truth: Truth) -> ClassView | None:
 def truth_words(truth: Truth) -> dict[str, object]:
     """Return what ``protocol`` says of a truth: ``class_set``, ``merge_true_stuff``, ``crop``."""
     view = class_view(truth)
-    crop = truth.side if isinstance(truth, CroppedTruth) else 0
+    crop = crop_side(truth)
     if view is None:
         return {"class_set": "truth", "merge_true_stuff": False, "crop": crop}
     name = view.class_set.name
