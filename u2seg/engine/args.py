@@ -42,6 +42,24 @@ def train_parser() -> argparse.ArgumentParser:
         default="",
         help="losses, image by image, of a batch in OUTPUT_DIR/nonfinite",
     )
+    parser.add_argument(
+        "--skip-heads",
+        action="store_true",
+        help="start from a checkpoint of other class numbers: U2SEG.TRAIN.SKIP_HEADS True",
+    )
+    parser.add_argument(
+        "--protocol",
+        default="",
+        metavar="NAMES",
+        help="with --eval-only: protocols to score, with commas, or all "
+        "(default: U2SEG.EVAL.PROTOCOL)",
+    )
+    parser.add_argument(
+        "--mapping",
+        default="",
+        metavar="FILE",
+        help="with --eval-only: mapping.json of an earlier evaluation instead of a new fit",
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine (default 1)")
     parser.add_argument("--num-machines", type=int, default=1, help="machines (default 1)")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
@@ -69,6 +87,12 @@ def demo_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="result folder")
     parser.add_argument(
         "--weights", default="", metavar="FILE", help="checkpoint (default: MODEL.WEIGHTS)"
+    )
+    parser.add_argument(
+        "--mapping",
+        default="",
+        metavar="FILE",
+        help="mapping.json of an evaluation: show names of classes, not numbers of clusters",
     )
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="score of things, 0..1 (0.5)"

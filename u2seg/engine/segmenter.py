@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from u2seg.engine.prediction import Prediction
 from u2seg.engine.run import load_model
 from u2seg.engine.setup import build_cfg, label_space
 from u2seg.errors import UserError
+from u2seg.evaluation.mapping_file import with_class_names
 from u2seg.io.images import BadImageError, read_image
 from u2seg.structures.labels import LabelSpace
 
@@ -25,12 +27,13 @@ class Segmenter:
     Args:
         cfg: From ``u2seg.engine.setup.build_cfg``.
         model: The model of ``cfg`` with its weights.
+        space: Names of its clusters; None = their numbers.
     """
 
-    def __init__(self, cfg: Any, model: Any) -> None:
+    def __init__(self, cfg: Any, model: Any, space: LabelSpace | None = None) -> None:
         self.cfg = cfg
         self.model = model
-        self.space: LabelSpace = label_space(settings_from_cfg(cfg))
+        self.space: LabelSpace = space or label_space(settings_from_cfg(cfg))
 
     @classmethod
     def from_config(
@@ -39,6 +42,7 @@ class Segmenter:
         weights: Path | str = "",
         overrides: Sequence[str] = (),
         confidence: float = 0.5,
+        mapping: Path | str = "",
     ) -> Segmenter:
         """Build the model of a config file and load its weights.
 
@@ -47,10 +51,12 @@ class Segmenter:
             weights: Checkpoint; empty = ``MODEL.WEIGHTS`` of the settings.
             overrides: ``["MODEL.DEVICE", "cpu", ...]``.
             confidence: Things with a lower score are left out, 0..1.
+            mapping: ``mapping.json`` of an evaluation of the model: clusters are called as the
+                classes they stand for there; empty = by their numbers.
 
         Raises:
-            UserError: for a bad setting, or weights that are missing, unsafe or of another
-                model.
+            UserError: for a bad setting, or weights or a mapping that are missing, unsafe or of
+                another model.
         """
         if not 0 <= confidence <= 1:
             raise UserError(f"the confidence threshold is {confidence}, expected 0..1")
@@ -65,7 +71,10 @@ class Segmenter:
                 f"{path} names no weights: give a trained checkpoint (--weights FILE, or "
                 "MODEL.WEIGHTS FILE)"
             )
-        return cls(cfg, load_model(cfg, chosen))
+        space = label_space(settings_from_cfg(cfg))
+        if mapping:
+            space = with_class_names(space, Path(mapping))
+        return cls(cfg, load_model(cfg, chosen), space)
 
     def predict(self, image: npt.NDArray[np.uint8] | Path | str) -> Prediction:
         """Return the segmentation of one image at its own size.
@@ -90,4 +99,4 @@ class Segmenter:
             raise UserError(
                 f"expected an image (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}"
             )
-        return predict_image(self.cfg, self.model, image)
+        return replace(predict_image(self.cfg, self.model, image), space=self.space)

@@ -8,8 +8,9 @@ from typing import Any
 
 from u2seg.errors import UserError
 from u2seg.evaluation.holdout import Split
-from u2seg.evaluation.mapping import ClusterMapping, ClusterRow
+from u2seg.evaluation.mapping import ClusterMapping, ClusterRow, check_clusters
 from u2seg.io.jsonfile import read_json_object
+from u2seg.structures.labels import LabelSpace
 
 VERSION = 2
 """Version 1 had no key of this name, and neither votes nor classes."""
@@ -64,6 +65,32 @@ def read_mapping(path: Path) -> ClusterMapping:
         raise UserError(
             f"{path} is garbled ({type(error).__name__}: {error}): evaluate the model again"
         ) from error
+
+
+def with_class_names(space: LabelSpace, path: Path) -> LabelSpace:
+    """Return a label space whose clusters are called as the classes they stand for.
+
+    Args:
+        space: The model's.
+        path: ``mapping.json`` of an evaluation of the model.
+
+    Returns:
+        The same ids; clusters without a class keep their names, and several may share one.
+
+    Raises:
+        UserError: as ``read_mapping`` and ``check_clusters``.
+    """
+    mapping = read_mapping(path)
+    things = tuple(range(1, space.num_things + 1))
+    stuff = tuple(range(space.num_things + 1, space.num_things + space.num_stuff + 1))
+    check_clusters(mapping, path, (things, stuff))
+    names = mapping.names()
+    return LabelSpace(
+        space.num_things,
+        space.num_stuff,
+        tuple(names.get(i, space.name(i)) for i in things),
+        tuple(names.get(i, space.name(i)) for i in stuff),
+    )
 
 
 def _parse(content: dict[str, Any]) -> ClusterMapping:

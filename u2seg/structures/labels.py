@@ -117,7 +117,8 @@ class LabelSpace:
         """Return (K+S, 3) uint8 RGB colours, row = category id - 1.
 
         Golden-angle hues: the same id has the same colour in every process, and neighbours
-        differ; stuff is paler than things.
+        differ; stuff is paler than things. Clusters that share a name, once a mapping gives them
+        the names of classes, share the colour of the first.
         """
         count = self.num_things + self.num_stuff
         rows = np.zeros((count, 3), dtype=np.uint8)
@@ -127,6 +128,9 @@ class LabelSpace:
             saturation, value = (0.85, 0.55 + 0.45 * ((i * 3) % 4) / 3) if thing else (0.45, 0.8)
             rgb = colorsys.hsv_to_rgb(hue, saturation, value)
             rows[i] = [round(255 * channel) for channel in rgb]
+        first: dict[tuple[bool, str], int] = {}
+        for i in range(count):
+            rows[i] = rows[first.setdefault((i < self.num_things, self.name(i + 1)), i)]
         return rows
 
     def categories(self) -> list[dict[str, Any]]:
