@@ -220,7 +220,7 @@ def test_cocostuff_bad_values_and_wrong_set(tmp_path: Path) -> None:
     ):
         open_truth("cocostuff", [folder])
     (folder / "000000000139.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"000000000139.png is no PNG"):
+    with pytest.raises(UserError, match=r"000000000139.png: it does not begin as a PNG"):
         open_truth("cocostuff", [folder])
 
 

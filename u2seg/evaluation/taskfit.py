@@ -60,7 +60,12 @@ def settled(mapping: ClusterMapping, truth: Truth) -> ClusterMapping:
     one = _every_thing(truth)
     if not one or mapping.matching == "identity":
         return mapping
-    return replace(mapping, things=dict.fromkeys(mapping.clusters[0], one))
+    things = mapping.clusters[0]
+    rows = dict(mapping.rows)
+    for cluster in things:
+        row = rows[cluster]
+        rows[cluster] = replace(row, votes=row.total_votes)
+    return replace(mapping, things=dict.fromkeys(things, one), rows=rows)
 
 
 def _every_thing(truth: Truth) -> int:

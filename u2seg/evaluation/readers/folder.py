@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,8 @@ from u2seg.errors import UserError
 from u2seg.evaluation.files import check_shape, some
 from u2seg.evaluation.panoptic import TruthSegment
 from u2seg.evaluation.truth import TrueImage
-from u2seg.io.coco import MAX_SIDE
+from u2seg.io.png import png_size
 from u2seg.io.sources import find_files
-
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEAD = 24
-"""Bytes of a PNG up to and with width and height."""
 
 
 @dataclass(frozen=True)
@@ -136,21 +131,6 @@ def chosen_maps(maps: Mapping[str, Path], names: Sequence[str], source: Path) ->
             "no map: the list belongs to another folder"
         )
     return {name: maps[name] for name in names}
-
-
-def png_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) from the head of a PNG; UserError if it is none."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if len(head) < _HEAD or not head.startswith(_SIGNATURE):
-        raise UserError(f"{path} is no PNG")
-    width, height = struct.unpack(">II", head[16:24])
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise UserError(f"{path} declares {width} x {height} pixels, expected 1..{MAX_SIDE}")
-    return height, width
 
 
 def class_segments(classes: npt.NDArray[np.int32]) -> TrueImage:
