@@ -13,6 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from u2seg.engine.args import train_parser
 
     args = train_parser().parse_intermixed_args(argv)
+    if args.skip_heads:
+        args.opts += ["U2SEG.TRAIN.SKIP_HEADS", "True"]
     setup_logging(args.debug)
 
     def body() -> int:
