@@ -107,6 +107,9 @@ def test_random_clusters_keep_kinds_and_segments_and_follow_the_seed(model):
                 old = before.predicted[segment]
                 assert SPACE.is_thing(cluster) == SPACE.is_thing(old)
                 seen.setdefault(old, set()).add(cluster)
+            renamed = dict(zip(before.predicted.values(), after.predicted.values(), strict=True))
+            for old, new in zip(before.detections.cluster, after.detections.cluster, strict=True):
+                assert renamed[old] == new, "an instance and its segment agree"
             pairs = after.pairs
             assert (pairs.cluster == after.detections.cluster[pairs.detection]).all()
             results = random.predicted.instances[after.image_id]

@@ -1,7 +1,8 @@
 """What an evaluation gives for nothing, from the same pass: baselines beside the model.
 
-* ``random_clusters``: the model's segments, each with a random cluster of its kind. What is left
-  is what segments alone are worth.
+* ``random_clusters``: the model's segments, with its clusters renamed at random in every image
+  (things among things). What is left is what segments alone are worth. Renamed and not drawn
+  segment by segment, so that an instance and its panoptic segment still agree.
 * ``one_cluster``: the model's segments, all things in one cluster and all stuff in another.
 * ``labels``: the files of a labelling run, scored as if a model had predicted them.
 
@@ -36,7 +37,7 @@ from u2seg.io.paths import stem_of
 
 RANDOM, ONE, LABELS = "random_clusters", "one_cluster", "labels"
 NOTES = {
-    RANDOM: "the model's segments, each with a random cluster of its kind",
+    RANDOM: "the model's segments, its clusters renamed at random in every image",
     ONE: "the model's segments, all things in one cluster, all stuff in another",
     LABELS: "the files of a labelling run, scored directly",
 }
@@ -188,16 +189,14 @@ def _label_instances(
 
 
 def _random_draw(clusters: PanopticSet, seed: int) -> Draw:
-    kinds = (np.array(clusters.things), np.array(clusters.stuff))
+    kinds = [np.array(kind, dtype=np.int64) for kind in (clusters.things, clusters.stuff)]
 
     def draw(categories: Ids, image_id: int) -> Ids:
         generator = np.random.default_rng((seed, image_id))
-        drawn = categories.copy()
+        renamed: dict[int, int] = {}
         for kind in kinds:
-            mine = np.isin(categories, kind)
-            if mine.any():
-                drawn[mine] = generator.choice(kind, int(mine.sum()))
-        return drawn
+            renamed |= dict(zip(kind.tolist(), generator.permutation(kind).tolist(), strict=True))
+        return np.array([renamed[c] for c in categories.tolist()], dtype=np.int64)
 
     return draw
 
