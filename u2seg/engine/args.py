@@ -10,6 +10,7 @@ TRAIN_EXAMPLES = """examples:
         --num-gpus 8 U2SEG.DATA.LABELS runs/labels OUTPUT_DIR runs/train
   go on after an interruption: the same command with --resume
   rehearse everything first: the same command with --dry-run
+  how many images fit into memory: the same command with --find-batch-size
   evaluate a checkpoint:
     tools/train_net.py --config-file configs/COCO-PanopticSegmentation/u2seg_eval_800.yaml \\
         --eval-only MODEL.WEIGHTS model_final.pth U2SEG.DATA.EVAL_ROOT datasets/coco
@@ -35,6 +36,19 @@ def train_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="rehearse in OUTPUT_DIR/dry-run: two iterations, checkpoint, evaluation, report; "
         "tells what the training will cost",
+    )
+    parser.add_argument(
+        "--find-batch-size",
+        action="store_true",
+        help="try real training steps: how many images fit, how fast, which settings follow",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=float,
+        default=0.0,
+        metavar="GB",
+        help="with --find-batch-size: memory of a process (default: 80 %% of what is free on a "
+        "CPU, all of a GPU)",
     )
     parser.add_argument(
         "--replay",

@@ -59,7 +59,7 @@ def draw_training_sample(sample: Sample, space: LabelSpace, image_format: str = 
     name = printable(Path(str(sample.get("file_name", "image"))).name)
     things = len(sample["instances"])
     caption = f"{things} object{'' if things == 1 else 's'}, {len(pasted)} pasted"
-    captions = [f"{name}, {photo.shape[1]} × {photo.shape[0]}", caption]
+    captions = [f"{name}, {photo.shape[1]} x {photo.shape[0]}", caption]
     return side_by_side([small, drawn], captions)
 
 
