@@ -13,6 +13,7 @@ Source: PNG specification (ISO/IEC 15948), sections 5 to 10 and RFC 1950.
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -47,11 +48,28 @@ def decode_ids(data: bytes, max_pixels: int) -> npt.NDArray[np.int32] | None:
 def decode_labels(data: bytes, max_pixels: int) -> Bytes | None:
     """Return the (H, W) uint8 map of a greyscale or palette PNG, or None as ``decode_ids``."""
     found = _rows(data, max_pixels, {GREY: 1, PALETTE: 1})
-    return None if found is None else np.ascontiguousarray(found[0][:, 1:])
+    return None if found is None else found[0][:, 1:].copy()
+
+
+_kept = threading.local()
+_KEEP = 1 << 24
+"""Bytes of the largest buffer that is kept: 5 million pixels."""
+
+
+def _buffer(size: int) -> Bytes:
+    """Return memory that is this thread's until it asks again: fresh pages cost a fault each."""
+    if size > _KEEP:
+        return np.empty(size, dtype=np.uint8)
+    if getattr(_kept, "bytes", np.empty(0)).size < size:
+        _kept.bytes = np.empty(size, dtype=np.uint8)
+    buffer: Bytes = _kept.bytes[:size]
+    return buffer
 
 
 def _rows(data: bytes, max_pixels: int, steps: dict[int, int]) -> tuple[Bytes, int] | None:
     """Return (H, 1 + step * W) rows, each after a byte without meaning, and W.
+
+    The rows are this thread's until it decodes again.
 
     Args:
         data: The file.
@@ -67,8 +85,8 @@ def _rows(data: bytes, max_pixels: int, steps: dict[int, int]) -> tuple[Bytes, i
         return None
     if not _is_deflate(packed):
         return None
-    rows = np.empty((height, 1 + step * width), dtype=np.uint8)
-    flat = rows.reshape(-1)
+    flat = _buffer(height * (1 + step * width))
+    rows = flat.reshape(height, -1)
     if inflate(np.frombuffer(packed, dtype=np.uint8)[2:], flat) != len(flat):
         return None
     return None if _unfilter(flat, rows.shape[1], step) == FAILED else (rows, width)

@@ -1,0 +1,230 @@
+"""One pass, shared by any number of processes: the same tables, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from tests.shared import SHARED, needs_shared
+from u2seg.config.schema import EvalSettings
+from u2seg.errors import StageError, UserError
+from u2seg.evaluation import GroundTruth, evaluate_folder, passes
+from u2seg.evaluation.files import read_predictions, read_truth
+from u2seg.evaluation.passes import Ranks, gather
+from u2seg.io.png import write_panoptic_png
+from u2seg.structures.labels import LabelSpace
+from u2seg.structures.masks import InstanceMask
+
+SPACE = LabelSpace(num_things=3, num_stuff=2)
+GOLDEN = SHARED / "golden" / "pq"
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> tuple[Path, GroundTruth]:
+    maps = relabelled({1: 3, 2: 1, 3: 5, 4: 4})
+    maps[21][0][2, 2] = 111
+    return write_predictions(tmp_path / "p", maps, SPACE), write_truth(tmp_path)
+
+
+def plain(value: Any) -> Any:
+    """Return nested dictionaries and lists of a table."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".json", ".csv")}
+
+
+class Meeting:
+    """Ranks as threads of this process."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.barrier = threading.Barrier(size, timeout=60)
+        self.values: list[Any] = [None] * size
+
+    def rank(self, rank: int) -> Ranks:
+        def everybody(value: Any) -> list[Any]:
+            self.values[rank] = value
+            self.barrier.wait()
+            found = list(self.values)
+            self.barrier.wait()
+            return found
+
+        def first(value: Any) -> list[Any]:
+            found = everybody(value)
+            return found if rank == 0 else []
+
+        return Ranks(rank, self.size, everybody, first)
+
+    def run(self, call: Any) -> list[Any]:
+        """Return what ``call(ranks)`` gave or raised, by rank."""
+        found: list[Any] = [None] * self.size
+
+        def work(rank: int) -> None:
+            try:
+                found[rank] = call(self.rank(rank))
+            except (UserError, StageError) as error:
+                found[rank] = error
+
+        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(self.size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ranks_share_the_images(sides: tuple[Path, GroundTruth], size: int) -> None:
+    folder, truth = sides
+    true_set = read_truth(truth)
+    predicted = read_predictions(folder, true_set)
+    alone = [plain(asdict(table)) for table in gather(true_set, predicted)]
+    assert [table["image_id"] for table in alone] == [21, 22]
+    found = Meeting(size).run(lambda ranks: gather(true_set, predicted, ranks=ranks))
+    assert [plain(asdict(table)) for table in found[0]] == alone
+    assert found[1:] == [[]] * (size - 1)
+
+
+def test_the_first_rank_writes_what_one_process_writes(sides: tuple[Path, GroundTruth]) -> None:
+    folder, truth = sides
+    metrics = evaluate_folder(folder, truth, EvalSettings())
+    alone = outputs(folder)
+    assert {"metrics.json", "mapping.json"} <= set(alone)
+    (folder / "metrics.json").unlink()
+    found = Meeting(2).run(
+        lambda ranks: evaluate_folder(folder, truth, EvalSettings(), ranks=ranks)
+    )
+    assert json.dumps(found[0]) == json.dumps(metrics) and found[1] == {}
+    assert outputs(folder) == alone
+
+
+def test_what_one_rank_finds_wrong_ends_all(sides: tuple[Path, GroundTruth]) -> None:
+    """Image 22 belongs to the second rank alone."""
+    folder, truth = sides
+    write_panoptic_png(folder / "panoptic" / "second.png", np.full((4, 6), 9, np.int32))
+    found = Meeting(2).run(
+        lambda ranks: evaluate_folder(folder, truth, EvalSettings(), ranks=ranks)
+    )
+    assert [str(error) for error in found] == [str(found[1])] * 2
+    assert isinstance(found[0], UserError) and "holds segment id 9" in str(found[0])
+    assert not (folder / "metrics.json").exists()
+
+
+def test_workers_must_be_at_least_one(sides: tuple[Path, GroundTruth]) -> None:
+    with pytest.raises(UserError, match="workers is 0, expected at least 1"):
+        evaluate_folder(*sides, EvalSettings(), workers=0)
+
+
+def test_workers_give_the_same_bytes_and_pass_errors_on(
+    sides: tuple[Path, GroundTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "CHUNK", 1)
+    folder, truth = sides
+    evaluate_folder(folder, truth, EvalSettings())
+    alone = outputs(folder)
+    evaluate_folder(folder, truth, EvalSettings(), workers=2)
+    assert outputs(folder) == alone
+    write_panoptic_png(folder / "panoptic" / "a" / "first.png", np.full((4, 6), 9, np.int32))
+    with pytest.raises(UserError, match=r"first\.png holds segment id 9"):
+        evaluate_folder(folder, truth, EvalSettings(), workers=2)
+
+
+def test_a_worker_that_dies_is_told_of(
+    sides: tuple[Path, GroundTruth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "CHUNK", 1)
+    monkeypatch.setattr(passes, "_start", sys.exit)
+    with pytest.raises(StageError, match=r"died .*: use fewer workers"):
+        evaluate_folder(*sides, EvalSettings(), workers=2)
+
+
+def real_folder(folder: Path, images: int) -> GroundTruth:
+    """Write golden predictions with instances made from their segments; return the truth."""
+    from u2seg.evaluation.files import read_panoptic_set
+
+    truth = json.loads((GOLDEN / "coco_gt.json").read_text())
+    truth["annotations"] = truth["annotations"][:images]
+    keep = {a["image_id"] for a in truth["annotations"]}
+    predicted = json.loads((GOLDEN / "coco_pred.json").read_text())
+    predicted["annotations"] = [a for a in predicted["annotations"] if a["image_id"] in keep]
+    predicted |= {"images": truth["images"], "categories": truth["categories"]}
+    folder.mkdir(parents=True)
+    (folder.parent / "truth.json").write_text(json.dumps(truth))
+    (folder / "panoptic.json").write_text(json.dumps(predicted))
+    (folder / "panoptic").symlink_to(GOLDEN / "coco_pred")
+    found = read_panoptic_set(folder / "panoptic.json", folder / "panoptic")
+    results = [
+        InstanceMask.from_array(found.read_ids(i) == s, 0.3 + (37 * n % 61) / 100).to_result(
+            i, info.category
+        )
+        for i, segments in found.segments.items()
+        for n, (s, info) in enumerate(segments.items())
+        if info.category in found.things
+    ]
+    (folder / "instances.json").write_text(json.dumps(results))
+    return GroundTruth(folder.parent / "truth.json", GOLDEN / "coco_gt")
+
+
+GLOO = """
+import sys, json
+from pathlib import Path
+import torch.distributed as dist
+from u2seg.compat import prepare_host
+prepare_host()
+from detectron2.utils import comm
+from u2seg.config.schema import EvalSettings
+from u2seg.engine.ranks import host_ranks
+from u2seg.evaluation import GroundTruth, evaluate_folder
+rank, size, url, folder, truth, pngs = sys.argv[1:]
+dist.init_process_group("gloo", init_method=url, rank=int(rank), world_size=int(size))
+comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
+ranks = host_ranks()
+assert (ranks.rank, ranks.size) == (int(rank), int(size))
+metrics = evaluate_folder(
+    Path(folder), GroundTruth(Path(truth), Path(pngs)), EvalSettings(), ranks=ranks
+)
+assert bool(metrics) == (ranks.rank == 0)
+comm.synchronize()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.d2
+@pytest.mark.shared
+@needs_shared("golden", "pq")
+def test_one_two_and_four_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    """Workers of a machine, and processes that talk over gloo, on real maps."""
+    pytest.importorskip("detectron2")
+    truth = real_folder(tmp_path / "p", 12)
+    evaluate_folder(tmp_path / "p", truth, EvalSettings())
+    alone = outputs(tmp_path / "p")
+    for workers in (2, 4):
+        (tmp_path / "p" / "metrics.json").unlink()
+        evaluate_folder(tmp_path / "p", truth, EvalSettings(), workers=workers)
+        assert outputs(tmp_path / "p") == alone, workers
+    for size in (2, 4):
+        (tmp_path / "p" / "metrics.json").unlink()
+        url = f"file://{tmp_path / f'meeting{size}'}"
+        places = [url, tmp_path / "p", truth.panoptic_json, truth.panoptic_pngs]
+        processes = [
+            subprocess.Popen([sys.executable, "-c", GLOO, str(rank), str(size), *map(str, places)])
+            for rank in range(size)
+        ]
+        assert [process.wait(timeout=300) for process in processes] == [0] * size
+        assert outputs(tmp_path / "p") == alone, size
