@@ -8,7 +8,7 @@ import pytest
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
-from tests.label_folder import BASE_CONFIG, TINY
+from tests.label_folder import BASE_CONFIG, CONFIGS, TINY
 from u2seg.compat import prepare_host
 from u2seg.config.evaldata import EVAL_FORMATS
 from u2seg.config.load import load_settings
@@ -104,9 +104,20 @@ def test_class_set_that_does_not_fit_is_refused_before_the_model_is_built(tmp_pa
         )
 
 
+def test_published_configs_of_coco_score_95_classes() -> None:
+    for name in ("u2seg_R50_300", "u2seg_R50_800", "u2seg_eval_800"):
+        settings = load_settings(CONFIGS / "COCO-PanopticSegmentation" / f"{name}.yaml")
+        assert settings.eval.classes == "coco-95" and not settings.eval.merge_true_stuff
+        assert [p.as_posix() for p in truth_paths(settings)] == [
+            "datasets/coco/annotations/panoptic_val2017.json",
+            "datasets/coco/annotations/panoptic_val2017",
+        ]
+    assert load_settings(BASE_CONFIG).eval.classes == "truth"
+
+
 def test_missing_photograph(tmp_path: Path) -> None:
     formats.cityscapes(tmp_path)
     gone = tmp_path / "leftImg8bit/val/bonn/bonn_000001_000019_leftImg8bit.png"
     gone.unlink()
-    with pytest.raises(UserError, match=r"has no photograph bonn/bonn_.*1 more|and 0 more of 2"):
+    with pytest.raises(UserError, match=r"has no photograph bonn/bonn_.*\(and 0 more of 2\)"):
         build_cfg(BASE_CONFIG, words(tmp_path, "cityscapes"), register=True)
