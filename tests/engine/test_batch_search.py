@@ -165,3 +165,20 @@ def test_processes_of_their_own_are_measured_limited_and_their_errors_told(tmp_p
     with pytest.raises(StageError, match="not even one image fits"):
         find_batch_size(arguments(list(words), 0.05))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.d2
+def test_the_flag_searches_and_does_not_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import logging
+
+    from u2seg.engine import batch_trial, run
+    from u2seg.engine.args import train_parser
+
+    monkeypatch.setattr(batch_trial, "find_batch_size", lambda args: f"{args.memory_limit:g} GB")
+    monkeypatch.setattr(run, "train_or_evaluate", lambda args: pytest.fail("it trains"))
+    words = ["--config-file", str(BASE_CONFIG), "--find-batch-size", "--memory-limit", "1.5"]
+    with caplog.at_level(logging.INFO, logger="u2seg"):
+        assert run.launch_run(train_parser().parse_intermixed_args(words)) == 0
+    assert any("1.5 GB" in record.getMessage() for record in caplog.records)
