@@ -161,3 +161,33 @@ def test_site_builds_strictly_and_asks_no_other_host(tmp_path):
             r"<link rel=\"stylesheet\"[^>]+href=\"(https?:[^\"]+)", page.read_text("utf-8")
         )
         assert not loaded, f"{page.name} loads {loaded}"
+
+
+def table_rows(page: Path, head: str) -> dict[str, list[str]]:
+    """Return first cell -> other cells of the table whose head begins so."""
+    text = page.read_text("utf-8").split(f"| {head} |", 1)[1].split("\n\n", 1)[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
+    return {row[0].strip("`"): row[1:] for row in rows[2:]}
+
+
+def test_tables_of_formats_and_class_sets_are_the_codes():
+    from u2seg.config.evaldata import EVAL_FORMATS
+    from u2seg.evaluation.classsets import CLASS_SETS
+    from u2seg.evaluation.readers import FORMATS
+
+    page = ROOT / "datasets" / "README.md"
+    rows = table_rows(page, "format")
+    assert list(rows) == list(FORMATS)
+    for name, (paths, _, places) in rows.items():
+        assert paths == ", ".join(FORMATS[name].parts)
+        tree = EVAL_FORMATS[name]
+        known = [p for p in (tree.images, tree.json, tree.pngs) if p]
+        assert places == ", ".join(f"`{p}`" for p in known)
+    rows = table_rows(page, "set")
+    assert list(rows) == list(CLASS_SETS)
+    for name, (things, stuff, tasks, _) in rows.items():
+        one = CLASS_SETS[name]
+        assert (int(things), int(stuff)) == (len(one.things), len(one.stuff)), name
+        assert set(tasks.split(", ")) == one.tasks, name
+    named = table_rows(ROOT / "docs" / "evaluation.md", "set")
+    assert set(named) <= set(CLASS_SETS)

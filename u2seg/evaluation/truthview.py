@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from u2seg.errors import UserError
@@ -74,12 +75,12 @@ class RenumberedTruth(TruthView):
 
     numbers: Mapping[int, int]
 
-    @property
+    @cached_property
     def stems(self) -> Mapping[int, str]:
         """New image id -> relative name without suffix."""
         return {new: self.truth.stems[old] for new, old in self.numbers.items()}
 
-    @property
+    @cached_property
     def sizes(self) -> Mapping[int, tuple[int, int]]:
         """New image id -> (H, W)."""
         return {new: self.truth.sizes[old] for new, old in self.numbers.items()}

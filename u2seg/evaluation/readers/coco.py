@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class PanopticTruth(PanopticSet):
 
     photographs: Mapping[int, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def stems(self) -> dict[int, str]:
         """Image id -> name of the photograph without suffix, of the annotated images."""
         return {image_id: self.photographs[image_id] for image_id in self.segments}
@@ -55,7 +56,8 @@ def panoptic_truth(content: Record, source: Path, pngs: Path) -> PanopticTruth:
     if not plain.segments:
         raise UserError(f"{source} annotates no image: nothing to evaluate on")
     names = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
-    return PanopticTruth(**vars(plain), photographs=names)
+    values = {one.name: getattr(plain, one.name) for one in fields(plain)}
+    return PanopticTruth(**values, photographs=names)
 
 
 @dataclass(frozen=True)
