@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from u2seg.config.evaluation import PROTOCOLS
@@ -160,3 +162,26 @@ def test_rules_in_words() -> None:
     assert words[0] == "hungarian, things and stuff together" and words[4] == "false positive"
     best = named("custom", match_pairs="best", match_iou=0.25).in_words()[1]
     assert best == "best pair of a prediction with a mask IoU >= 0.25, score >= 0.3, no crowds"
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_table_in_the_docs_says_what_the_code_does(name: str) -> None:
+    row = f"| `{name}` | {' | '.join(named(name).in_words())} |"
+    assert row in DOCS.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("data", PAPER_THRESHOLDS)
+def test_the_published_thresholds_are_in_the_docs(data: str) -> None:
+    cells = [f"{iou:g} / {score:g}" for iou, score in PAPER_THRESHOLDS[data].values()]
+    assert f"| `{data}` | {' | '.join(cells)} |" in DOCS.read_text(encoding="utf-8")
+
+
+def test_the_published_thresholds_are_those_of_the_paper() -> None:
+    # IoU / confidence for K = 300, 800, 2911
+    assert list(PAPER_THRESHOLDS["uvo"].values()) == [(0.7, 0.1), (0.4, 0.1), (0.6, 0.1)]
+    assert list(PAPER_THRESHOLDS["voc"].values()) == [(0.8, 0.4), (0.8, 0.2), (0.5, 0.2)]
+    assert list(PAPER_THRESHOLDS["coco"].values()) == [(0.6, 0.3), (0.6, 0.4), (0.5, 0.3)]
+    assert all(list(rows) == [300, 800, 2911] for rows in PAPER_THRESHOLDS.values())
