@@ -127,13 +127,14 @@ def test_worst_images_can_be_drawn_from_files_alone(scored):
     )  # fmt: skip
     assert found["rankings"]["missed"] == [21, 22]
     first = found["images"]["21"]
-    assert first["name"] == "a/first" and first["prediction"] == "panoptic/a/first.png"
+    assert first["name"] == "a/first" and first["png"] == "a/first.png" and first["whole_image"]
     assert first["segments"] == {"111": 1, "112": None, "113": 3, "114": 4}
     assert first["true_segments"] == {"11": 1, "12": 2, "13": 3, "14": 4}
     assert found["classes"]["3"] == {"name": "grass", "isthing": 0}
     ids = read_panoptic_png(predicted.folder / first["truth"])
     assert (ids == truth.read(21).ids).all()
-    assert (predicted.folder / first["prediction"]).is_file()
+    ids = read_panoptic_png(predicted.folder / first["prediction"])
+    assert (ids == predicted.panoptic.read_ids(21)).all()
 
 
 def test_hashes_are_those_of_the_files_and_nothing_else_enters(scored, tmp_path):

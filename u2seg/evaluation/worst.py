@@ -6,7 +6,7 @@ The pictures need no reader of the truth: the id maps of the chosen images are w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,20 +91,21 @@ def images_csv(scores: Sequence[ImageScore], truth: Truth) -> str:
 def worst_images(
     scores: Sequence[ImageScore], truth: Truth, predicted: Predictions, mapping: ClusterMapping
 ) -> dict[str, Any]:
-    """Write the true maps of the images to be drawn and return the content of ``worst.json``.
+    """Write the maps of the images to be drawn and return the content of ``worst.json``.
 
     Args:
         scores: From ``image_scores``.
         truth: Read again for the chosen images.
-        predicted: Its folder gets ``worst/<image id>.png``.
+        predicted: Its folder gets ``worst/<image id>_truth.png`` and ``_prediction.png``.
         mapping: Cluster -> class, for the predicted segments.
 
     Returns:
         ``ranked_by``; ``worst``, ``median`` and ``best``: image ids, at most ``SHOWN`` each and
         no image in two; ``rankings``: for each figure the ids of the worst; ``classes``: id ->
-        ``name`` and ``isthing``; ``images``: id -> figures, ``name``, ``truth`` and
-        ``prediction`` (PNG relative to the folder, None without one) and segment id -> class
-        of both (None = the cluster has no class).
+        ``name`` and ``isthing``; ``images``: id -> figures, ``name``, ``png`` (as in
+        ``panoptic.json``), ``whole_image`` (False if a crop was scored), ``truth`` and
+        ``prediction`` (maps, relative to the folder; None without a prediction) and segment id
+        -> class of both (None = the cluster has no class).
 
     Raises:
         UserError: if a map cannot be read again or written.
@@ -149,24 +150,25 @@ def _image(
 ) -> dict[str, Any]:
     image_id = score.image_id
     true = truth.read(image_id)
-    path = f"{FOLDER}/{image_id}.png"
-    write_panoptic_png(predicted.folder / path, true.ids)
-    segments = predicted.panoptic.segments.get(image_id)
+    clusters = predicted.panoptic
+    segments = clusters.segments.get(image_id)
+    maps = {"truth": true.ids}
+    if segments is not None:
+        maps["prediction"] = clusters.read_ids(image_id)
+    paths = {name: f"{FOLDER}/{image_id}_{name}.png" for name in maps}
+    for name, path in paths.items():
+        write_panoptic_png(predicted.folder / path, maps[name])
     present = set(np.unique(true.ids).tolist())
-    row: dict[str, Any] = {key: getattr(score, field) for key, field in KEYS.items()}
+    found = segments or {}
     return {
-        **row,
+        **{key: getattr(score, field) for key, field in KEYS.items()},
         "name": truth.stems[image_id],
-        "truth": path,
+        "png": clusters.file_names.get(image_id),
+        "whole_image": true.ids.shape == tuple(truth.sizes[image_id]),
+        "truth": paths["truth"],
+        "prediction": paths.get("prediction"),
         "true_segments": {
             str(s): info.category for s, info in true.segments.items() if s in present
         },
-        "prediction": None
-        if segments is None
-        else f"panoptic/{predicted.panoptic.file_names[image_id]}",
-        "segments": _classes(segments or {}, mapping.all),
+        "segments": {str(s): mapping.all.get(info.category) for s, info in found.items()},
     }
-
-
-def _classes(segments: Mapping[int, Any], mapping: Mapping[int, int]) -> dict[str, int | None]:
-    return {str(s): mapping.get(info.category) for s, info in segments.items()}

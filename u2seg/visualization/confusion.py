@@ -17,6 +17,7 @@ MAX_ROWS = 28
 MAX_COLUMNS = 24
 OTHER = "other classes"
 _LARGEST = 64 << 20
+_NOTE = 24
 
 
 def read_clusters(path: Path) -> list[dict[str, str]]:
@@ -39,7 +40,8 @@ def confusion_chart(lines: Sequence[Mapping[str, str]]) -> str:
     Returns:
         An ``<svg>`` element: at most 28 clusters and 24 classes, those with most pixels under
         the clusters shown; the rest of a cluster is in the last column. A frame marks the class
-        that a cluster was given; behind a row stands its share of all predicted pixels.
+        that a cluster was given; behind a row stand its share of all predicted pixels and that
+        class.
 
     Raises:
         KeyError, ValueError: if a column is missing or no number.
@@ -64,7 +66,11 @@ def confusion_chart(lines: Sequence[Mapping[str, str]]) -> str:
     names = [printable(name) for name in columns]
     if any(column == rest for _, column in [*shares, *marked]):
         names.append(OTHER)
-    notes = [percent(areas[name] / total) for name in rows]
+    given = {line["cluster"]: line["class"] for line in shown if line["mapped"] == "1"}
+    notes = [
+        f"{percent(areas[name] / total)} → {_cut(printable(given.get(name, 'no class')))}"
+        for name in rows
+    ]
     return matrix_chart([printable(name) for name in rows], names, shares, marked, notes)
 
 
@@ -77,6 +83,10 @@ def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
     given = [line["class"] for line in lines if line["mapped"] == "1"]
     first = [name for name in dict.fromkeys(given) if name in largest]
     return [*first, *(name for name in largest if name not in first)]
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NOTE else name[: _NOTE - 1] + "…"
 
 
 def unmatched_sentences(metrics: Mapping[str, Any]) -> list[str]:

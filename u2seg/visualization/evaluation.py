@@ -154,14 +154,17 @@ def comparison_rows(metrics: Mapping[str, Any]) -> list[MetricRow]:
             and ``baselines`` (name -> ``protocols`` -> blocks).
 
     Returns:
-        For each protocol the model, then the baselines; empty if that is a single row.
+        For each protocol (that of the headline first) the model, then the baselines; empty if
+        that is a single row.
     """
     protocols = node(metrics, "protocols")
     if not protocols:
         protocols = {str(node(metrics, "protocol").get("name", "")): metrics}
     baselines = node(metrics, "baselines")
+    first = node(metrics, "protocol").get("name")
     rows = []
-    for name, blocks in protocols.items():
+    for name in sorted(protocols, key=lambda name: (name != first, name)):
+        blocks = protocols[name]
         rows.append(_compared(f"{printable(str(name))}: {MODEL}", blocks))
         for baseline in baselines:
             under = node(baselines, baseline, "protocols", name)

@@ -91,7 +91,8 @@ def _sample(
     height, width = truth.shape
     photo, pictures = blank(height, width), []
     name = _photograph(folder, image)
-    if image_root is not None and name and safe_join(image_root, name).is_file():
+    known = image_root is not None and name and image["whole_image"]
+    if image_root is not None and known and safe_join(image_root, name).is_file():
         photo = thumbnail(image_root, ImageRecord(0, name, height, width))
         pictures.append(Picture("photograph", data_uri(photo)))
     true = {int(s): categories[str(c)] for s, c in image["true_segments"].items()}
@@ -101,7 +102,7 @@ def _sample(
         found = image["segments"]
         named = {int(s): categories[str(c)] for s, c in found.items() if c is not None}
         without = len(found) - len(named)
-        caption = "prediction" + (f"; {without} segments have no class" if without else "")
+        caption = "prediction" + (f"; without a class: {without}" if without else "")
         pictures.append(Picture(caption, _drawn(photo, ids, named, space)))
     else:
         pictures.append(Picture("no prediction", data_uri(photo)))
@@ -111,8 +112,7 @@ def _sample(
 
 def _photograph(folder: PanopticFolder, image: Mapping[str, Any]) -> str:
     """Return the file name of the photograph; empty if the predictions do not know it."""
-    wanted = str(image["prediction"] or "").removeprefix("panoptic/")
-    names = (name for name, record in folder.by_file.items() if record.png == wanted)
+    names = (name for name, record in folder.by_file.items() if record.png == image["png"])
     return next(names, "")
 
 
