@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from u2seg.config.load import load_settings
+from u2seg.config.schema import EvalSettings
 from u2seg.engine.args import train_parser
-from u2seg.engine.evalchoice import EvalChoice, eval_choice
+from u2seg.engine.evalchoice import EvalChoice, eval_choice, mapping_of_labels
 from u2seg.errors import UserError
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.mapping_file import mapping_json
+from u2seg.evaluation.protocols import protocol_of
 
 KEYS = ["U2SEG.CLUSTERS.NUM_CLUSTERS", "3", "U2SEG.SEMANTICS.NUM_CLASSES", "2"]
 
@@ -27,7 +29,7 @@ def write_mapping(path: Path, stuff: tuple[int, ...] = (4, 5)) -> Path:
     mapping = ClusterMapping(
         things={2: 17},
         stuff={},
-        protocol={"name": "cups", "matching": "hungarian+majority"},
+        protocol=protocol_of(EvalSettings(protocol="cups"), 3).to_json(),
         clusters=((1, 2, 3), stuff),
         classes=((17, "cat", True),),
     )
@@ -79,3 +81,14 @@ def test_a_mapping_of_another_model_is_refused(tmp_path: Path) -> None:
     path = write_mapping(tmp_path / "m.json", stuff=(4, 5, 6))
     with pytest.raises(UserError, match="a model with 3 stuff clusters, this model has 2"):
         choose("--eval-only", "--mapping", str(path))
+
+
+def test_labels_of_real_classes_bring_their_mapping(tmp_path: Path) -> None:
+    def found(*keys: str) -> Path | None:
+        return mapping_of_labels(load_settings(None, ["U2SEG.DATA.LABELS", str(tmp_path), *keys]))
+
+    assert found() is None
+    path = write_mapping(tmp_path / "mapping.json")
+    assert found() == path
+    assert found("U2SEG.EVAL.FIT_SHARE", "0.5") is None
+    assert mapping_of_labels(load_settings(None)) is None

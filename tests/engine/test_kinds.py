@@ -24,6 +24,7 @@ from u2seg.engine.segmenter import Segmenter
 from u2seg.engine.setup import build_cfg
 from u2seg.engine.writer import PredictionWriter
 from u2seg.errors import UserError
+from u2seg.io.atomic import write_json
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.jsonfile import read_json
 
@@ -91,22 +92,37 @@ def seven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def shifted(labels: Path, root: Path) -> LabelledSet:
+    """Write the JSON files of a label folder as a data set whose category ids are 100 higher."""
+    for name in ("panoptic.json", "instances.json"):
+        content = read_json(labels / "panoptic" / name)
+        for category in content["categories"]:
+            category["id"] += 100
+        records = content["annotations"]
+        for record in [s for a in records for s in a.get("segments_info", [a])]:
+            record["category_id"] += 100
+        write_json(root / name, content)
+    names = ("panoptic.json", "labels/panoptic/panoptic", "instances.json")
+    return LabelledSet(root / "photos", *(root / name for name in names))
+
+
 def test_low_shot_from_the_weights_of_other_clusters(
     seven: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Half of "real" labels of 3 + 2 classes; two iterations at a rate of 0 change nothing."""
-    panoptic = make_labels(tmp_path) / "panoptic"
-    names = ("panoptic.json", "panoptic", "instances.json")
-    source = LabelledSet(tmp_path / "photos", *(panoptic / name for name in names))
+    source = shifted(make_labels(tmp_path), tmp_path)
     make_splits(source, [50], 42, tmp_path / "low")
     words = data_words(tmp_path / "low" / "50", tmp_path / "out")
     words += ["MODEL.WEIGHTS", str(seven), "U2SEG.TRAIN.HEAD_LR_FACTOR", "4.0"]
-    words += ["SOLVER.BASE_LR", "0.0", *DROP[2:]]
+    words += ["SOLVER.BASE_LR", "0.0", *DROP[2:], "U2SEG.EVAL.PROTOCOL", "identity"]
+    tree = {"ROOT": tmp_path, "IMAGES": "photos", "JSON": "panoptic.json"}
+    for key, value in {**tree, "PNGS": "labels/panoptic/panoptic"}.items():
+        words += [f"U2SEG.DATA.EVAL_{key}", str(value)]
     with pytest.raises(UserError, match=r"7 thing clusters, the model 3.*--skip-heads"):
         run(words)
     words += ["U2SEG.TRAIN.SKIP_HEADS", "True", "OUTPUT_DIR", str(tmp_path / "skipped")]
     with caplog.at_level(logging.WARNING, "u2seg"):
-        run(words)
+        assert run(words)["panoptic"]
     skipped = next(message for message in caplog.messages if "not loaded:" in message)
     assert "roi_heads.box_predictor.2.cls_score.weight" in skipped
     ours, theirs = (
@@ -118,6 +134,9 @@ def test_low_shot_from_the_weights_of_other_clusters(
     assert "backbone.fpn_lateral2.weight" in same
     assert {name.split(".")[0] for name in other} == {"roi_heads", "sem_seg_head"}
     assert all(re.search("cls_score|predictor.(weight|bias)", name) for name in other)
-    predicted = read_json(tmp_path / "skipped" / "evaluation" / "panoptic.json")
-    chosen = read_json(tmp_path / "low" / "subset_50.json")["image_ids"]
-    assert [image["id"] for image in predicted["images"]] == chosen
+    # The classes of the truth are known, though their ids are not the model's.
+    written = read_json(tmp_path / "skipped" / "evaluation" / "mapping.json")
+    assert {c: row["class_id"] for c, row in written["things"].items()} == {
+        "1": 101, "2": 102, "3": 103,
+    }  # fmt: skip
+    assert written["stuff"]["5"]["class_name"] == "stuff_1"

@@ -51,3 +51,14 @@ def eval_choice(args: argparse.Namespace, settings: Settings) -> EvalChoice:
     if mapping:
         with_class_names(space, Path(mapping))
     return EvalChoice(Path(mapping) if mapping else None, tuple(names))
+
+
+def mapping_of_labels(settings: Settings) -> Path | None:
+    """Return the ``mapping.json`` of the training labels, if they have one and it may be used.
+
+    Labels of real classes (``tools/make_lowshot.py``) have one: the model's categories are known,
+    whatever their ids, and nothing needs a fit.
+    """
+    path = Path(settings.data.labels) / "mapping.json"
+    usable = settings.data.labels and not settings.eval.fit_share and path.is_file()
+    return path if usable else None
