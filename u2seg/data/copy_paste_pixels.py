@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from u2seg.config.training import CopyPasteSettings
 
@@ -79,18 +78,22 @@ def scale_donor(donor: Donor, factor: float) -> Donor | None:
         (4, 4)
     """
     height, width = donor.mask.shape
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    if size == (width, height):
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    if size == (height, width):
         return donor
-    layers = [*donor.image, donor.mask.astype(np.uint8) * 255]
-    how = Image.Resampling.BILINEAR
-    *channels, cover = (np.asarray(Image.fromarray(layer).resize(size, how)) for layer in layers)
-    mask = cover >= 128
+    import torch
+    from torch.nn.functional import interpolate
+
+    layers = np.concatenate([donor.image, donor.mask[None].astype(np.uint8) * 255])
+    # In whole numbers: the same whatever the number of threads.
+    resized = interpolate(
+        torch.from_numpy(layers)[None], size, mode="bilinear", antialias=True, align_corners=False
+    )[0].numpy()
+    mask = resized[3] >= 128
     x0, y0, x1, y1 = tight_box(mask)
     if x1 == 0:
         return None
-    pixels = np.stack([channel[y0:y1, x0:x1] for channel in channels])
-    return Donor(pixels, mask[y0:y1, x0:x1], donor.cluster, donor.side)
+    return Donor(resized[:3, y0:y1, x0:x1], mask[y0:y1, x0:x1], donor.cluster, donor.side)
 
 
 def fade_weights(mask: Mask, width: int) -> npt.NDArray[np.uint8]:
