@@ -3,6 +3,7 @@
 
 python tools/benchmark.py masks [--json FILE] [--repeats 5] [--rows cut,crf]
 python tools/benchmark.py clusters --json clusters.json
+python tools/benchmark.py evaluate [--truth-json J --truth-pngs DIR --predictions DIR]
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUITES = ("masks", "clusters", "merge", "ledger")
+SUITES = ("masks", "clusters", "merge", "ledger", "evaluate")
 """Modules of ``u2seg.benchmark`` with a table ``ROWS``."""
+
+
+FILES = ("truth_json", "truth_pngs", "predictions")
+"""Real files that the suite ``evaluate`` can be measured on."""
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -25,6 +30,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rows", default="", metavar="A,B", help="only these (an unknown name lists them)"
     )
+    parser.add_argument("--truth-json", metavar="J", help="evaluate: real files, all three")
+    parser.add_argument("--truth-pngs", metavar="DIR", help="PNG folder of the truth")
+    parser.add_argument("--predictions", metavar="DIR", help="result folder, the truth's classes")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     return parser.parse_args(argv)
 
@@ -35,12 +43,17 @@ def main(argv: Sequence[str]) -> int:
     from u2seg.benchmark import rows as table
     from u2seg.benchmark.masks import run
     from u2seg.cli import run_tool, setup_logging
+    from u2seg.errors import UserError
     from u2seg.io.atomic import write_json
 
     def body() -> int:
         names = [name.strip() for name in args.rows.split(",") if name.strip()]
         suite = importlib.import_module(f"u2seg.benchmark.{args.suite}")
-        machine, rows = run(names, args.repeats, table=suite.ROWS)
+        files = {key: value for key in FILES if (value := getattr(args, key)) is not None}
+        if files and args.suite != "evaluate":
+            raise UserError(f"only the suite evaluate takes files, not {args.suite}")
+        there = suite.table(**files) if files else suite.ROWS
+        machine, rows = run(names, args.repeats, table=there)
         print(table.format_table(machine, rows))
         if args.json:
             write_json(args.json, table.to_json(machine, rows), indent=1)
