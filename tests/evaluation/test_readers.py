@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests.evaluation import formats
@@ -300,6 +301,57 @@ def test_detection_format_holds_the_panoptic_segments_exactly() -> None:
         )
         total += len(expected)
     assert total == 50
+
+
+@needs_shared(*PANOPTICAPI)
+def test_two_channels_hold_the_panoptic_segments_exactly() -> None:
+    root = SHARED.joinpath(*PANOPTICAPI)
+    panoptic = open_truth(
+        "coco-panoptic", [root / "panoptic_examples.json", root / "panoptic_examples"], "coco-95"
+    )
+    other = open_truth(
+        "coco-2channel",
+        [root / "images_info_examples.json", root / "panoptic_examples_2ch_format"],
+        "coco-95",
+    )
+    for image_id in panoptic.stems:
+        sides = [truth.read(image_id) for truth in (panoptic, other)]
+        first, second = (
+            {(s.category, s.crowd, s.area, (image.ids == i).tobytes())
+             for i, s in image.segments.items()}
+            for image in sides
+        )  # fmt: skip
+        assert first == second and len(first) in (18, 32)
+
+
+def two_channels(root: Path, rows: list[list[tuple[int, int]]]) -> list[Path]:
+    pairs = np.array(rows, dtype=np.uint8)
+    rgb = np.concatenate([pairs, np.zeros((*pairs.shape[:2], 1), np.uint8)], axis=2)
+    formats.save(root / "2ch" / "a.png", Image.fromarray(rgb))
+    content = {
+        "images": [{"id": 5, "file_name": "a.jpg", "height": 1, "width": 5}],
+        "categories": [{"id": 1, "name": "person", "isthing": 1},
+                       {"id": 187, "name": "sky-other-merged", "isthing": 0}],
+    }  # fmt: skip
+    return [formats.write_json(root / "info.json", content), root / "2ch"]
+
+
+def test_two_channels_by_hand(tmp_path: Path) -> None:
+    paths = two_channels(tmp_path, [[(1, 0), (1, 1), (1, 255), (187, 0), (0, 0)]])
+    image = open_truth("coco-2channel", paths).read(5)
+    assert image.ids.tolist() == [[1, 257, 65281, 187, 0]]
+    assert image.segments == {
+        1: TruthSegment(1, 1),
+        187: TruthSegment(187, 1),
+        257: TruthSegment(1, 1),
+        65281: TruthSegment(1, 1, crowd=True),
+    }
+    paths = two_channels(tmp_path, [[(1, 0), (7, 1), (1, 255), (187, 0), (0, 0)]])
+    with pytest.raises(UserError, match=r"a.png holds the value 7, expected in the red channel"):
+        open_truth("coco-2channel", paths)
+    paths = two_channels(tmp_path, [[(1, 0), (1, 1)]])
+    with pytest.raises(UserError, match=r"a.png is 2 x 1 pixels"):
+        open_truth("coco-2channel", paths)
 
 
 @needs_shared("data", "coco_train128", "panoptic_train2017.json")

@@ -24,6 +24,9 @@ EVAL_FORMATS: dict[str, EvalTree] = {
     "coco-panoptic": EvalTree(
         "val2017", "annotations/panoptic_val2017.json", "annotations/panoptic_val2017"
     ),
+    "coco-2channel": EvalTree(
+        "val2017", "annotations/image_info_val2017.json", "panoptic_2ch_val2017"
+    ),
     "coco-instances": EvalTree("val2017", "annotations/instances_val2017.json"),
     "uvo": EvalTree("all_UVO_frames", "annotations/val_sparse_cleaned_cls_agnostic.json"),
     "cocostuff": EvalTree("val2017", "", "stuffthingmaps/val2017"),

@@ -302,8 +302,9 @@ class DataSettings:
         images: Image root of these labels; empty = the one recorded in ``images.json``.
         eval_root: Root of a data set with truth; registered as ``u2seg_eval``; empty = evaluate
             against the pseudo-labels themselves.
-        eval_format: Format of its truth: ``coco-panoptic``, ``coco-instances``, ``uvo``,
-            ``cocostuff``, ``cityscapes``, ``cityscapes-panoptic``, ``voc`` or ``camvid``.
+        eval_format: Format of its truth: ``coco-panoptic``, ``coco-2channel``,
+            ``coco-instances``, ``uvo``, ``cocostuff``, ``cityscapes``, ``cityscapes-panoptic``,
+            ``voc`` or ``camvid``.
         eval_images, eval_json, eval_pngs: Its folder of photographs, its JSON or list of images
             and its folder of label maps, relative to ``eval_root``; empty = where the format
             usually has them (datasets/README.md).

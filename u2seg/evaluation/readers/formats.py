@@ -17,6 +17,7 @@ from u2seg.evaluation.crop import crop_truth
 from u2seg.evaluation.readers.cityscapes import open_cityscapes, open_cityscapes_panoptic
 from u2seg.evaluation.readers.coco import open_coco_instances, open_coco_panoptic
 from u2seg.evaluation.readers.maps import open_class_maps, open_cocostuff
+from u2seg.evaluation.readers.two_channel import open_two_channel
 from u2seg.evaluation.readers.voc import open_voc
 from u2seg.evaluation.truth import INSTANCES, SEMANTIC, Truth
 from u2seg.evaluation.truthview import paired_by_stem
@@ -57,6 +58,13 @@ FORMATS: dict[str, Format] = {
         ("JSON", "folder of PNGs"),
         ("json", "pngs"),
         open_coco_panoptic,
+        own_ids=True,
+    ),
+    "coco-2channel": Format(
+        "panoptic maps of category and instance",
+        ("JSON of images and categories", "folder of PNGs"),
+        ("json", "pngs"),
+        open_two_channel,
         own_ids=True,
     ),
     "coco-instances": Format(
