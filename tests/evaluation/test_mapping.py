@@ -134,6 +134,7 @@ def test_the_file_holds_classes_votes_and_iou(tmp_path: Path) -> None:
     content = json.loads((folder / "mapping.json").read_text())
     assert content["version"] == 2
     assert content["clusters"] == {"things": 3, "stuff": 2}
+    assert content["class_set"] == "truth"
     assert content["classes"][0] == {"id": 1, "name": "cat", "isthing": 1}
     # cluster 3: 4 + 1 + 6 + 3 pixels, 13 of them cat; cats have 13 pixels
     cat = {"class_id": 1, "class_name": "cat", "votes": 3, "total_votes": 3}
@@ -189,6 +190,20 @@ def test_a_mapping_of_other_images_is_used_and_named(tmp_path: Path) -> None:
     assert again["protocol"]["mapping"]["same_images_as_scored"] is True
 
 
+def test_a_mapping_brings_its_protocol(tmp_path: Path) -> None:
+    truth = write_truth(tmp_path)
+    maps = relabelled(CLUSTERS)
+    maps[21][1][113] = 4  # the grass of image 21 bears the sky's cluster: two segments of one class
+    folder = write_predictions(tmp_path / "p", maps, SPACE)
+    released = evaluate_folder(folder, truth, EvalSettings(protocol="u2seg-released", bootstrap=0))
+    assert released["protocol"]["merge_stuff"] is False
+    kept = (folder / "mapping.json").rename(tmp_path / "mapping.json")
+    merged = evaluate_folder(folder, truth, EvalSettings(bootstrap=0))
+    again = evaluate_folder(folder, truth, EvalSettings(bootstrap=0), mapping=kept)
+    assert again["panoptic"] == released["panoptic"] != merged["panoptic"]
+    assert again["protocol"] == released["protocol"]
+
+
 def write_mapping(folder: Path, truth) -> Path:
     predictions = write_predictions(folder / "p", relabelled(CLUSTERS), SPACE)
     evaluate_folder(predictions, truth, EvalSettings(bootstrap=0))
@@ -211,7 +226,7 @@ def test_a_mapping_to_other_classes_is_refused(tmp_path: Path) -> None:
     content = json.loads(truth.panoptic_json.read_text())
     content["categories"].append({"id": 9, "name": "sea", "isthing": 0})
     truth.panoptic_json.write_text(json.dumps(content))
-    said = r"maps to 4 classes, .*truth.json has 5: only .*truth.json has stuff 9 'sea'"
+    said = r"maps to 4 classes \(truth\), .*truth.json has 5: only .*truth.json has stuff 9 'sea'"
     with pytest.raises(UserError, match=said):
         evaluate_folder(path.parent, truth, EvalSettings(bootstrap=0), mapping=path)
 
@@ -248,6 +263,10 @@ def drop(key: str) -> Callable[[dict], Any]:
         (lambda c: c["things"]["1"].pop("IoU"), "garbled .*IoU"),
         (lambda c: c.update(votes=[[1, 2]]), "garbled"),
         (lambda c: c.update(classes=7), "garbled"),
+        (drop("class_set"), "lacks the key 'class_set'"),
+        (lambda c: c["protocol"].update(unmatched="forgiven"), "garbled .*forgiven"),
+        (lambda c: c["protocol"].update(merge_stuff="no"), "garbled .*merge_stuff"),
+        (lambda c: c["protocol"].pop("name"), "garbled .*name"),
         (lambda c: c.update(fitted_on=[]), "garbled"),
     ],
 )

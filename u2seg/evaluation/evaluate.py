@@ -89,7 +89,7 @@ def evaluate_folder(
             unless ``settings.fit_share`` holds some out.
         settings: Protocol and thresholds.
         mapping: ``mapping.json`` of an earlier evaluation (e.g. of a held-out split) to use
-            instead of fitting one; the votes of ``settings`` are then not asked.
+            instead of fitting one; its protocol is then used, not that of ``settings``.
         reference: What the predictions are compared with, for people; ``PSEUDO_LABELS`` if it
             is no ground truth; empty = the path of the truth.
         workers: Processes that read the images; the result does not depend on it.
@@ -133,7 +133,7 @@ def evaluate_folder(
         reference=reference or str(true_set.source),
     )
     _warn_empty(scored)
-    metrics = _score(shared, rules, given)
+    metrics = _score(shared, rules if given is None else [_brought(rules[0], given)], given)
     rivals = baselines(settings, true_set, predicted, tables, workers)
     if rivals:
         metrics["baselines"] = {
@@ -255,6 +255,17 @@ def _given(
     return mapping
 
 
+def _brought(rule: EvalProtocol, mapping: ClusterMapping) -> EvalProtocol:
+    """Return a protocol that scores as that of a mapping does."""
+    stated = mapping.protocol
+    return replace(
+        rule,
+        name=str(stated["name"]),
+        unmatched=stated["unmatched"],
+        merge_stuff=stated["merge_stuff"],
+    )
+
+
 def _parts(truth: Truth, share: float) -> tuple[set[int], set[int]]:
     if not share:
         return set(truth.stems), set(truth.stems)
@@ -263,11 +274,13 @@ def _parts(truth: Truth, share: float) -> tuple[set[int], set[int]]:
 
 
 def _fit(rule: EvalProtocol, shared: _Pass) -> ClusterMapping:
-    clusters = shared.predicted.panoptic
+    clusters, truth = shared.predicted.panoptic, shared.truth
     if rule.matching == "identity":
-        return identity_mapping(rule, clusters, shared.truth)
-    share = shared.settings.fit_share
-    return settled(fit_mapping(rule, shared.fit, clusters, shared.truth, share), shared.truth)
+        mapping = identity_mapping(rule, clusters, truth)
+    else:
+        share = shared.settings.fit_share
+        mapping = settled(fit_mapping(rule, shared.fit, clusters, truth, share), truth)
+    return replace(mapping, class_set=str(truth_words(truth)["class_set"]))
 
 
 def _warn_empty(tables: Sequence[ImageTable]) -> None:
@@ -280,14 +293,10 @@ def _protocol(rule: EvalProtocol, clusters: ClusterMapping, shared: _Pass) -> di
     truth, predicted, tables = shared.truth, shared.predicted, shared.tables
     scored = Split.of(truth, [table.image_id for table in tables])
     fit = describe_fit(clusters.fitted_on, scored)
-    # Votes are those of the mapping, which a file may have brought; the rest is of this run.
-    votes = {**rule.to_json(), **clusters.protocol}
     return {
         "reference": shared.reference,
         **truth_words(truth),
-        **votes,
-        "unmatched": rule.unmatched,
-        "merge_stuff": rule.merge_stuff,
+        **clusters.protocol,
         "mapping": fit,
         "mapping_fitted_on": fit["in_words"],
         "instance_score": shared.settings.instance_score,

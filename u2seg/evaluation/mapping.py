@@ -49,6 +49,7 @@ class ClusterMapping:
         protocol: Rules by which it was made, as ``EvalProtocol.to_json``.
         clusters: All of the model, with and without a class.
         classes: The classes mapped to.
+        class_set: What these classes are called together.
         fitted_on: Images whose votes made it; None = nothing was fitted.
         rows: Category id -> what is known of the cluster.
         votes: (cluster, class, votes) of all pairs with a vote.
@@ -59,6 +60,7 @@ class ClusterMapping:
     protocol: dict[str, Any] = field(default_factory=dict)
     clusters: ClusterIds = ((), ())
     classes: ClassList = ()
+    class_set: str = ""
     fitted_on: Split | None = None
     rows: dict[int, ClusterRow] = field(default_factory=dict)
     votes: tuple[tuple[int, int, int], ...] = ()
@@ -219,7 +221,8 @@ def check_classes(mapping: ClusterMapping, path: Path, truth: Truth) -> None:
     odd = min(set(ours) ^ set(theirs))
     where = f"only {truth.source} has" if odd in ours else "only the mapping has"
     raise UserError(
-        f"{path} maps to {len(theirs)} classes, {truth.source} has {len(ours)}: "
+        f"{path} maps to {len(theirs)} classes ({mapping.class_set or 'a set without a name'}), "
+        f"{truth.source} has {len(ours)}: "
         f"{where} {'thing' if odd[2] else 'stuff'} {odd[0]} {odd[1]!r}. Evaluate on the classes "
         "the mapping was made for, or leave --mapping out to fit a new one"
     )

@@ -15,7 +15,7 @@ from u2seg.structures.labels import LabelSpace
 VERSION = 2
 """Version 1 had no key of this name, and neither votes nor classes."""
 _KINDS = ("things", "stuff")
-_KEYS = ("protocol", "fitted_on", "clusters", "classes", *_KINDS, "votes")
+_KEYS = ("protocol", "fitted_on", "clusters", "class_set", "classes", *_KINDS, "votes")
 
 
 def mapping_json(mapping: ClusterMapping) -> dict[str, Any]:
@@ -23,9 +23,10 @@ def mapping_json(mapping: ClusterMapping) -> dict[str, Any]:
 
     Returns:
         ``version``, ``protocol``, ``fitted_on`` (truth, its hash, images; None = not fitted),
-        ``clusters`` (K and S), ``classes``; ``things`` and ``stuff``: category id of every
-        cluster -> ``class_id``, ``class_name`` (None without a class), ``votes``,
-        ``total_votes``, ``IoU``; ``votes``: [cluster, class, votes] of every pair with a vote.
+        ``clusters`` (K and S), ``class_set`` (its name), ``classes``; ``things`` and ``stuff``:
+        category id of every cluster -> ``class_id``, ``class_name`` (None without a class),
+        ``votes``, ``total_votes``, ``IoU``; ``votes``: [cluster, class, votes] of every pair
+        with a vote.
     """
     things, stuff = mapping.clusters
     return {
@@ -33,6 +34,7 @@ def mapping_json(mapping: ClusterMapping) -> dict[str, Any]:
         "protocol": mapping.protocol,
         "fitted_on": _split_json(mapping.fitted_on),
         "clusters": {"things": len(things), "stuff": len(stuff)},
+        "class_set": mapping.class_set,
         "classes": [
             {"id": i, "name": name, "isthing": int(thing)} for i, name, thing in mapping.classes
         ],
@@ -110,13 +112,26 @@ def _parse(content: dict[str, Any]) -> ClusterMapping:
     return ClusterMapping(
         things=things,
         stuff=stuff,
-        protocol=dict(content["protocol"]),
+        protocol=_protocol(content["protocol"]),
         clusters=(tuple(maps["things"]), tuple(maps["stuff"])),
         classes=classes,
+        class_set=str(content["class_set"]),
         fitted_on=_split(content["fitted_on"]),
         rows=rows,
         votes=tuple((int(k), int(c), int(n)) for k, c, n in content["votes"]),
     )
+
+
+def _protocol(stated: dict[str, Any]) -> dict[str, Any]:
+    good = (
+        isinstance(stated["name"], str)
+        and isinstance(stated["matching"], str)
+        and isinstance(stated["merge_stuff"], bool)
+        and stated["unmatched"] in ("void", "false_positive")
+    )
+    if not good:
+        raise ValueError(f"protocol is {stated!r}")
+    return dict(stated)
 
 
 def _row(row: dict[str, Any]) -> ClusterRow:
