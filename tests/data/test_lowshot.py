@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.shared import SHARED, needs_shared
 from u2seg.data.lowshot import LabelledSet, choose_images, read_labels, stuff_map, write_share
 from u2seg.data.pseudo import open_pseudo_labels, read_pseudo_panoptic
 from u2seg.engine.lowshot import make_splits
@@ -163,3 +164,28 @@ def test_id_without_annotation(strange: int) -> None:
     ids = np.array([[0, 7, 900, strange]], dtype=np.int32)
     with pytest.raises(UserError, match=f"x holds the segment id {strange}"):
         stuff_map(ids, {900: 2, 7: 0}, "x")
+
+
+@needs_shared("data", "coco_train128")
+def test_real_sample(tmp_path: Path) -> None:
+    """COCO's own files: 10 of 100 images, their 80 + 53 names, and stuff where COCO has it."""
+    root = SHARED / "data" / "coco_train128"
+    names = ("images", "panoptic_train2017.json", "panoptic_train2017", "instances_train2017.json")
+    source = LabelledSet(*(root / name for name in names))
+    make_splits(source, [10], 42, tmp_path)
+    records = read_pseudo_panoptic(tmp_path / "10")
+    assert len(records) == 10
+    space = open_pseudo_labels(tmp_path / "10").space
+    assert (space.num_things, space.num_stuff) == (80, 53)
+    assert (space.thing_names[0], space.thing_names[-1]) == ("person", "toothbrush")
+    mapping = read_mapping(tmp_path / "10" / "mapping.json").all
+    for record in records:
+        # The sample's own semantic map: the category id of every pixel, 0 without a segment.
+        semantic = read_label_png(root / "semantic" / f"{record['stem']}.png")
+        stuff = read_label_png(record["sem_seg_file_name"])
+        for value in np.unique(stuff):
+            found = set(np.unique(semantic[stuff == value]).tolist())
+            expected = {255: {0}, 0: set(range(1, 91))}.get(int(value))
+            assert found <= (expected or {mapping[80 + int(value)]})
+        clusters = {a["category_id"] for a in record["annotations"]}
+        assert {mapping[c + 1] for c in clusters} <= set(np.unique(semantic).tolist())

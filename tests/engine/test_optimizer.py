@@ -97,3 +97,20 @@ def test_the_real_model_has_fourteen_such_parameters() -> None:
         found = rates(wrapped, build_optimizer(build_cfg(BASE_CONFIG, words), wrapped))
         assert sum(lr == 0.4 for lr, _ in found.values()) == 14
         assert len(found) == len(list(model.parameters()))
+
+
+def test_groups_of_many_parameters_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer hosts merge parameters with equal settings into one group."""
+    import detectron2.solver
+
+    def merged(_cfg: object, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5, weight_decay=0.01)
+
+    monkeypatch.setattr(detectron2.solver, "build_optimizer", merged)
+    model = toy()
+    cfg = build_cfg(BASE_CONFIG, [*WORDS, "U2SEG.TRAIN.HEAD_LR_FACTOR", "2.5"])
+    optimizer = build_optimizer(cfg, model)
+    assert [(len(g["params"]), g["lr"], g["momentum"]) for g in optimizer.param_groups] == [
+        (4, 0.1, 0.5),
+        (5, 0.25, 0.5),
+    ]

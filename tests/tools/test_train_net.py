@@ -109,3 +109,20 @@ def test_train_then_demo(tmp_path: Path) -> None:
     skipped = (shown / "skipped.jsonl").read_text()
     assert skipped.count("\n") == 1
     assert "broken.jpg" in skipped
+
+
+def test_skip_heads_is_the_setting_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import u2seg.engine.run
+
+    seen = []
+    monkeypatch.setattr(u2seg.engine.run, "launch_run", lambda args: seen.append(args.opts) or 0)
+    spec = importlib.util.spec_from_file_location("train_net", TOOL)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    command = ["--config-file", "x.yaml", "OUTPUT_DIR", "out"]
+    assert module.main(command) == module.main([*command, "--skip-heads"]) == 0
+    assert seen == [
+        ["OUTPUT_DIR", "out"],
+        ["OUTPUT_DIR", "out", "U2SEG.TRAIN.SKIP_HEADS", "True"],
+    ]
