@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from tests.evaluation.label_files import write_labels
 from u2seg.structures.labels import LabelSpace
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate.py"
@@ -96,3 +97,15 @@ def test_a_share_is_held_out(arguments: list[object]) -> None:
     done = run(*arguments, "--fit-fraction", "0.45")
     assert done.returncode == 0, done.stderr
     assert "fitted on 1 image held out of the same truth" in done.stdout
+
+
+def test_baselines_are_rows_beside_the_model(arguments: list[object], tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "run")
+    done = run(*arguments, "--baselines", "--labels", labels, "U2SEG.EVAL.BOOTSTRAP", "0")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("custom:")]
+    assert rows == ["model", "random_clusters", "one_cluster", "labels"]
+    metrics = json.loads((tmp_path / "p/metrics.json").read_text())
+    assert sorted(metrics["baselines"]) == ["labels", "one_cluster", "random_clusters"]
+    done = run(*arguments, "--labels", tmp_path / "nowhere")
+    assert done.returncode == 2 and "--labels takes the output folder" in done.stderr

@@ -1,0 +1,114 @@
+"""What a whole evaluation says beyond its figures: intervals, origin, tables, worst images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation import formats
+from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from tests.evaluation.test_taskfit import result_folder
+from u2seg.config.evaluation import EvalSettings
+from u2seg.evaluation import evaluate_folder, format_metrics
+from u2seg.evaluation.readers import scored_truth
+from u2seg.io.atomic import sha256_file
+from u2seg.structures.labels import LabelSpace
+
+SPACE = LabelSpace(num_things=3, num_stuff=2)
+FILES = ("per_class.csv", "clusters.csv", "images.csv", "worst.json")
+
+
+@pytest.fixture
+def files(tmp_path: Path):
+    """The cat of the first image takes one of seven pixels of grass: 4/5 and 6/7."""
+    maps = relabelled({1: 3, 2: 1, 3: 5, 4: 4})
+    maps[21][0][2, 2] = 111
+    return write_predictions(tmp_path / "p", maps, SPACE), write_truth(tmp_path)
+
+
+def test_intervals_of_two_images_by_hand(files):
+    """Resamples are the first image twice, both, the second twice; each extreme comes often."""
+    folder, truth = files
+    metrics = evaluate_folder(folder, truth, EvalSettings(bootstrap=200, seed=5))
+    ci95 = metrics["ci95"]
+    assert {k: ci95[k] for k in ("method", "resamples", "seed", "mapping")} == {
+        "method": "percentile bootstrap over images", "resamples": 200, "seed": 5,
+        "mapping": "kept",
+    }  # fmt: skip
+    first = 100 * (4 / 5 + 1 + 6 / 7 + 1) / 4
+    assert ci95["panoptic"]["all"]["PQ"] == pytest.approx([first, 100.0])
+    assert ci95["panoptic"]["stuff"]["RQ"] == [100.0, 100.0]
+    assert ci95["semantic"]["pixel_accuracy"] == pytest.approx([100 * 22 / 23, 100.0])
+    assert ci95["semantic"]["mIoU"][0] == pytest.approx(100 * (4 / 5 + 1 + 6 / 7 + 1) / 4)
+    for part in ("class_agnostic", "instances"):
+        for kind in ("box", "segm"):
+            low, high = ci95[part][kind]["AP"]
+            assert low < metrics[part][kind]["AP"] < high
+            assert high == pytest.approx(100.0)
+    assert set(ci95["instances"]["segm"]) == {"AP", "AP50", "AP75", "AR100"}
+    table = format_metrics(metrics).splitlines()
+    row = table.index(next(line for line in table if line.startswith("all")))
+    assert table[row + 1].split() == ["95", "%", *[f"{first:.1f}-100.0"] * 2, "100.0-100.0"]
+
+
+def test_no_resamples_no_intervals(files):
+    folder, truth = files
+    metrics = evaluate_folder(folder, truth, EvalSettings(bootstrap=0))
+    assert metrics["ci95"] is None
+    assert "95 %" not in format_metrics(metrics)
+
+
+def test_every_protocol_has_intervals_over_the_same_draws(files):
+    folder, truth = files
+    settings = EvalSettings(bootstrap=30)
+    metrics = evaluate_folder(folder, truth, settings, protocols=["one-to-one", "cups"])
+    one, two = (metrics["protocols"][name] for name in ("one-to-one", "cups"))
+    assert one["panoptic"] == two["panoptic"] and one["ci95"] == two["ci95"] == metrics["ci95"]
+    assert one["unmatched_clusters"]["things"]["unmatched"] == 1
+
+
+def test_where_the_figures_come_from(files, tmp_path):
+    folder, truth = files
+    metrics = evaluate_folder(folder, truth, EvalSettings(bootstrap=0, seed=3))
+    found = metrics["provenance"]
+    assert found["sha256"]["truth"] == sha256_file(truth.panoptic_json)
+    assert found["sha256"]["predictions/instances.json"] == sha256_file(folder / "instances.json")
+    assert "mapping" not in found["sha256"]
+    assert found["settings"]["SEED"] == 3 and found["settings"]["PROTOCOL"] == "custom"
+    assert found["versions"]["numpy"] == np.__version__
+    given = (folder / "mapping.json").rename(tmp_path / "given.json")
+    again = evaluate_folder(folder, truth, EvalSettings(bootstrap=0), mapping=given)
+    assert again["provenance"]["sha256"]["mapping"] == sha256_file(given)
+
+
+def test_files_beside_are_the_same_bytes_every_time(files):
+    folder, truth = files
+    before = []
+    for _ in range(2):
+        evaluate_folder(folder, truth, EvalSettings(bootstrap=20, baselines=True))
+        names = [*FILES, "metrics.json", "worst/21_truth.png", "worst/22_prediction.png"]
+        before.append({name: (folder / name).read_bytes() for name in names})
+    assert before[0] == before[1]
+    worst = json.loads(before[0]["worst.json"])
+    assert (worst["worst"], worst["best"]) == ([21], [22])
+
+
+def test_a_semantic_truth_on_crops(tmp_path):
+    """No PQ: images are ranked by accuracy, and the maps drawn are the crops."""
+    paths = [formats.cocostuff(tmp_path)]
+    maps = {"000000000139": [[2, 2, 1], [1, 3, 1]], "000000000285": [[4, 4], [5, 5]]}
+    folder = result_folder(tmp_path / "p", maps, LabelSpace(1, 4))
+    settings = EvalSettings(classes="cocostuff-27", crop=2, bootstrap=10)
+    metrics = evaluate_folder(folder, scored_truth("cocostuff", paths, settings, folder), settings)
+    assert set(metrics["ci95"]) == {"method", "resamples", "seed", "mapping", "semantic"}
+    worst = json.loads((folder / "worst.json").read_text())
+    assert worst["ranked_by"] == "accuracy" and worst["rankings"]["PQ"] == []
+    assert not any(image["whole_image"] for image in worst["images"].values() if image["name"]
+                   .endswith("139"))  # fmt: skip
+    assert all((folder / name).is_file() for name in FILES)
+    lines = format_metrics(metrics, per_class=True).splitlines()
+    assert not any(line.startswith(("panoptic", "instances")) for line in lines)
+    assert any(line.startswith("semantic") for line in lines)
