@@ -140,6 +140,33 @@ def test_real_steps_leave_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.d2
+def test_full_memory_is_an_obstacle_and_other_errors_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    prepare_host()
+    from u2seg.engine import batch_trial
+
+    words = data_words(make_labels(tmp_path), tmp_path / "out")
+    work = Work(str(BASE_CONFIG), tuple(words), WorstCase(64, 64, 2), 0.0)
+
+    def fail(error: Exception) -> None:
+        def steps(*_: object) -> float:
+            raise error
+
+        monkeypatch.setattr(batch_trial, "_seconds", steps)
+
+    fail(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB"))
+    found = measured(work, 2)
+    assert (found["seconds"], found["obstacle"]) == (0.0, "the memory is full")
+    assert found["peak_gb"] > 0
+    fail(RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        measured(work, 2)
+
+
+@pytest.mark.d2
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     prepare_host()
     words = data_words(make_labels(tmp_path), tmp_path / "out")

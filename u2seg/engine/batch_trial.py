@@ -222,16 +222,36 @@ def measured(work: Work, images: int) -> dict[str, Any]:
     cfg = build_cfg(work.config_file, work.words)
     import torch
 
-    on_gpu = str(cfg.MODEL.DEVICE).startswith("cuda")
-    if on_gpu and work.limit:
-        whole = torch.cuda.get_device_properties(cfg.MODEL.DEVICE).total_memory / 1e9
-        torch.cuda.set_per_process_memory_fraction(min(1.0, work.limit / whole), cfg.MODEL.DEVICE)
+    device = torch.device(str(cfg.MODEL.DEVICE))
+    gpu = device.index or 0 if device.type == "cuda" else None
+    if gpu is not None and work.limit:
+        whole = torch.cuda.get_device_properties(gpu).total_memory / 1e9
+        torch.cuda.set_per_process_memory_fraction(min(1.0, work.limit / whole), gpu)
+    seconds, obstacle = 0.0, ""
     try:
-        seconds, obstacle = _seconds(cfg, work.worst, images), ""
-    except torch.cuda.OutOfMemoryError:
-        seconds, obstacle = 0.0, "the GPU's memory is full"
-    peak = torch.cuda.max_memory_reserved(cfg.MODEL.DEVICE) / 1e9 if on_gpu else peak_gb()
+        seconds = _seconds(cfg, work.worst, images)
+    except (RuntimeError, MemoryError) as error:
+        if not memory_is_full(error):
+            raise
+        obstacle = "the memory is full"
+    peak = peak_gb() if gpu is None else torch.cuda.max_memory_reserved(gpu) / 1e9
     return {"seconds": seconds, "peak_gb": peak, "obstacle": obstacle}
+
+
+def memory_is_full(error: Exception) -> bool:
+    """Return whether an error of torch or of its libraries says that memory ran out.
+
+    Examples:
+        >>> memory_is_full(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+        True
+        >>> memory_is_full(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+        True
+        >>> memory_is_full(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+        False
+    """
+    said = str(error).lower()
+    signs = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
 
 
 def _seconds(cfg: Any, worst: WorstCase, images: int) -> float:
