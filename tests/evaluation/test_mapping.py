@@ -330,10 +330,13 @@ def test_several_protocols_from_one_pass(tmp_path: Path) -> None:
     assert list(metrics["protocols"]) == names
     assert metrics["panoptic"] == metrics["protocols"]["one-to-one"]["panoptic"]
     assert json.loads((folder / "metrics.json").read_text()) == metrics
+    written = {f"mapping_{name}.json" for name in names[1:]} | {"mapping.json"}
+    assert {path.name for path in folder.glob("mapping*.json")} == written
+    assert read_mapping(folder / "mapping_cups.json").protocol["name"] == "cups"
     for name in names:
         alone = evaluate_folder(folder, truth, EvalSettings(protocol=name, bootstrap=0))
         assert {key: alone[key] for key in metrics["protocols"][name]} == metrics["protocols"][name]
     cats = {n: metrics["protocols"][n]["panoptic"]["per_class"]["cat"]["tp"] for n in names}
     # the second cat's cluster has a class where many to one is allowed
     assert cats == {"one-to-one": 2, "u2seg-released": 3, "cups": 3, "custom": 2}
-    assert read_mapping(folder / "mapping_cups.json").protocol["name"] == "cups"
+    assert [path.name for path in folder.glob("mapping*.json")] == ["mapping.json"]

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from u2seg.config.schema import EvalSettings
+from u2seg.config.evaluation import PROTOCOLS, EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
 from u2seg.evaluation.crop import cropped
@@ -36,6 +36,7 @@ from u2seg.evaluation.mapping import (
     identity_mapping,
 )
 from u2seg.evaluation.mapping_file import mapping_json, read_mapping
+from u2seg.evaluation.merges import stuff_merging
 from u2seg.evaluation.panoptic_baselines import NOTES, Baseline, baselines, headline
 from u2seg.evaluation.passes import Ranks, gather
 from u2seg.evaluation.protocols import EvalProtocol, protocol_of
@@ -101,8 +102,9 @@ def evaluate_folder(
     Returns:
         ``protocol``, ``class_agnostic`` and ``instances`` (each with ``box`` and ``segm``),
         ``semantic``, ``panoptic``, ``unmatched``; None for a task the truth cannot answer;
-        ``unmatched_clusters`` and ``ci95`` (None without resamples). With several protocols
-        these are of the first, and ``protocols`` holds the same of each by name. ``provenance``
+        ``stuff_merging`` (PQ with stuff of one class merged and not, None where a class set
+        collects nothing); ``unmatched_clusters`` and ``ci95`` (None without resamples). With
+        several protocols these are of the first, and ``protocols`` holds the same of each by name. ``provenance``
         has versions, settings and hashes; ``baselines``, if asked for, name -> ``note`` and
         ``protocols`` -> headline figures of a baseline. Also written: ``metrics.json``,
         ``mapping.json`` (of further protocols ``mapping_<name>.json``), and the files of
@@ -153,6 +155,8 @@ def _score(
     agnostic, matches = _class_agnostic(shared)
     clusters = count_clusters(shared.tables)
     results: dict[str, dict[str, Any]] = {}
+    for old in PROTOCOLS if given is None else ():  # of an earlier evaluation in this folder
+        (folder / _mapping_name(old)).unlink(missing_ok=True)
     for rule in rules:
         mapping = given or _fit(rule, shared)
         scored = _scored(rule, mapping, shared)
@@ -160,11 +164,14 @@ def _score(
             "protocol": _protocol(rule, mapping, shared),
             "class_agnostic": agnostic,
             **scored.blocks,
+            "stuff_merging": stuff_merging(
+                shared.truth, shared.tables, mapping, _scoring(rule, shared)
+            ),
             "unmatched_clusters": unmatched_clusters(clusters, shared.predicted.panoptic, mapping),
             "ci95": _intervals(shared, scored, matches),
         }
         first = rule is rules[0]
-        name = "mapping.json" if first else f"mapping_{rule.name}.json"
+        name = _mapping_name("" if first else rule.name)
         write_json(folder / name, mapping_json(mapping), indent=1)
         if first:
             sides = (shared.truth, shared.predicted, shared.tables)
@@ -175,9 +182,17 @@ def _score(
     return metrics
 
 
+def _mapping_name(protocol: str) -> str:
+    return f"mapping_{protocol}.json" if protocol else "mapping.json"
+
+
 def _scored(rule: EvalProtocol, mapping: ClusterMapping, shared: _Pass) -> Scored:
-    scoring = Scoring(rule.merge_stuff, rule.unmatched, shared.settings.instance_score)
+    scoring = _scoring(rule, shared)
     return score(shared.truth, shared.predicted, shared.tables, mapping, scoring)
+
+
+def _scoring(rule: EvalProtocol, shared: _Pass) -> Scoring:
+    return Scoring(rule.merge_stuff, rule.unmatched, shared.settings.instance_score)
 
 
 def _baseline(
