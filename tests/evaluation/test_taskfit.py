@@ -11,6 +11,7 @@ import pytest
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from tests.shared import SHARED, needs_shared
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder
@@ -128,8 +129,55 @@ def test_95_classes_merged_and_not(tmp_path: Path) -> None:
         metrics = evaluate_folder(folder, truth, settings)
         scores[merged] = metrics["panoptic"]["all"]["PQ"]
         assert metrics["protocol"]["merge_true_stuff"] is merged
+        both = metrics["stuff_merging"]
+        if merged:
+            assert both is None  # what was merged cannot be told apart again
+        else:
+            assert both["neither"]["all"] == {"PQ": 0.0, "SQ": 0.0, "RQ": 0.0, "n": 1}
+            assert both["both"]["stuff"] == {"PQ": 100.0, "SQ": 100.0, "RQ": 100.0, "n": 1}
         assert metrics["semantic"]["mIoU"] == 100.0
     assert scores == {False: 0.0, True: 100.0}
+
+
+@needs_shared("data", "coco_train128", "panoptic_train2017.json")
+def test_merging_tables_is_merging_maps(tmp_path: Path) -> None:
+    """On real photographs: PQ of merged tables is that of merged maps, to the last bit."""
+    root = SHARED / "data" / "coco_train128"
+    files = [root / "panoptic_train2017.json", root / "panoptic_train2017"]
+    content = json.loads(files[0].read_text())
+    content["annotations"] = content["annotations"][:15]
+    paths = [formats.write_json(tmp_path / "t.json", content), files[1]]
+    plain = open_truth("coco-panoptic", paths)
+    space = LabelSpace(len(plain.things), len(plain.stuff))
+    order = {c: n for n, c in enumerate((*plain.things, *plain.stuff), start=1)}
+    maps = {}
+    for image_id, stem in plain.stems.items():
+        image = plain.read(image_id)
+        guess = np.zeros_like(image.ids)
+        for identity, segment in image.segments.items():
+            guess[image.ids == identity] = order[segment.category]
+        maps[stem] = np.roll(guess, 20, axis=1).tolist()
+    folder = result_folder(tmp_path / "p", maps, space)
+    numbered = json.loads((folder / "panoptic.json").read_text())
+    ids = dict(enumerate(plain.stems, start=1))
+    for row in numbered["images"]:
+        row["id"] = ids[row["id"]]
+    for row in numbered["annotations"]:
+        row["image_id"] = ids[row["image_id"]]
+    formats.write_json(folder / "panoptic.json", numbered)
+    formats.write_json(folder / "instances.json", [])
+    scores = []
+    for merged in (False, True):
+        settings = EvalSettings(
+            classes="coco-95", merge_true_stuff=merged, merge_stuff=merged, thing_votes="pixels",
+            matching="majority", bootstrap=0,
+        )  # fmt: skip
+        truth = scored_truth("coco-panoptic", paths, settings, folder)
+        scores.append(evaluate_folder(folder, truth, settings))
+    for part in ("all", "things", "stuff"):
+        assert scores[0]["stuff_merging"]["neither"][part] == scores[0]["panoptic"][part]
+        assert scores[0]["stuff_merging"]["both"][part] == scores[1]["panoptic"][part]
+    assert 0 < scores[0]["panoptic"]["stuff"]["PQ"] < scores[1]["panoptic"]["stuff"]["PQ"]
 
 
 def test_uvo_every_thing_is_an_object(tmp_path: Path) -> None:

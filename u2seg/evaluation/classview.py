@@ -11,11 +11,9 @@ import numpy.typing as npt
 
 from u2seg.errors import UserError
 from u2seg.evaluation.classsets import ClassSet
-from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.segments import joined_segments, merge_targets
 from u2seg.evaluation.truth import INSTANCES, PANOPTIC, TrueImage, Truth
 from u2seg.evaluation.truthview import TruthView
-
-Segments = dict[int, TruthSegment]
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,11 @@ class ClassView(TruthView):
             for i, s in image.segments.items()
             if s.category in self.collected
         }
-        target = _merged(segments, self.stuff) if self.merge_stuff else {i: i for i in segments}
+        target = (
+            merge_targets(segments, self.stuff) if self.merge_stuff else {i: i for i in segments}
+        )
         ids = _renumbered(image.ids, {i: target.get(i, 0) for i in image.segments})
-        return TrueImage(ids, _joined(segments, target), self._instances(image.instances))
+        return TrueImage(ids, joined_segments(segments, target), self._instances(image.instances))
 
     def _instances(self, records: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
         if records is None:
@@ -116,24 +116,6 @@ def _check_kinds(truth: Truth, view: ClassView) -> None:
                     f"set {view.class_set.name} has it among the {other}: mend 'isthing', or "
                     "choose another class set"
                 )
-
-
-def _merged(segments: Segments, stuff: tuple[int, ...]) -> dict[int, int]:
-    """Return segment id -> id of the first segment of its class, for stuff; things keep theirs."""
-    first: dict[int, int] = {}
-    return {
-        i: first.setdefault(s.category, i) if s.category in stuff and not s.crowd else i
-        for i, s in segments.items()
-    }
-
-
-def _joined(segments: Segments, target: Mapping[int, int]) -> Segments:
-    joined: Segments = {}
-    for i, segment in segments.items():
-        before = joined.get(target[i])
-        area = segment.area + (before.area if before else 0)
-        joined[target[i]] = replace(segment, area=area)
-    return joined
 
 
 def _renumbered(ids: npt.NDArray[np.int32], target: Mapping[int, int]) -> npt.NDArray[np.int32]:

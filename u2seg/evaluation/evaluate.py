@@ -104,8 +104,8 @@ def evaluate_folder(
         ``semantic``, ``panoptic``, ``unmatched``; None for a task the truth cannot answer;
         ``stuff_merging`` (PQ with stuff of one class merged and not, None where a class set
         collects nothing); ``unmatched_clusters`` and ``ci95`` (None without resamples). With
-        several protocols these are of the first, and ``protocols`` holds the same of each by name. ``provenance``
-        has versions, settings and hashes; ``baselines``, if asked for, name -> ``note`` and
+        several protocols these are of the first, and ``protocols`` holds the same of each by
+        name. ``provenance`` has versions, settings and hashes; ``baselines``, if asked for, name -> ``note`` and
         ``protocols`` -> headline figures of a baseline. Also written: ``metrics.json``,
         ``mapping.json`` (of further protocols ``mapping_<name>.json``), and the files of
         ``write_details``.
