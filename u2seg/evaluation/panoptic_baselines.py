@@ -30,7 +30,7 @@ from u2seg.evaluation.files import (
 )
 from u2seg.evaluation.gather import ANY_THING, ImageTable, stuff_pixels
 from u2seg.evaluation.passes import gather
-from u2seg.evaluation.table import Cell, align
+from u2seg.evaluation.table import Cell, align, interval_cell
 from u2seg.evaluation.truth import Truth
 from u2seg.io.coco import read_instances
 from u2seg.io.paths import stem_of
@@ -104,7 +104,7 @@ def headline(blocks: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def format_baselines(metrics: Mapping[str, Any]) -> str:
+def format_baselines(metrics: dict[str, Any]) -> str:
     """Return the model and the baselines under each protocol as a table; percent.
 
     Args:
@@ -117,17 +117,17 @@ def format_baselines(metrics: Mapping[str, Any]) -> str:
         for name, row in metrics["baselines"].items():
             rows.append([f"{protocol}: {name}", *_figures(row["protocols"][protocol])])
     columns = [" ".join(path[1:]).replace("all ", "") for path in _SHOWN]
-    return align(["baselines", *columns], rows)
+    return align(["baselines", *columns, "PQ, 95 %"], rows)
 
 
-def _figures(blocks: Mapping[str, Any]) -> list[Cell]:
+def _figures(blocks: dict[str, Any]) -> list[Cell]:
     cells: list[Cell] = []
     for path in _SHOWN:
         node: Any = blocks
         for key in path:
             node = node and node[key]
         cells.append(node if isinstance(node, float) else None)
-    return cells
+    return [*cells, interval_cell(blocks, "panoptic", "all", "PQ")]
 
 
 def read_labels(folder: Path, truth: Truth) -> Predictions:

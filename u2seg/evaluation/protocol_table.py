@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from u2seg.evaluation.table import Cell, align
+from u2seg.evaluation.table import Cell, align, interval_cell
 
 _HEADER = (
     "protocol", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "PQ, unmatched = fp", "mIoU",
-    "pixel acc.", "box AP50", "mask AP50", "clusters used",
+    "pixel acc.", "box AP50", "mask AP50", "PQ, 95 %", "clusters used",
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def _row(name: str, result: dict[str, Any]) -> list[Cell]:
         _value(result, "semantic", "pixel_accuracy"),
         _value(result, "instances", "box", "AP50"),
         _value(result, "instances", "segm", "AP50"),
+        interval_cell(result, "panoptic", "all", "PQ"),
         f"{used} of {clusters['things'] + clusters['stuff']}",
     ]
 

@@ -110,8 +110,20 @@ def _interval_row(
         node = node.get(key) if node else None
     if not node:
         return []
-    limits = [node.get(key) for key in keys]
-    return [[INTERVAL, *(f"{x[0]:.1f}-{x[1]:.1f}" if x else "" for x in limits)]]
+    return [[INTERVAL, *(interval_cell(metrics, *path, key) or "" for key in keys)]]
+
+
+def interval_cell(metrics: dict[str, Any], *path: str) -> Cell:
+    """Return the 95 % interval of a figure for a table; None if there is none.
+
+    Examples:
+        >>> interval_cell({"ci95": {"semantic": {"mIoU": [20.04, 31.0]}}}, "semantic", "mIoU")
+        '20.0-31.0'
+    """
+    node: Any = metrics.get("ci95")
+    for key in path:
+        node = node.get(key) if node else None
+    return f"{node[0]:.1f}-{node[1]:.1f}" if node else None
 
 
 def _class_table(metrics: dict[str, Any]) -> str:
