@@ -16,7 +16,7 @@ from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder
 from u2seg.structures.labels import LabelSpace
-from u2seg.visualization.confusion import MAX_COLUMNS, OTHER, confusion_chart, read_clusters
+from u2seg.visualization.confusion import MAX_COLUMNS, OTHER, confusion_chart, read_lines
 from u2seg.visualization.evaluation import (
     comparison_rows,
     evaluation_part,
@@ -99,6 +99,17 @@ def test_the_page_shows_it_all(folder, tmp_path):
     assert again.read_text("utf-8") == text
 
 
+def test_classes_are_a_table(folder):
+    part = part_of(folder)
+    assert part.class_columns == ["class", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU",
+                                  "accuracy", "AP", "AP50", "AR100", "clusters"]  # fmt: skip
+    rows = {row[0]: row[1:] for row in part.classes}
+    assert list(rows) == ["cat", "dog", "grass", "sky"]
+    # of three cats one has no class
+    assert rows["cat"][:7] == ["thing", "80.0", "100.0", "80.0", "2", "0", "1"]
+    assert rows["cat"][-1] == "thing_2" and rows["sky"][9:12] == ["–", "–", "–"]
+
+
 def test_intervals_stand_behind_their_figures():
     ci95 = {"panoptic": {"all": {"PQ": [30.04, 45.26], "SQ": None}}}
     row = next(r for r in metric_rows({**METRICS, "ci95": ci95}) if r.name == "Panoptic, all")
@@ -164,6 +175,7 @@ def test_names_are_escaped_and_cut():
     ("name", "content"),
     [
         ("clusters.csv", "cluster,class\na,b\n"),
+        ("per_class.csv", "class,PQ\na,b\n"),
         ("worst.json", "{}"),
         ("worst.json", '{"images": {}, "worst": [1], "median": [], "best": [], "classes": {}}'),
         ("metrics.json", '{"unmatched_clusters": {"things": {"clusters": 1}}}'),
@@ -193,6 +205,6 @@ def test_a_huge_table_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("u2seg.visualization.confusion._LARGEST", 3)
     (tmp_path / "clusters.csv").write_text("abcd")
     with pytest.raises(UserError, match="is larger than"):
-        read_clusters(tmp_path / "clusters.csv")
+        read_lines(tmp_path / "clusters.csv")
     with pytest.raises(UserError, match="cannot read"):
-        read_clusters(tmp_path / "none.csv")
+        read_lines(tmp_path / "none.csv")

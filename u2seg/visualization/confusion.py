@@ -20,8 +20,8 @@ _LARGEST = 64 << 20
 _NOTE = 24
 
 
-def read_clusters(path: Path) -> list[dict[str, str]]:
-    """Return the lines of ``clusters.csv``; UserError if it is unreadable or too large."""
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a CSV file by column; UserError if it is unreadable or too large."""
     try:
         if path.stat().st_size > _LARGEST:
             raise UserError(f"{path} is larger than {_LARGEST >> 20} MiB")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from u2seg.visualization.confusion import confusion_chart, read_clusters, unmatched_sentences
+from u2seg.visualization.confusion import confusion_chart, read_lines, unmatched_sentences
 from u2seg.visualization.metrics import MetricRow, interval_text, node, number_text
 from u2seg.visualization.samples import Sample
 from u2seg.visualization.sources import Notes, Predictions
@@ -15,12 +15,19 @@ from u2seg.visualization.text import printable
 from u2seg.visualization.worst import ranking_words, worst_samples
 
 MODEL = "model"
+MAX_NAMES = 6
+"""Clusters named beside a class."""
 _MATCHINGS = {
     "hungarian": "one to one (Hungarian): no two clusters share a class",
     "majority": "many to one: each cluster takes its most voted class",
     "hungarian+majority": "one to one first; clusters left over take their most voted class",
     "identity": "none, ids are classes",
 }
+_CLASS_WORDS = ("class", "kind", "clusters")
+_CLASS_FIGURES = (
+    "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU", "accuracy", "AP", "AP50", "AR100",
+)  # fmt: skip
+_COUNTS = ("TP", "FP", "FN")
 _COMPARED = {
     "PQ": ("panoptic", "all", "PQ"),
     "PQ things": ("panoptic", "things", "PQ"),
@@ -39,6 +46,8 @@ class EvaluationPart:
         sentences: The protocol in words.
         intervals: What the brackets are; empty without intervals.
         compared: Protocols and baselines, a row each; empty if there is one row only.
+        class_columns: Header of ``classes``.
+        classes: A row per class; empty without ``per_class.csv``.
         confusion: SVG of clusters against classes; empty without ``clusters.csv``.
         unmatched: What clusters without a class hold, in words.
         ranked_by: By what images are ranked, in words.
@@ -48,6 +57,8 @@ class EvaluationPart:
     sentences: list[str] = field(default_factory=list)
     intervals: str = ""
     compared: list[MetricRow] = field(default_factory=list)
+    class_columns: list[str] = field(default_factory=list)
+    classes: list[list[str]] = field(default_factory=list)
     confusion: str = ""
     unmatched: list[str] = field(default_factory=list)
     ranked_by: str = ""
@@ -73,6 +84,10 @@ def evaluation_part(found: Predictions, image_root: Path | None, notes: Notes) -
     clusters = found.panoptic.root / "clusters.csv"
     if clusters.is_file():
         part.confusion = notes.attempt("clusters and classes", "", _confusion, clusters)
+    classes = found.panoptic.root / "per_class.csv"
+    if classes.is_file():
+        part.class_columns = [*_CLASS_WORDS[:2], *_CLASS_FIGURES, *_CLASS_WORDS[2:]]
+        part.classes = notes.attempt("figures of classes", [], _class_rows, classes)
     samples = worst_samples(found.panoptic, image_root, notes)
     names = {"worst": "Worst", "median": "From the middle", "best": "Best"}
     part.groups = [(names[group], rows) for group, rows in samples.items() if rows]
@@ -184,4 +199,19 @@ def _compared(name: str, blocks: Any) -> MetricRow:
 
 
 def _confusion(path: Path) -> str:
-    return confusion_chart(read_clusters(path))
+    return confusion_chart(read_lines(path))
+
+
+def _class_rows(path: Path) -> list[list[str]]:
+    """Return the rows of ``per_class.csv`` as the page shows them."""
+    rows = []
+    for line in read_lines(path):
+        figures = [
+            line[key] if key in _COUNTS else number_text(float(line[key]) if line[key] else None)
+            for key in _CLASS_FIGURES
+        ]
+        words = [printable(line[key]) for key in _CLASS_WORDS]
+        clusters = words[2].split(" ")
+        more = f" and {len(clusters) - MAX_NAMES} more" if len(clusters) > MAX_NAMES else ""
+        rows.append([*words[:2], *figures, " ".join(clusters[:MAX_NAMES]) + more])
+    return rows
