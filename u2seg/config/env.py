@@ -5,10 +5,54 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from u2seg.errors import UserError
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """What libraries ask for the size of their thread pools."""
+
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_MASTER = ("MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Torchrun:
+    """What ``torchrun`` tells a process that it started.
+
+    Args:
+        rank: Number of the process, 0..world - 1.
+        world: Processes on all machines.
+        local_rank: Number of the process on its machine.
+        local_world: Processes on this machine; the same on all.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+
+def torchrun() -> Torchrun | None:
+    """Return what ``torchrun`` says of this process; None if something else started it.
+
+    Raises:
+        UserError: if its variables are not numbers of processes.
+    """
+    if any(name not in os.environ for name in (*_TORCHRUN, *_MASTER)):
+        return None
+    words = {name: os.environ[name] for name in _TORCHRUN}
+    shown = ", ".join(f"{name}={word!r}" for name, word in words.items())
+    if not all(word.isdecimal() for word in words.values()):
+        raise UserError(f"torchrun's variables must be numbers >= 0, found {shown}")
+    found = Torchrun(*(int(word) for word in words.values()))
+    if found.rank >= found.world or found.local_rank >= found.local_world:
+        raise UserError(f"torchrun's ranks must be below their world sizes, found {shown}")
+    if found.world % found.local_world:
+        raise UserError(f"every machine must run as many processes as this one, found {shown}")
+    return found
 
 
 def cache_dir() -> Path:

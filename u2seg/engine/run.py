@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from u2seg.config.schema import Settings
 from u2seg.config.yacs_bridge import settings_from_cfg
-from u2seg.engine.setup import EVAL_NAME, build_cfg, label_space, setup_cfg
+from u2seg.engine.setup import EVAL_NAME, label_space, setup_cfg
 from u2seg.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,44 +22,15 @@ EVALUATION_DIR = "evaluation"
 
 
 def launch_run(args: argparse.Namespace) -> int:
-    """Start ``train_or_evaluate`` in one process or in one per GPU; return the exit code.
+    """Run ``train_or_evaluate`` in one process or several; return the exit code.
 
     Raises:
-        UserError: for a bad setting (found before workers start) or more GPUs than there are.
+        UserError: as ``processes.run_in_processes``.
     """
-    from u2seg.compat import prepare_host
+    from u2seg.engine.processes import run_in_processes
 
-    _check_processes(args)
-    prepare_host()
-    import torch
-    from detectron2.engine import launch
-
-    if args.num_gpus * args.num_machines > 1:
-        present = torch.cuda.device_count()
-        if args.num_gpus > present:
-            raise UserError(f"--num-gpus is {args.num_gpus}, this machine has {present}")
-        build_cfg(args.config_file, args.opts, register=True)
-    launch(
-        train_or_evaluate,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    run_in_processes(train_or_evaluate, args)
     return 0
-
-
-def _check_processes(args: argparse.Namespace) -> None:
-    if args.num_gpus < 0:
-        raise UserError(f"--num-gpus is {args.num_gpus}, expected >= 0 (0 or 1: one process)")
-    if args.num_machines < 1:
-        raise UserError(f"--num-machines is {args.num_machines}, expected >= 1")
-    if not 0 <= args.machine_rank < args.num_machines:
-        raise UserError(
-            f"--machine-rank is {args.machine_rank}, expected 0..{args.num_machines - 1}, as "
-            f"--num-machines is {args.num_machines}"
-        )
 
 
 def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:

@@ -39,8 +39,9 @@ def setup_cfg(args: argparse.Namespace) -> Any:
         UserError: as ``build_cfg``, as ``check_start`` if it trains, or if ``OUTPUT_DIR`` cannot
             be written.
     """
-    cfg = build_cfg(args.config_file, args.opts, register=True)
-    if not args.eval_only:
+    training = not args.eval_only
+    cfg = build_cfg(args.config_file, args.opts, register=True, training=training)
+    if training:
         check_start(cfg, args.resume)
     _check_writable(Path(cfg.OUTPUT_DIR))
     from detectron2.engine import default_setup
@@ -52,7 +53,11 @@ def setup_cfg(args: argparse.Namespace) -> Any:
 
 
 def build_cfg(
-    config_file: Path | str, overrides: Sequence[str] = (), *, register: bool = False
+    config_file: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    register: bool = False,
+    training: bool = False,
 ) -> Any:
     """Return the frozen Detectron2 config of a YAML file and overrides.
 
@@ -61,10 +66,12 @@ def build_cfg(
         overrides: ``["SOLVER.BASE_LR", "0.001", ...]``.
         register: Register ``U2SEG.DATA``'s data sets and compare their label space with the
             model's numbers of classes. Prediction needs neither.
+        training: Refuse what can be evaluated on this machine but not trained.
 
     Raises:
         UserError: for an unreadable file, an unknown key, a bad value, class numbers that
-            disagree with ``U2SEG.CLUSTERS.NUM_CLUSTERS`` or the labels, or missing data.
+            disagree with ``U2SEG.CLUSTERS.NUM_CLUSTERS`` or the labels, missing data, or SyncBN
+            that would be trained on a CPU.
     """
     from u2seg.compat import prepare_host
 
@@ -75,7 +82,7 @@ def build_cfg(
     settings = settings_from_cfg(cfg)
     _derive_classes(cfg, settings, given)
     _derive_data_sets(cfg, settings, given)
-    _fit_device(cfg)
+    _fit_device(cfg, training)
     u2seg.modeling.register()
     check_host_settings(cfg)
     if register:
@@ -200,8 +207,19 @@ def _derive_data_sets(cfg: Any, settings: Settings, given: Flat) -> None:
         cfg.DATASETS[key] = names
 
 
-def _fit_device(cfg: Any) -> None:
-    """Fall back to what this machine has, saying so."""
+def wanted_device(config_file: Path | str, overrides: Sequence[str] = ()) -> str:
+    """Return the kind of device that a config will use on this machine: ``cpu`` or ``cuda``."""
+    from u2seg.compat import prepare_host
+
+    prepare_host()
+    import torch
+
+    wanted = str(_merged(config_file, overrides)[0].MODEL.DEVICE)
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _fit_device(cfg: Any, training: bool = False) -> None:
+    """Fall back to what this machine has, saying so; refuse what has no equal here."""
     import torch
     from detectron2.utils import comm
 
@@ -215,10 +233,22 @@ def _fit_device(cfg: Any) -> None:
     if on_cpu and cfg.SOLVER.AMP.ENABLED and cfg.U2SEG.TRAIN.AMP_DTYPE != "bfloat16":
         logger.warning("SOLVER.AMP.ENABLED: float16 needs a GPU, training in fp32")
         cfg.SOLVER.AMP.ENABLED = False
+    if on_cpu and training:
+        _refuse_sync_bn(cfg.MODEL)
     if on_cpu or comm.get_world_size() == 1:
         changed = _replace_norm(cfg.MODEL, "MODEL", "SyncBN", "BN")
         if changed:
             logger.warning("one process: BN instead of SyncBN in %s", ", ".join(changed))
+
+
+def _refuse_sync_bn(model: Any) -> None:
+    """SyncBN exists for GPUs only, and BN in its place would be another model than asked for."""
+    keys = _replace_norm(model.clone(), "MODEL", "SyncBN", "BN")
+    if keys:
+        raise UserError(
+            f"{keys[0]} is SyncBN, which only GPUs can train, and MODEL.DEVICE is cpu: set "
+            f"{', '.join(f'{key} BN' for key in keys)} (or GN)"
+        )
 
 
 def _replace_norm(node: Any, name: str, old: str, new: str) -> list[str]:

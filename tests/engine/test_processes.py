@@ -1,0 +1,167 @@
+"""Processes that torchrun starts, and settings that contradict them."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.label_folder import BASE_CONFIG, CONFIGS, data_words, make_labels
+from u2seg.compat import prepare_host
+from u2seg.config.env import Torchrun, torchrun
+from u2seg.engine.args import train_parser
+from u2seg.engine.processes import joined, run_in_processes
+from u2seg.engine.run import train_or_evaluate
+from u2seg.engine.setup import build_cfg, wanted_device
+from u2seg.errors import UserError
+
+pytestmark = pytest.mark.d2
+prepare_host()
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def set_all(*values: str) -> None:
+        for name, value in zip(NAMES, (*values, "127.0.0.1", "29500"), strict=True):
+            monkeypatch.setenv(name, value)
+
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    return set_all
+
+
+def arguments(*words: str) -> Any:
+    return train_parser().parse_intermixed_args(["--config-file", str(BASE_CONFIG), *words])
+
+
+def test_torchruns_variables(variables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 1 of the second of two machines with two processes each."""
+    assert torchrun() is None
+    monkeypatch.setenv("RANK", "3")  # alone it means nothing: batch systems set it too
+    assert torchrun() is None
+    variables("3", "4", "1", "2")
+    assert torchrun() == Torchrun(rank=3, world=4, local_rank=1, local_world=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("x", "2", "0", "1"), "must be numbers >= 0, found RANK='x'"),
+        (("2", "2", "0", "1"), "RANK='2', WORLD_SIZE='2'"),
+        (("0", "3", "0", "2"), "every machine must run as many processes"),
+    ],
+)
+def test_impossible_variables_are_refused(
+    variables: Any, values: tuple[str, ...], message: str
+) -> None:
+    variables(*values)
+    with pytest.raises(UserError, match=message):
+        torchrun()
+
+
+@pytest.mark.parametrize("flag", ["--num-gpus", "--num-machines"])
+def test_two_ways_of_starting_processes_are_refused(variables: Any, flag: str) -> None:
+    variables("0", "2", "0", "2")
+    with pytest.raises(UserError, match=rf"{flag} is 2, but torchrun started 2 process"):
+        run_in_processes(train_or_evaluate, arguments(flag, "2"))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    world = Torchrun(rank=0, world=2, local_rank=0, local_world=2)
+    message = r"--nproc-per-node is 2, this machine has 1 GPU"
+    with pytest.raises(UserError, match=message), joined(world, "cuda"):
+        pass
+
+
+def test_the_device_decides_about_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert wanted_device(BASE_CONFIG) == "cuda"
+    assert wanted_device(BASE_CONFIG, ["MODEL.DEVICE", "cpu"]) == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert wanted_device(BASE_CONFIG, ["MODEL.DEVICE", "cuda"]) == "cpu"
+
+
+def test_sync_bn_is_not_trained_on_a_cpu() -> None:
+    published, cpu = CONFIGS / "Base-U2Seg-R50-FPN.yaml", ["MODEL.DEVICE", "cpu"]
+    message = (
+        r"MODEL.RESNETS.NORM is SyncBN, which only GPUs can train, and MODEL.DEVICE is cpu: set "
+        r"MODEL.RESNETS.NORM BN, MODEL.FPN.NORM BN \(or GN\)|"
+        r"MODEL.FPN.NORM is SyncBN.*MODEL.FPN.NORM BN, MODEL.RESNETS.NORM BN \(or GN\)"
+    )
+    with pytest.raises(UserError, match=message):
+        build_cfg(published, cpu, training=True)
+    norms = ["MODEL.RESNETS.NORM", "GN", "MODEL.FPN.NORM", "BN"]
+    model = build_cfg(published, [*cpu, *norms], training=True).MODEL
+    assert (model.RESNETS.NORM, model.FPN.NORM) == ("GN", "BN")
+    # in inference both are the same function, so evaluation and demo go on
+    assert build_cfg(published, cpu).MODEL.RESNETS.NORM == "BN"
+
+
+def test_a_training_with_sync_bn_on_a_cpu_ends_before_it_begins(tmp_path: Path) -> None:
+    words = [*data_words(make_labels(tmp_path), tmp_path / "out"), "MODEL.FPN.NORM", "SyncBN"]
+    with pytest.raises(UserError, match=r"MODEL\.FPN\.NORM is SyncBN"):
+        train_or_evaluate(arguments(*words))
+    assert not (tmp_path / "out").exists()
+
+
+CALM = [
+    "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "4", "SOLVER.BASE_LR", "0.002",
+    # few proposals, whose scores lie far apart: rounding must not change their order
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20",
+]  # fmt: skip
+
+
+def last_losses(folder: Path) -> dict[str, float]:
+    with (folder / "losses.csv").open() as file:
+        row = list(csv.DictReader(file))[-1]
+    return {name: float(value) for name, value in row.items() if "loss" in name}
+
+
+def weights(folder: Path, iteration: int) -> Any:
+    """Return all weights of a checkpoint as one vector."""
+    import torch
+
+    from u2seg.io.checkpoints import load_checkpoint
+
+    model = load_checkpoint(folder / f"model_{iteration:07d}.pth")["model"]
+    return torch.cat([model[name].double().ravel() for name in sorted(model)])
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    """Four iterations of the same global batches: the same losses, the same weights."""
+    labels = make_labels(tmp_path, tuple(f"{number}.png" for number in range(8)))
+    words = [*data_words(labels, tmp_path / "one"), *CALM]
+    train_or_evaluate(arguments(*words))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher += ["--standalone", str(ROOT / "tools" / "train_net.py")]
+    words += ["OUTPUT_DIR", str(tmp_path / "two")]
+    done = subprocess.run(
+        [*launcher, "--config-file", str(BASE_CONFIG), *words],
+        capture_output=True, text=True, cwd=ROOT, timeout=300, check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = last_losses(tmp_path / "one"), last_losses(tmp_path / "two")
+    assert one == pytest.approx(two, abs=1e-4)
+    assert one["total_loss"] > 1
+    runs = [[weights(tmp_path / n, i) for i in range(4)] for n in ("one", "two")]
+    learnt = float((runs[0][3] - runs[0][0]).norm())
+    apart = [float((a - b).norm()) for a, b in zip(*runs, strict=True)]
+    # Rounding moves an activation across a ReLU's kink now and then.
+    assert max(apart) < 0.01 * learnt
+    assert apart[0] < 1e-5 < learnt
+    log = (tmp_path / "two" / "log.txt").read_text()
+    assert "world size" in log.lower() and "2" in log
+    assert (tmp_path / "two" / "evaluation" / "metrics.json").is_file()

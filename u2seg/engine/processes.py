@@ -1,0 +1,133 @@
+"""One process, one per GPU (``--num-gpus``), or those that ``torchrun`` started."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from u2seg.config.env import Torchrun, torchrun
+from u2seg.engine.setup import build_cfg, wanted_device
+from u2seg.errors import UserError
+
+
+def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Call ``work(args)`` in every process of the run.
+
+    Started by ``torchrun``, this process joins the others, of this machine or of several: over
+    NCCL on GPUs, over gloo on CPUs. Otherwise it starts a process per GPU, as the host does.
+
+    Args:
+        work: Importable function.
+        args: From ``engine.args.train_parser``.
+
+    Raises:
+        UserError: for numbers of processes that contradict each other or the machine, or a bad
+            setting (found before workers start).
+    """
+    check_processes(args)
+    world = torchrun()
+    if world is not None:
+        _refuse_both(args, world)
+        with joined(world, wanted_device(args.config_file, args.opts)):
+            work(args)
+        return
+    from u2seg.compat import prepare_host
+
+    prepare_host()
+    import torch
+    from detectron2.engine import launch
+
+    if args.num_gpus * args.num_machines > 1:
+        present = torch.cuda.device_count()
+        if args.num_gpus > present:
+            raise UserError(f"--num-gpus is {args.num_gpus}, this machine has {present}")
+        build_cfg(args.config_file, args.opts, register=True, training=not args.eval_only)
+    launch(
+        work,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Refuse impossible numbers of processes.
+
+    Raises:
+        UserError: names the flag and its value.
+    """
+    if args.num_gpus < 0:
+        raise UserError(f"--num-gpus is {args.num_gpus}, expected >= 0 (0 or 1: one process)")
+    if args.num_machines < 1:
+        raise UserError(f"--num-machines is {args.num_machines}, expected >= 1")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank is {args.machine_rank}, expected 0..{args.num_machines - 1}, as "
+            f"--num-machines is {args.num_machines}"
+        )
+
+
+def _refuse_both(args: argparse.Namespace, world: Torchrun) -> None:
+    for flag, value in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
+        if value > 1:
+            raise UserError(
+                f"{flag} is {value}, but torchrun started {world.world} process(es) already: leave "
+                "it out, and set --nproc-per-node and --nnodes of torchrun"
+            )
+
+
+@contextmanager
+def joined(world: Torchrun, device: str) -> Iterator[None]:
+    """Belong to the group of processes that ``torchrun`` started, within the block.
+
+    Args:
+        world: This process's place.
+        device: ``cpu`` or ``cuda``; each process of a machine uses the GPU of its local rank.
+
+    Raises:
+        UserError: if this machine has fewer GPUs than processes.
+    """
+    from u2seg.compat import prepare_host
+
+    prepare_host()
+    import torch
+    import torch.distributed as dist
+
+    if device == "cuda":
+        present = torch.cuda.device_count()
+        if world.local_world > present:
+            raise UserError(
+                f"torchrun --nproc-per-node is {world.local_world}, this machine has {present} "
+                "GPU(s): set it to that, or MODEL.DEVICE cpu"
+            )
+        torch.cuda.set_device(world.local_rank)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        _make_local_group(world)
+        if world.rank > 0:  # the first one tells what happens
+            logging.getLogger("u2seg").setLevel(logging.WARNING)
+        dist.barrier()
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _make_local_group(world: Torchrun) -> None:
+    """Tell the host which processes share a machine; it has a function for that since 0.6."""
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    create = getattr(comm, "create_local_process_group", None)
+    if create is not None:
+        create(world.local_world)
+        return
+    for first in range(0, world.world, world.local_world):
+        ranks = list(range(first, first + world.local_world))
+        group = dist.new_group(ranks)
+        if world.rank in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
