@@ -256,6 +256,17 @@ def test_rules_stay_where_there_is_a_panoptic_truth(tmp_path: Path) -> None:
     assert truth_words(truth) == {"class_set": "truth", "merge_true_stuff": False, "crop": 0}
 
 
+def test_pixels_cannot_vote_where_there_are_instances_alone(tmp_path: Path) -> None:
+    path = formats.coco_instances(tmp_path / "uvo.json", {1: "object"})
+    truth = open_truth("uvo", [path])
+    rule = rule_for(protocol_of(EvalSettings(protocol="cups"), 3), truth)
+    assert rule.things.votes == "instances" and rule.matching == "hungarian+majority"
+    assert "no panoptic truth" in rule.note
+    released = protocol_of(EvalSettings(protocol="u2seg-released"), 3)
+    assert rule_for(released, truth) is released
+    assert rule_for(rule, open_truth("uvo", [path], "uvo")) is rule
+
+
 def test_predictions_of_other_photographs_are_refused(tmp_path: Path) -> None:
     paths = formats.camvid(tmp_path)
     folder = result_folder(tmp_path / "p", {"street": [[1]]}, LabelSpace(1, 1))

@@ -105,10 +105,10 @@ def evaluate_folder(
         ``stuff_merging`` (PQ with stuff of one class merged and not, None where a class set
         collects nothing); ``unmatched_clusters`` and ``ci95`` (None without resamples). With
         several protocols these are of the first, and ``protocols`` holds the same of each by
-        name. ``provenance`` has versions, settings and hashes; ``baselines``, if asked for, name -> ``note`` and
-        ``protocols`` -> headline figures of a baseline. Also written: ``metrics.json``,
-        ``mapping.json`` (of further protocols ``mapping_<name>.json``), and the files of
-        ``write_details``.
+        name. ``provenance`` has versions, settings and hashes; ``baselines``, if asked for,
+        name -> ``note`` and ``protocols`` -> headline figures of a baseline. Also written:
+        ``metrics.json``, ``mapping.json`` (of further protocols ``mapping_<name>.json``), and
+        the files of ``write_details``.
 
     Raises:
         UserError: if a file is missing or garbled; predictions are for images without truth;

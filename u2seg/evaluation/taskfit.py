@@ -4,6 +4,7 @@
   knows which of the classes have instances in this picture. So all clusters, things and stuff,
   are matched to all classes, by pixels, whatever the protocol says of things and stuff; its rule
   from votes to classes (one to one, majority, ...) stays.
+* Where a truth has instances alone, they vote as instances: there are no pixels to count.
 * In a class set in which every thing is of one class, so is every thing cluster: that is the
   definition of the set, not a fit.
 """
@@ -16,7 +17,7 @@ from u2seg.evaluation.classview import ClassView
 from u2seg.evaluation.crop import crop_side
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.protocols import EvalProtocol, StuffRule, ThingRule
-from u2seg.evaluation.truth import SEMANTIC, Truth
+from u2seg.evaluation.truth import INSTANCES, SEMANTIC, Truth
 from u2seg.evaluation.truthview import TruthView
 
 
@@ -46,13 +47,28 @@ def rule_for(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
         rule: The protocol.
         truth: The truth.
     """
-    if truth.tasks != {SEMANTIC} or _every_thing(truth) or rule.matching == "identity":
+    if _every_thing(truth) or rule.matching == "identity":
         return rule
-    note = "all clusters to all classes, by pixels: no panoptic truth"
-    note = f"{rule.note}; {note}" if rule.note else note
-    return replace(
-        rule, things=ThingRule(votes="pixels"), stuff=StuffRule(), apart=False, note=note
-    )
+    if truth.tasks == {SEMANTIC}:
+        note = "all clusters to all classes, by pixels: no panoptic truth"
+        return replace(
+            rule,
+            things=ThingRule(votes="pixels"),
+            stuff=StuffRule(),
+            apart=False,
+            note=_also(rule.note, note),
+        )
+    if truth.tasks == {INSTANCES} and rule.things.votes == "pixels":
+        own = ThingRule()
+        note = (
+            f"things vote by instances (mask IoU {own.iou}, score {own.score}): no panoptic truth"
+        )
+        return replace(rule, things=own, apart=True, note=_also(rule.note, note))
+    return rule
+
+
+def _also(note: str, more: str) -> str:
+    return f"{note}; {more}" if note else more
 
 
 def settled(mapping: ClusterMapping, truth: Truth) -> ClusterMapping:
