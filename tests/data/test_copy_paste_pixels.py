@@ -153,6 +153,8 @@ def test_fading_follows_the_mask() -> None:
     mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=bool)
     assert fade_weights(mask, 0).tolist() == mask.astype(int).tolist()
     assert fade_weights(mask, 3).tolist() == [[1, 1, 1, 1], [1, 2, 1, 0], [1, 1, 1, 1]]
+    mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
+    assert fade_weights(mask, 1).tolist() == mask.astype(int).tolist(), "a hole is outside"
 
 
 def test_cutting_out_tightens_and_copies() -> None:
