@@ -122,7 +122,7 @@ def camvid(root: Path) -> tuple[Path, Path]:
 
 def coco_instances(path: Path, categories: dict[int, str]) -> Path:
     """Write a COCO instances JSON of two images: a polygon, an RLE below it, and a crowd."""
-    images = [
+    images: list[dict[str, Any]] = [
         {"id": 7, "file_name": "clip/0.jpg", "height": 4, "width": 6},
         {"id": 9, "file_name": "clip/1.jpg", "height": 4, "width": 6},
     ]
