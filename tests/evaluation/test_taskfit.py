@@ -14,7 +14,7 @@ from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.shared import SHARED, needs_shared
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
-from u2seg.evaluation import evaluate_folder
+from u2seg.evaluation import evaluate_folder, format_metrics
 from u2seg.evaluation.protocols import protocol_of
 from u2seg.evaluation.readers import open_truth, scored_truth
 from u2seg.evaluation.taskfit import rule_for, truth_words
@@ -81,6 +81,9 @@ def test_semantic_truth_matches_every_cluster_to_every_class(tmp_path: Path) -> 
     assert "all clusters to all classes, by pixels" in protocol["note"]
     majority = evaluate_folder(folder, truth, EvalSettings(matching="majority", bootstrap=0))
     assert majority["semantic"]["per_class"]["Road"]["IoU"] == 80.0
+    head = format_metrics(metrics).splitlines()[0]
+    assert "classes of camvid-11; protocol custom" in head
+    assert "1 of 2 thing clusters and 1 of 1 stuff clusters to 11 classes" in head
     again = evaluate_folder(folder, truth, PLAIN, folder / "mapping.json")
     assert again["semantic"]["per_class"]["Road"]["IoU"] == 80.0
 
@@ -135,6 +138,9 @@ def test_95_classes_merged_and_not(tmp_path: Path) -> None:
         else:
             assert both["neither"]["all"] == {"PQ": 0.0, "SQ": 0.0, "RQ": 0.0, "n": 1}
             assert both["both"]["stuff"] == {"PQ": 100.0, "SQ": 100.0, "RQ": 100.0, "n": 1}
+            lines = [line.split() for line in format_metrics(metrics).splitlines()]
+            assert ["merged,", "all", "100.00", "100.00", "100.00", "1"] in lines
+            assert ["as", "they", "are,", "stuff", "0.00", "0.00", "0.00", "1"] in lines
         assert metrics["semantic"]["mIoU"] == 100.0
     assert scores == {False: 0.0, True: 100.0}
 

@@ -24,18 +24,16 @@ def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
         holds the intervals of the figures above it. What the truth cannot answer has no table.
     """
     protocol = metrics["protocol"]
-    clusters, classes = protocol["clusters"], protocol["classes"]
     head = (
-        f"{protocol['images']} images; {_reference(protocol['reference'])}; "
+        f"{protocol['images']} images; {_reference(protocol['reference'])}; {_classes(protocol)}"
         f"protocol {protocol['name']}, {protocol['matching']} matching, "
-        f"{protocol['mapping_fitted_on']}: "
-        f"{clusters['matched_things']} of {clusters['things']} thing clusters to "
-        f"{classes['things']} classes, {clusters['matched_stuff']} of {clusters['stuff']} stuff "
-        f"clusters to {classes['stuff']}"
+        f"{protocol['mapping_fitted_on']}: {_matched(protocol)}"
     )
     parts = [head]
     if metrics["panoptic"]:
         parts.append(_panoptic_table(metrics))
+    if metrics.get("stuff_merging"):
+        parts.append(_merging_table(metrics))
     if metrics["semantic"]:
         parts.append(_semantic_table(metrics))
     if metrics["instances"]:
@@ -49,6 +47,25 @@ def _reference(name: str) -> str:
     if name == PSEUDO_LABELS:
         return "compared with the pseudo-labels (agreement, not accuracy)"
     return f"compared with {name}"
+
+
+def _classes(protocol: dict[str, Any]) -> str:
+    """Return class set and crop, where they are not the truth's own, with a separator."""
+    words = []
+    if protocol.get("class_set", "truth") != "truth":
+        words.append(f"classes of {protocol['class_set']}")
+    if protocol.get("crop"):
+        words.append(f"crops of {protocol['crop']} pixels")
+    return "".join(f"{word}; " for word in words)
+
+
+def _matched(protocol: dict[str, Any]) -> str:
+    clusters, classes = protocol["clusters"], protocol["classes"]
+    things = f"{clusters['matched_things']} of {clusters['things']} thing clusters"
+    stuff = f"{clusters['matched_stuff']} of {clusters['stuff']} stuff clusters"
+    if protocol.get("apart") is False:
+        return f"{things} and {stuff} to {classes['things'] + classes['stuff']} classes"
+    return f"{things} to {classes['things']} classes, {stuff} to {classes['stuff']}"
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
@@ -83,6 +100,17 @@ def _panoptic_table(metrics: dict[str, Any]) -> str:
         rows.append([part, *(metrics["panoptic"][part][k] for k in keys)])
         rows += _interval_row(metrics, ("panoptic", part), keys)
     return align(["panoptic", *keys], rows)
+
+
+def _merging_table(metrics: dict[str, Any]) -> str:
+    keys = ("PQ", "SQ", "RQ", "n")
+    names = {"neither": "as they are", "both": "merged"}
+    rows = [
+        [f"{label}, {part}", *(metrics["stuff_merging"][name][part][k] for k in keys)]
+        for name, label in names.items()
+        for part in ("all", "stuff")
+    ]
+    return align(["stuff segments", *keys], rows)
 
 
 def _semantic_table(metrics: dict[str, Any]) -> str:
