@@ -69,8 +69,10 @@ def test_help_is_quick() -> None:
 
 def test_several_protocols_in_one_table(arguments: list[object], tmp_path: Path) -> None:
     words = ["--protocol", "all", "one-to-one", "U2SEG.EVAL.BOOTSTRAP", "0"]
-    done = run(*arguments, *words)
+    done = run(*arguments, "--per-class", "--workers", "2", *words)
     assert done.returncode == 0, done.stderr
+    classes = done.stdout.split("classes under u2seg-released:\n")[1].splitlines()
+    assert [line.split()[0] for line in classes] == ["class", "cat", "dog", "grass", "sky"]
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
     names = ["u2seg-released", "u2seg-paper", "one-to-one", "cups"]
     assert [name for name in rows if name in names] == names

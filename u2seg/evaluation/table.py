@@ -39,7 +39,7 @@ def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
     if metrics["instances"]:
         parts.append(_instance_table(metrics))
     if per_class:
-        parts.append(_class_table(metrics))
+        parts.append(format_classes(metrics))
     return "\n\n".join(parts)
 
 
@@ -154,8 +154,8 @@ def interval_cell(metrics: dict[str, Any], *path: str) -> Cell:
     return f"{node[0]:.1f}-{node[1]:.1f}" if node else None
 
 
-def _class_table(metrics: dict[str, Any]) -> str:
-    """Return a row per class of whatever the truth can answer."""
+def format_classes(metrics: dict[str, Any]) -> str:
+    """Return a row per class of whatever the truth can answer, as an aligned table."""
     parts = {
         "PQ": ("panoptic",), "SQ": ("panoptic",), "RQ": ("panoptic",), "tp": ("panoptic",),
         "fp": ("panoptic",), "fn": ("panoptic",), "IoU": ("semantic",),

@@ -1,0 +1,128 @@
+"""The work of ``tools/evaluate.py``: its options, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from u2seg.config.evaluation import EvalSettings
+from u2seg.config.load import load_settings
+from u2seg.evaluation.evaluate import evaluate_folder
+from u2seg.evaluation.panoptic_baselines import format_baselines
+from u2seg.evaluation.protocol_table import format_protocols
+from u2seg.evaluation.protocols import expand_names
+from u2seg.evaluation.readers import scored_truth
+from u2seg.evaluation.table import format_classes, format_metrics
+
+
+def evaluate_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of ``tools/evaluate.py``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--predictions", required=True, metavar="DIR", help="result folder")
+    parser.add_argument("--truth-json", metavar="J", help="COCO panoptic JSON")
+    parser.add_argument("--truth-pngs", metavar="DIR", help="its PNG folder")
+    parser.add_argument(
+        "--dataset",
+        default="coco-panoptic",
+        metavar="FORMAT",
+        help="format of --truth, see datasets/README.md (default: coco-panoptic)",
+    )
+    parser.add_argument(
+        "--truth", nargs="+", default=[], metavar="PATH", help="files and folders of that format"
+    )
+    parser.add_argument("--classes", metavar="SET", help="class set, e.g. coco-95")
+    parser.add_argument("--config-file", metavar="YAML", help="settings (U2SEG.EVAL is read)")
+    parser.add_argument(
+        "--mapping", metavar="FILE", help="mapping.json of an earlier run instead of a new fit"
+    )
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="protocols to score in one pass, or all (default: U2SEG.EVAL.PROTOCOL)",
+    )
+    parser.add_argument(
+        "--fit-fraction",
+        type=float,
+        metavar="F",
+        help="fit the mapping on this share of the images and score the rest",
+    )
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="also score the same segments with random clusters, and with one cluster",
+    )
+    parser.add_argument(
+        "--labels", metavar="DIR", help="also score the label files of a labelling run"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that read files (default 1)"
+    )
+    parser.add_argument("--per-class", action="store_true", help="print a row per class")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
+    return parser
+
+
+def parse_evaluate(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed command line; exits as argparse does if it makes no sense."""
+    args = parser.parse_args(argv)
+    # These take as many words as there are; those from the first key on are settings.
+    for name in ("protocol", "truth"):
+        words = getattr(args, name)
+        keys = [i for i, word in enumerate(words) if word.startswith("U2SEG.")]
+        if keys:
+            setattr(args, name, words[: keys[0]])
+            args.opts = [*words[keys[0] :], *args.opts]
+    if bool(args.truth) == bool(args.truth_json) or bool(args.truth_json) != bool(args.truth_pngs):
+        parser.error("give the truth as --truth PATH ..., or as --truth-json J --truth-pngs DIR")
+    return args
+
+
+def evaluate_files(args: argparse.Namespace) -> str:
+    """Score a folder, write the files beside it, and return what to print.
+
+    Args:
+        args: From ``parse_evaluate``.
+
+    Raises:
+        UserError: as ``evaluate_folder`` and ``load_settings``.
+    """
+    settings = _settings(args)
+    folder = Path(args.predictions)
+    paths = args.truth or [args.truth_json, args.truth_pngs]
+    metrics = evaluate_folder(
+        folder,
+        scored_truth(args.dataset, paths, settings, folder),
+        settings,
+        Path(args.mapping) if args.mapping else None,
+        workers=args.workers,
+        protocols=expand_names(args.protocol),
+    )
+    if "protocols" in metrics:
+        text = format_protocols(metrics)
+        if args.per_class:
+            name = metrics["protocol"]["name"]
+            text += f"\n\nclasses under {name}:\n{format_classes(metrics)}"
+    else:
+        text = format_metrics(metrics, per_class=args.per_class)
+    if "baselines" in metrics:
+        text += f"\n\n{format_baselines(metrics)}"
+    return text
+
+
+def _settings(args: argparse.Namespace) -> EvalSettings:
+    """Return the settings of the file and the keys, with the options above them."""
+    given = {
+        "fit_share": args.fit_fraction,
+        "baselines": args.baselines or None,
+        "labels": args.labels,
+        "classes": args.classes or None,
+    }
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return replace(load_settings(args.config_file, args.opts).eval, **chosen)
