@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from u2seg.config.schema import Settings
 from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.engine.evalchoice import EvalChoice, eval_choice, mapping_of_labels
+from u2seg.engine.evaldata import truth_of, truth_paths
 from u2seg.engine.setup import EVAL_NAME, label_space, setup_cfg
 from u2seg.errors import UserError
 
@@ -29,6 +31,11 @@ def launch_run(args: argparse.Namespace) -> int:
     """
     from u2seg.engine.processes import run_in_processes
 
+    if args.find_batch_size:
+        from u2seg.engine.batch_trial import find_batch_size
+
+        logger.info("batch size:\n%s", find_batch_size(args))
+        return 0
     run_in_processes(train_or_evaluate, args)
     return 0
 
@@ -54,6 +61,7 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
             training.logger.info("%s", told(args))
             return {}
     cfg = setup_cfg(args)
+    choice = eval_choice(args, settings_from_cfg(cfg))
     if args.eval_only:
         model = _trained_model(cfg, args.resume)
         if not cfg.DATASETS.TEST:
@@ -61,11 +69,18 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
                 "nothing to evaluate on: set U2SEG.DATA.EVAL_ROOT to a data set with truth "
                 "(datasets/README.md), or U2SEG.DATA.LABELS to pseudo-labels"
             )
-        return evaluate(cfg, model)
+        return evaluate(cfg, model, choice=choice)
     return training.train(cfg, resume=args.resume)
 
 
-def evaluate(cfg: Any, model: Any, folder: Path | str = "", *, images: int = 0) -> dict[str, Any]:
+def evaluate(
+    cfg: Any,
+    model: Any,
+    folder: Path | str = "",
+    *,
+    images: int = 0,
+    choice: EvalChoice | None = None,
+) -> dict[str, Any]:
     """Predict the test set of ``cfg`` and compare it with its truth.
 
     Args:
@@ -73,6 +88,8 @@ def evaluate(cfg: Any, model: Any, folder: Path | str = "", *, images: int = 0) 
         model: A panoptic model of ``cfg``, trained or not.
         folder: Result folder; empty = ``<OUTPUT_DIR>/evaluation``.
         images: Only the first so many, for a rehearsal; 0 = all.
+        choice: Protocols, or a mapping to use; None = the mapping of the training labels if
+            they are of real classes, else the protocol of the settings.
 
     Returns:
         The metrics, also in ``<folder>/metrics.json``; empty without evaluation data and in all
@@ -89,9 +106,11 @@ def evaluate(cfg: Any, model: Any, folder: Path | str = "", *, images: int = 0) 
     from detectron2.utils import comm
 
     from u2seg.engine.predict import predict_records
+    from u2seg.engine.ranks import host_ranks
     from u2seg.engine.writer import PredictionWriter
     from u2seg.evaluation import evaluate_folder, format_metrics
     from u2seg.evaluation.few import some_images
+    from u2seg.evaluation.protocol_table import format_protocols
 
     name = cfg.DATASETS.TEST[0]
     settings, reference = _comparison(cfg, name)
@@ -103,13 +122,25 @@ def evaluate(cfg: Any, model: Any, folder: Path | str = "", *, images: int = 0) 
         records = records[:images]
         settings = replace(settings, eval=replace(settings.eval, fit_share=0.0))
     predict_records(cfg, model, records, writer)
-    metrics: dict[str, Any] = {}
+    truth = _truth(name, settings)
+    if images:
+        truth = some_images(truth, (record["image_id"] for record in records))
+    choice = choice or EvalChoice()
+    mapping = choice.mapping
+    if name == EVAL_NAME and not choice.protocols:
+        mapping = mapping or mapping_of_labels(settings)
+    metrics = evaluate_folder(
+        target,
+        truth,
+        settings.eval,
+        mapping,
+        reference,
+        ranks=host_ranks(),
+        protocols=choice.protocols,
+    )
     if comm.is_main_process():
-        truth = _truth(name)
-        if images:
-            truth = some_images(truth, (record["image_id"] for record in records))
-        metrics = evaluate_folder(target, truth, settings.eval, reference=reference)
-        logger.info("evaluation on %s:\n%s", name, format_metrics(metrics))
+        table = format_protocols if "protocols" in metrics else format_metrics
+        logger.info("evaluation on %s:\n%s", name, table(metrics))
     comm.synchronize()
     return metrics
 
@@ -120,17 +151,19 @@ def _comparison(cfg: Any, name: str) -> tuple[Settings, str]:
 
     settings = settings_from_cfg(cfg)
     if name == EVAL_NAME:
-        return settings, str(Path(settings.data.eval_root) / settings.data.eval_json)
+        return settings, str(truth_paths(settings)[0])
     logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the pseudo-labels themselves, id by id")
     # Pseudo-labels bear the model's own ids: another mapping would only flatter.
-    return replace(settings, eval=replace(settings.eval, matching="identity")), PSEUDO_LABELS
+    return replace(settings, eval=settings.eval.identity()), PSEUDO_LABELS
 
 
-def _truth(name: str) -> GroundTruth | Truth:
+def _truth(name: str, settings: Settings) -> GroundTruth | Truth:
     from detectron2.data import MetadataCatalog
 
     from u2seg.evaluation import GroundTruth
 
+    if name == EVAL_NAME:
+        return truth_of(settings)
     metadata = MetadataCatalog.get(name)
     return GroundTruth(Path(metadata.panoptic_json), Path(metadata.panoptic_root))
 
