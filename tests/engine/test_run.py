@@ -63,8 +63,8 @@ def test_without_truth_the_ids_of_the_pseudo_labels_are_compared(
     protocol = trained[2]["protocol"]
     assert (protocol["reference"], protocol["matching"]) == ("pseudo-labels", "identity")
     mapping = json.loads((trained[1] / "evaluation" / "mapping.json").read_text())
-    assert mapping["things"] == {"1": 1, "2": 2, "3": 3}
-    assert mapping["stuff"] == {"4": 4, "5": 5}
+    assert [row["class_id"] for row in mapping["things"].values()] == [1, 2, 3]
+    assert [row["class_id"] for row in mapping["stuff"].values()] == [4, 5]
     assert "compared with the pseudo-labels (agreement, not accuracy)" in format_metrics(trained[2])
 
 
@@ -89,7 +89,23 @@ def test_with_truth_the_chosen_matching_is_used_and_the_truth_named(
     assert metrics["protocol"]["matching"] == "majority"
     expected = str(root / "labels" / "panoptic" / "panoptic.json")
     assert metrics["protocol"]["reference"] == expected
-    assert f"compared with {expected}; majority" in format_metrics(metrics)
+    assert f"compared with {expected}; protocol custom, majority" in format_metrics(metrics)
+    # several protocols at once, then the mapping of one of them
+    several = run([*words, *weights], "--eval-only", "--protocol", "one-to-one,cups")
+    assert set(several["protocols"]) == {"one-to-one", "cups"}
+    given = tmp_path / "evaluation" / "mapping_cups.json"
+    kept = given.rename(tmp_path / "mapping.json")
+    again = run([*words, *weights], "--eval-only", "--mapping", str(kept))
+    assert again["protocol"]["matching"] == "hungarian+majority"
+    assert again["protocol"]["mapping"]["same_images_as_scored"] is True
+    expected_figures = several["protocols"]["cups"]["panoptic"]["all"]
+    assert again["panoptic"]["all"] == expected_figures
+    wrong = json.loads(kept.read_text())
+    wrong["things"].popitem()
+    wrong["clusters"]["things"] = 2
+    kept.write_text(json.dumps(wrong))
+    with pytest.raises(UserError, match="a model with 2 thing clusters, this model has 3"):
+        run([*words, *weights], "--eval-only", "--mapping", str(kept))
 
 
 def test_evaluation_folder_is_consistent(
