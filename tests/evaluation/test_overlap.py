@@ -13,10 +13,14 @@ def rows(table: Overlap) -> list[tuple[int, int, int]]:
     return list(zip(*(c.tolist() for c in columns), strict=True))
 
 
-def test_large_ids_survive() -> None:
+FAST = pytest.mark.parametrize("fast", [False, True])
+
+
+@FAST
+def test_large_ids_survive(fast: bool) -> None:
     top = 2**24 - 1
     table = count_overlaps(
-        np.array([[top, 0]], dtype=np.int32), np.array([[top, top]], dtype=np.int32)
+        np.array([[top, 0]], dtype=np.int32), np.array([[top, top]], dtype=np.int32), fast=fast
     )
     assert rows(table) == [(0, top, 1), (top, top, 1)]
 
@@ -24,6 +28,26 @@ def test_large_ids_survive() -> None:
 def test_eight_bit_maps_do_not_overflow() -> None:
     table = count_overlaps(np.array([[255]], dtype=np.uint8), np.array([[200]], dtype=np.uint8))
     assert rows(table) == [(255, 200, 1)]
+
+
+@FAST
+@pytest.mark.parametrize("ids", [1, 3, 40, 5000])
+def test_every_pixel_is_counted_once(ids: int, fast: bool) -> None:
+    """Compared with a dictionary, pixel by pixel; 5000 ids are more than the quick table holds."""
+    rng = np.random.default_rng(ids)
+    names = rng.choice(2**24, ids, replace=False)
+    truth, predicted = (np.repeat(rng.choice(names, (60, 50)), 2, axis=1) for _ in range(2))
+    predicted = np.roll(predicted, 1)
+    want: dict[tuple[int, int], int] = {}
+    for pair in zip(truth.reshape(-1).tolist(), predicted.reshape(-1).tolist(), strict=True):
+        want[pair] = want.get(pair, 0) + 1
+    table = count_overlaps(truth, predicted, fast=fast)
+    assert rows(table) == [(*pair, want[pair]) for pair in sorted(want)]
+
+
+@FAST
+def test_an_empty_map_has_no_pairs(fast: bool) -> None:
+    assert rows(count_overlaps(np.zeros((0, 3)), np.zeros((0, 3)), fast=fast)) == []
 
 
 def test_different_shapes_are_refused() -> None:

@@ -69,21 +69,21 @@ def true_map(rng: np.random.Generator, sizes: EvaluateSizes) -> tuple[Ids, dict[
     def smooth(width: float) -> npt.NDArray[np.float64]:
         rough = gaussian_filter(rng.standard_normal(shape), 1.5)
         field = gaussian_filter(rng.standard_normal(shape), width)
-        total: npt.NDArray[np.float64] = field / field.std() + 0.05 * rough / rough.std()
+        total: npt.NDArray[np.float64] = field / field.std() + 0.01 * rough / rough.std()
         return total
 
     names = rng.choice(2**24 - 1, sizes.things + sizes.stuff, replace=False) + 1
-    patches = np.stack([smooth(sizes.height / 12) for _ in range(sizes.stuff)])
+    patches = np.stack([smooth(sizes.height / 8) for _ in range(sizes.stuff)])
     ids = names[: sizes.stuff][patches.argmax(axis=0)].astype(np.int32)
     classes = rng.choice(np.arange(NUM_THINGS + 1, len(CATEGORIES) + 1), sizes.stuff, replace=False)
     y, x = np.mgrid[: sizes.height, : sizes.width]
     for name in names[sizes.stuff :]:
         center = rng.random(2) * shape
         radius = rng.uniform(0.05, 0.25) * sizes.height
-        inside = np.hypot(y - center[0], x - center[1]) < radius * (1 + 0.25 * smooth(radius / 3))
+        inside = np.hypot(y - center[0], x - center[1]) < radius * (1 + 0.25 * smooth(radius))
         ids[inside] = name
     classes = np.concatenate([classes, rng.integers(1, NUM_THINGS + 1, sizes.things)])
-    ids[smooth(sizes.height / 12) > 2] = 0
+    ids[smooth(sizes.height / 8) > 2] = 0
     return ids, _present(ids, dict(zip(names.tolist(), classes.tolist(), strict=True)))
 
 

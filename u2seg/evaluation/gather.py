@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from u2seg.evaluation.files import Predictions, check_ids, check_shape
+from u2seg.evaluation.files import FAST_FROM, Predictions, check_ids, check_shape
 from u2seg.evaluation.instance import truth_instances
 from u2seg.evaluation.overlap import Overlap, count_overlaps
 from u2seg.evaluation.panoptic import TruthSegment
@@ -130,11 +130,12 @@ def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTab
     """
     true = truth.read(image_id)
     guess = _predicted_ids(predicted, image_id, true.ids.shape)
-    overlap = count_overlaps(true.ids, np.zeros_like(true.ids) if guess is None else guess)
-    check_ids(truth, image_id, true.segments, np.unique(overlap.truth).tolist())
+    found = np.zeros_like(true.ids) if guess is None else guess
+    fast = len(predicted.panoptic.segments) >= FAST_FROM
+    overlap = count_overlaps(true.ids, found, fast=fast)
+    check_ids(truth, image_id, true.segments, overlap.truth.tolist())
     if guess is not None:
-        found = np.unique(overlap.predicted).tolist()
-        predicted.panoptic.check_ids(image_id, found, every=True)
+        predicted.panoptic.check_ids(image_id, overlap.predicted.tolist(), every=True)
     segments = predicted.panoptic.segments.get(image_id, {})
     instances = true.instances
     if instances is None:
@@ -172,7 +173,9 @@ def _stuff_pixels(
     stuff = predicted.panoptic.stuff
     if predicted.has_stuff_maps:
         height, width = true.ids.shape
-        overlap = count_overlaps(true.ids, predicted.read_stuff(image_id, (height, width)))
+        found = predicted.read_stuff(image_id, (height, width))
+        fast = len(predicted.panoptic.segments) >= FAST_FROM
+        overlap = count_overlaps(true.ids, found, fast=fast)
         clusters = {0: ANY_THING, **dict(enumerate(stuff, 1))}
     else:
         known = set(stuff)

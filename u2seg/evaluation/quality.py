@@ -11,6 +11,7 @@ from tqdm import tqdm
 from u2seg.errors import UserError
 from u2seg.evaluation.figures import panoptic_block
 from u2seg.evaluation.files import (
+    FAST_FROM,
     GroundTruth,
     PanopticSet,
     check_ids,
@@ -74,7 +75,7 @@ def _image(truth: PanopticSet, predicted: PanopticSet, image_id: int) -> dict[in
     ids, found = truth.read_ids(image_id), predicted.read_ids(image_id)
     if found.shape != ids.shape:
         check_shape(predicted.path(image_id), found.shape, ids.shape, "the true map has")
-    overlap = count_overlaps(ids, found)
+    overlap = count_overlaps(ids, found, fast=len(truth.segments) >= FAST_FROM)
     check_ids(truth, image_id, truth.segments[image_id], overlap.truth.tolist())
     predicted.check_ids(image_id, overlap.predicted.tolist(), every=True)
     classes = {segment: info.category for segment, info in predicted.segments[image_id].items()}
