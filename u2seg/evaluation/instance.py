@@ -139,6 +139,9 @@ def instance_metrics(
         # taken from the truth. Set both so that neither depends on pycocotools' defaults.
         run.params.imgIds = sorted(image_ids)
         run.params.catIds = sorted(categories)
+        if not by_size:  # the first range is all sizes; each is a matching of its own
+            run.params.areaRng = run.params.areaRng[:1]
+            run.params.areaRngLbl = run.params.areaRngLbl[:1]
         run.evaluate()
         run.accumulate()
         run.summarize()
