@@ -98,7 +98,7 @@ def check(before: dict[str, Any], after: dict[str, Any], rules: CopyPasteSetting
         assert len(left) == len(old)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     scale=st.sampled_from([(0.3, 1.0), (1.0, 1.0), (1.5, 3.0)]),
@@ -116,6 +116,78 @@ def test_labels_stay_consistent(
     batch = make_batch(seed, crowd=crowd)
     for before, after in zip(batch, CopyPaste(rules, seed)(batch), strict=True):
         check(before, after, rules)
+
+
+def plain(height: int, width: int, box: tuple[int, int, int, int] | None) -> dict[str, Any]:
+    """Return a sample of stuff 1, rows of the image numbered, with one whole box as its object."""
+    from detectron2.structures import BitMasks, Boxes, Instances
+
+    masks = torch.zeros((1 if box else 0, height, width), dtype=torch.bool)
+    if box:
+        masks[0, box[1] : box[3], box[0] : box[2]] = True
+    instances = Instances((height, width))
+    instances.gt_masks = BitMasks(masks)
+    instances.gt_boxes = Boxes(torch.tensor([box] if box else []).reshape(-1, 4).float())
+    instances.gt_classes = torch.zeros(len(masks), dtype=torch.int64)
+    image = torch.arange(height, dtype=torch.uint8)[None, :, None].expand(3, height, width)
+    stuff = torch.ones((height, width), dtype=torch.int64)
+    stuff[masks.any(dim=0)] = 0
+    return {"image": image.clone(), "instances": instances, "sem_seg": stuff}
+
+
+def pasted_masks(
+    rules: CopyPasteSettings, receiver: dict[str, Any], giver: dict[str, Any], draws: int
+) -> list[dict[str, Any]]:
+    """Return the receiving image after pasting, for so many draws."""
+    return [
+        CopyPaste(rules, 0)([{**receiver, "draw": d}, {**giver, "draw": d + draws}])[0]
+        for d in range(draws)
+    ]
+
+
+HARD = replace(ON, same_cluster=0.0, blend=0)
+
+
+def test_a_size_is_relative_to_the_receiving_image() -> None:
+    rules = replace(HARD, scale=(0.5, 0.5))
+    results = pasted_masks(rules, plain(80, 90, None), plain(20, 30, (3, 5, 9, 9)), 20)
+    for sample in results:  # 6 x 4 pixels of an image of 20, half of that for one of 80
+        x0, y0, x1, y1 = sample["instances"].gt_boxes.tensor[0].tolist()
+        assert (x1 - x0, y1 - y0) == (12, 8)
+        assert min(x0, y0) >= 0 and x1 <= 90 and y1 <= 80, "inside the frame"
+    assert len({tuple(s["instances"].gt_boxes.tensor[0].tolist()) for s in results}) > 15
+
+
+def test_no_object_comes_twice() -> None:
+    results = pasted_masks(HARD, plain(40, 40, None), plain(20, 20, (0, 0, 5, 5)), 20)
+    assert [int(sample["pasted"].sum()) for sample in results] == [1] * 20
+
+
+def test_the_number_of_objects_is_drawn() -> None:
+    many = [plain(20, 20, (0, 0, 3, 3)) for _ in range(9)]
+    counts = set()
+    for number in range(40):
+        batch = [plain(60, 60, None), *many]
+        batch = [{**sample, "draw": 10 * number + i} for i, sample in enumerate(batch)]
+        counts.add(int(CopyPaste(replace(HARD, max_objects=3), 0)(batch)[0]["pasted"].sum()))
+    assert counts == {1, 2, 3}
+
+
+def test_what_is_longer_than_the_frame_covers_all_of_it_at_random_places() -> None:
+    rules = replace(HARD, scale=(3.0, 3.0), min_visible=0.0)
+    results = pasted_masks(rules, plain(5, 20, None), plain(10, 10, (0, 0, 10, 10)), 20)
+    assert all(s["instances"].gt_masks.tensor[0].any(dim=1).all() for s in results)
+    first_rows = {int(s["image"][0, 0, int(s["instances"].gt_boxes.tensor[0, 0])]) for s in results}
+    assert len(first_rows) > 3
+
+
+def test_a_place_that_will_not_do_is_drawn_again() -> None:
+    receiver = plain(10, 40, None)
+    receiver["sem_seg"][:, :30] = 255
+    giver = plain(10, 10, (0, 0, 10, 10))
+    results = pasted_masks(replace(HARD, scale=(1.0, 1.0)), receiver, giver, 100)
+    # 6 of 31 places show half of it: 19 % of first tries, 58 % of four.
+    assert 45 <= sum(int(sample["pasted"].sum()) for sample in results) <= 70
 
 
 def test_something_is_pasted_and_the_given_samples_stay() -> None:
