@@ -13,7 +13,7 @@ import pytest
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
-from u2seg.evaluation import GroundTruth, evaluate_folder
+from u2seg.evaluation import GroundTruth, evaluate_folder, passes
 from u2seg.io.png import write_label_png, write_panoptic_png
 from u2seg.structures.labels import LabelSpace
 
@@ -137,8 +137,55 @@ def test_missing_or_empty_truth(folder: Path, truth: GroundTruth, tmp_path: Path
 
 
 def test_identity_needs_true_ids(folder: Path, truth: GroundTruth) -> None:
-    with pytest.raises(UserError, match="'identity', but the predicted things category 3"):
+    with pytest.raises(
+        UserError,
+        match=r"'identity', but the predicted things category 3 is none of .* such as one-to-one",
+    ):
         evaluate_folder(folder, truth, EvalSettings(matching="identity"))
+
+
+@pytest.fixture
+def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The long pass may not begin."""
+
+    def read(*_: object) -> None:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(passes, "image_table", read)
+
+
+@pytest.mark.usefixtures("no_pixels")
+@pytest.mark.parametrize("side", ["truth", "panoptic", "stuff"])
+def test_sizes_and_missing_maps_are_seen_before_the_pass(
+    folder: Path, truth: GroundTruth, side: str
+) -> None:
+    path = (truth.panoptic_pngs if side == "truth" else folder / side) / "second.png"
+    write_label_png(path, np.zeros((6, 4), np.uint8))
+    with pytest.raises(UserError, match=r"second\.png is 4 x 6 pixels, .* 6 x 4 \(width x hei"):
+        evaluate_folder(folder, truth, EvalSettings())
+    path.write_bytes(b"GIF89a")
+    with pytest.raises(UserError, match=r"second\.png: it does not begin as a PNG file"):
+        evaluate_folder(folder, truth, EvalSettings())
+    path.unlink()
+    with pytest.raises(UserError, match=r"second\.png does not exist"):
+        evaluate_folder(folder, truth, EvalSettings())
+
+
+@pytest.mark.usefixtures("no_pixels")
+def test_what_json_files_tell_is_seen_before_the_pass(folder: Path, truth: GroundTruth) -> None:
+    with pytest.raises(UserError, match=r"'identity'.*category 3"):
+        evaluate_folder(folder, truth, EvalSettings(matching="identity"))
+    edit(truth.panoptic_json, lambda c: c["annotations"][1]["segments_info"][0].update(area=0))
+    with pytest.raises(UserError, match=r"truth\.json: segment id 1 of image 22 has the area 0"):
+        evaluate_folder(folder, truth, EvalSettings())
+    edit(
+        truth.panoptic_json, lambda c: c["annotations"][1]["segments_info"][0].update(category_id=9)
+    )
+    with pytest.raises(UserError, match="'category_id' is 9, which is no known category"):
+        evaluate_folder(folder, truth, EvalSettings())
+    edit(truth.panoptic_json, lambda c: c["annotations"].pop())
+    with pytest.raises(UserError, match=r"speaks of image id 22, which .* does not annotate"):
+        evaluate_folder(folder, truth, EvalSettings())
 
 
 def test_nothing_is_written_after_an_error(folder: Path, truth: GroundTruth) -> None:

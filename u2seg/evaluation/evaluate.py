@@ -120,6 +120,8 @@ def evaluate_folder(
     chosen = _protocols(settings, protocols, len(predicted.panoptic.things))
     rules = [rule_for(rule, true_set) for rule in chosen]
     given = _given(mapping, predicted, true_set, settings, rules)
+    if given is None:
+        _check_identity(rules, predicted, true_set)
     fit_ids, score_ids = _parts(true_set, settings.fit_share)
     tables = gather(true_set, predicted, workers=workers, ranks=ranks)
     if ranks is not None and ranks.rank > 0:
@@ -268,6 +270,13 @@ def _given(
     check_clusters(mapping, path, (predicted.panoptic.things, predicted.panoptic.stuff))
     check_classes(mapping, path, truth)
     return mapping
+
+
+def _check_identity(rules: Sequence[EvalProtocol], predicted: Predictions, truth: Truth) -> None:
+    """Refuse, before the pass, ids that are no classes where a protocol takes them for classes."""
+    for rule in rules:
+        if rule.matching == "identity":
+            identity_mapping(rule, predicted.panoptic, truth)
 
 
 def _brought(rule: EvalProtocol, mapping: ClusterMapping) -> EvalProtocol:

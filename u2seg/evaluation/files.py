@@ -159,12 +159,25 @@ class Predictions:
 
 
 def read_truth(truth: GroundTruth) -> PanopticSet:
-    """Return the truth; UserError if a file is missing, garbled, or annotates no image."""
+    """Return the truth.
+
+    Raises:
+        UserError: if a file is missing or garbled, annotates no image, or declares a segment
+            with less than one pixel.
+    """
     if not Path(truth.panoptic_pngs).is_dir():
         raise UserError(f"the folder of true PNGs, {truth.panoptic_pngs}, does not exist")
     result = read_panoptic_set(Path(truth.panoptic_json), Path(truth.panoptic_pngs))
     if not result.segments:
         raise UserError(f"{truth.panoptic_json} annotates no image: nothing to evaluate on")
+    for image_id, segments in result.segments.items():
+        empty = [i for i, segment in segments.items() if segment.area < 1]
+        if empty:
+            raise UserError(
+                f"{truth.panoptic_json}: segment id {some(empty)} of image {image_id} has the "
+                "area 0, expected its number of pixels: panoptic quality rests on the areas of "
+                "the JSON, so write them there or leave the segment out"
+            )
     return result
 
 
