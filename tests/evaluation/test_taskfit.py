@@ -284,3 +284,18 @@ def test_predictions_of_other_photographs_are_refused(tmp_path: Path) -> None:
     truth = scored_truth("camvid", paths, EvalSettings(classes="camvid-11"), folder)
     with pytest.raises(UserError, match=r"is 3 x 1 pixels, the true map has 2 x 2"):
         evaluate_folder(folder, truth, PLAIN)
+
+
+def test_a_true_map_of_another_size_is_refused_before_any_map_is_read(tmp_path: Path) -> None:
+    files = write_truth(tmp_path)
+    content = json.loads(files.panoptic_json.read_text())
+    for row, name in zip(content["categories"], ("cat", "dog", "grass-merged", "sea"), strict=True):
+        row["name"] = name
+    files.panoptic_json.write_text(json.dumps(content))
+    space = LabelSpace(num_things=3, num_stuff=2)
+    folder = write_predictions(tmp_path / "p", relabelled({1: 3, 2: 1, 3: 5, 4: 4}), space)
+    paths = [files.panoptic_json, files.panoptic_pngs]
+    truth = scored_truth("coco-panoptic", paths, EvalSettings(classes="coco-95"), folder)
+    write_panoptic_png(files.panoptic_pngs / "second.png", np.ones((2, 3), dtype=np.int32))
+    with pytest.raises(UserError, match=r"second.png is 3 x 2 pixels, .*truth.json declares 6 x 4"):
+        evaluate_folder(folder, truth, PLAIN)

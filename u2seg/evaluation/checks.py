@@ -13,7 +13,7 @@ def check_maps(truth: Truth, predicted: Predictions, image_ids: Iterable[int]) -
     """Refuse maps that are missing, or whose headers have another size than they should.
 
     Args:
-        truth: Its own PNGs are looked at too, if it is in COCO's panoptic format.
+        truth: Its own PNGs are looked at too, if it has any.
         predicted: An image without prediction is no error.
         image_ids: Images that will be scored.
 
@@ -23,8 +23,10 @@ def check_maps(truth: Truth, predicted: Predictions, image_ids: Iterable[int]) -
     """
     found = predicted.panoptic
     for image_id in image_ids:
-        if isinstance(truth, PanopticSet):
-            _check_declared(truth, image_id)
+        path = truth.path(image_id)
+        if path.suffix == ".png":
+            declared = truth.sizes[image_id]
+            check_shape(path, png_size(path), declared, f"{truth.source} declares")
         if image_id not in found.segments:
             continue
         _check_declared(found, image_id)
