@@ -55,12 +55,12 @@ def find_batch_size(args: argparse.Namespace) -> str:
             CPU, all of a GPU).
 
     Raises:
-        UserError: for bad settings or a limit below 0.
+        UserError: for settings that cannot be trained here or a limit below 0.
         StageError: if a step fails for another reason than memory, or one image does not fit.
     """
     if args.memory_limit < 0:
         raise UserError(f"--memory-limit is {args.memory_limit}, expected GB >= 0 (0: automatic)")
-    cfg = build_cfg(args.config_file, args.opts, register=True)
+    cfg = build_cfg(args.config_file, args.opts, register=True, training=True)
     if not cfg.DATASETS.TRAIN:
         raise UserError("U2SEG.DATA.LABELS is empty: the search needs to know the largest image")
     worst = worst_case(cfg)
@@ -219,7 +219,7 @@ def measured(work: Work, images: int) -> dict[str, Any]:
         ``seconds`` of an iteration, ``peak_gb`` of this process or its GPU, and ``obstacle``:
         why it does not fit, or empty.
     """
-    cfg = build_cfg(work.config_file, work.words)
+    cfg = build_cfg(work.config_file, work.words, training=True)
     import torch
 
     device = torch.device(str(cfg.MODEL.DEVICE))
