@@ -101,6 +101,14 @@ def test_with_truth_the_chosen_matching_is_used_and_the_truth_named(
     expected_figures = several["protocols"]["cups"]["panoptic"]["all"]
     assert again["panoptic"]["all"] == expected_figures
     wrong = json.loads(kept.read_text())
+    wrong["classes"].append({"id": 99, "name": "sea", "isthing": 0})
+    kept.write_text(json.dumps(wrong))
+    (tmp_path / "evaluation" / "instances.json").unlink()
+    with pytest.raises(
+        UserError, match=r"maps to 6 classes .* has 5: only the mapping has stuff 99"
+    ):
+        run([*words, *weights], "--eval-only", "--mapping", str(kept))
+    assert not (tmp_path / "evaluation" / "instances.json").exists(), "nothing was predicted"
     wrong["things"].popitem()
     wrong["clusters"]["things"] = 2
     kept.write_text(json.dumps(wrong))

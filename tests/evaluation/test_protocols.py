@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from u2seg.config.evaluation import PROTOCOLS
+from u2seg.config.load import load_settings
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation.protocols import (
@@ -162,6 +163,21 @@ def test_rules_in_words() -> None:
     assert words[0] == "hungarian, things and stuff together" and words[4] == "false positive"
     best = named("custom", match_pairs="best", match_iou=0.25).in_words()[1]
     assert best == "best pair of a prediction with a mask IoU >= 0.25, score >= 0.3, no crowds"
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.relative_to(CONFIGS).as_posix()
+)
+def test_no_config_contradicts_its_protocol(path: Path) -> None:
+    settings = load_settings(path)
+    protocol = protocol_of(settings.eval, settings.clusters.num_clusters)
+    if path.parent.name in ("COCO-PanopticSegmentation", "ImageNet"):
+        iou, score = PAPER_THRESHOLDS["coco"][settings.clusters.num_clusters]
+        assert protocol.name == "u2seg-paper"
+        assert (protocol.things.iou, protocol.things.score) == (iou, score)
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"

@@ -18,6 +18,8 @@ TRAIN_EXAMPLES = """examples:
 DEMO_EXAMPLES = """examples:
   demo/u2seg_demo.py --config-file configs/quickstart/quickstart.yaml \\
       --weights runs/quickstart/train/model_final.pth --input photos 'more/*.jpg' --output shown
+  with names of classes, from the mapping that an evaluation wrote:
+    ... --mapping runs/quickstart/train/evaluation/mapping.json
   on the CPU, more segments:
     ... --confidence-threshold 0.3 --opts MODEL.DEVICE cpu
 """

@@ -9,8 +9,11 @@ from pathlib import Path
 from u2seg.config.schema import Settings
 from u2seg.engine.setup import label_space
 from u2seg.errors import UserError
-from u2seg.evaluation.mapping_file import with_class_names
+from u2seg.evaluation.files import GroundTruth, read_truth
+from u2seg.evaluation.mapping import check_classes
+from u2seg.evaluation.mapping_file import read_mapping, with_class_names
 from u2seg.evaluation.protocols import expand_names, protocol_of
+from u2seg.evaluation.truth import Truth
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,17 @@ def eval_choice(args: argparse.Namespace, settings: Settings) -> EvalChoice:
     if mapping:
         with_class_names(space, Path(mapping))
     return EvalChoice(Path(mapping) if mapping else None, tuple(names))
+
+
+def check_mapped_classes(mapping: Path | None, truth: GroundTruth | Truth) -> None:
+    """Refuse a mapping to other classes than those of the truth, before anything is predicted.
+
+    Raises:
+        UserError: if they differ, or a file is missing or garbled.
+    """
+    if mapping is not None:
+        true_set = read_truth(truth) if isinstance(truth, GroundTruth) else truth
+        check_classes(read_mapping(mapping), mapping, true_set)
 
 
 def mapping_of_labels(settings: Settings) -> Path | None:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from u2seg.config.schema import Settings
 from u2seg.config.yacs_bridge import settings_from_cfg
-from u2seg.engine.evalchoice import EvalChoice, eval_choice, mapping_of_labels
+from u2seg.engine.evalchoice import (
+    EvalChoice,
+    check_mapped_classes,
+    eval_choice,
+    mapping_of_labels,
+)
 from u2seg.engine.evaldata import truth_of, truth_paths
 from u2seg.engine.setup import EVAL_NAME, label_space, setup_cfg
 from u2seg.errors import UserError
@@ -115,6 +120,12 @@ def evaluate(
     name = cfg.DATASETS.TEST[0]
     settings, reference = _comparison(cfg, name)
     target = Path(folder or Path(cfg.OUTPUT_DIR) / EVALUATION_DIR)
+    truth = _truth(name, settings)
+    choice = choice or EvalChoice()
+    mapping = choice.mapping
+    if name == EVAL_NAME and not choice.protocols:
+        mapping = mapping or mapping_of_labels(settings)
+    check_mapped_classes(mapping, truth)
     writer = PredictionWriter(target, label_space(settings))
     comm.synchronize()
     records = DatasetCatalog.get(name)
@@ -122,13 +133,8 @@ def evaluate(
         records = records[:images]
         settings = replace(settings, eval=replace(settings.eval, fit_share=0.0))
     predict_records(cfg, model, records, writer)
-    truth = _truth(name, settings)
     if images:
         truth = some_images(truth, (record["image_id"] for record in records))
-    choice = choice or EvalChoice()
-    mapping = choice.mapping
-    if name == EVAL_NAME and not choice.protocols:
-        mapping = mapping or mapping_of_labels(settings)
     metrics = evaluate_folder(
         target,
         truth,

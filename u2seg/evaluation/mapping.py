@@ -174,8 +174,9 @@ def identity_mapping(
         strange = sorted(set(getattr(predicted, kind)) - set(getattr(truth, kind)))
         if strange:
             raise UserError(
-                f"U2SEG.EVAL.MATCHING is 'identity', but the predicted {kind} category "
-                f"{strange[0]} is none of {truth.source}: use 'hungarian' or 'majority'"
+                f"the protocol is {protocol.name} with matching 'identity', but the predicted "
+                f"{kind} category {strange[0]} is none of {truth.source}: choose another "
+                "U2SEG.EVAL.PROTOCOL, such as one-to-one"
             )
     return ClusterMapping(
         things={i: i for i in predicted.things},
