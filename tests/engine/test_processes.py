@@ -117,6 +117,7 @@ def test_a_training_with_sync_bn_on_a_cpu_ends_before_it_begins(tmp_path: Path) 
 
 CALM = [
     "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "4", "SOLVER.BASE_LR", "0.002",
+    "INPUT.MIN_SIZE_TRAIN", "(64, 96)", "U2SEG.TRAIN.COMMON_PADDING", "True",
     # few proposals, whose scores lie far apart: rounding must not change their order
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20",
 ]  # fmt: skip
@@ -140,7 +141,7 @@ def weights(folder: Path, iteration: int) -> Any:
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
-    """Four iterations of the same global batches: the same losses, the same weights."""
+    """Four iterations of the same global batches of two sizes: the same losses and weights."""
     labels = make_labels(tmp_path, tuple(f"{number}.png" for number in range(8)))
     words = [*data_words(labels, tmp_path / "one"), *CALM]
     train_or_evaluate(arguments(*words))

@@ -28,6 +28,8 @@ class TrainSettings:
         ema_decay: Decay per iteration of a moving average of the weights that is saved and
             evaluated, 0 <= d < 1; 0 = none.
         pictures: Training images drawn as the model sees them, at the start of a training.
+        common_padding: Pad the images of all processes to the largest of any, so that not even
+            padding depends on how many share a batch; slower where sizes vary.
         keep_checkpoints: Numbered checkpoints that stay, the newest ones, >= 0; 0 = all.
     """
 
@@ -41,6 +43,7 @@ class TrainSettings:
     compile: bool = False
     ema_decay: float = 0.0
     pictures: int = 8
+    common_padding: bool = False
     keep_checkpoints: int = 0
 
     def __post_init__(self) -> None:

@@ -176,11 +176,12 @@ def build_loop(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
 
 
 def fitted(model: Any, settings: TrainSettings) -> Any:
-    """Return a model in the memory order, and with the compiled backbone, that settings ask for."""
+    """Return a model with the padding, memory order and compiled backbone that settings ask for."""
     import torch
 
     from u2seg.engine.compiled import compile_forward
 
+    model.common_padding = settings.common_padding
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.compile:

@@ -15,11 +15,11 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 
 from u2seg.modeling.combine import CombineRules, combine_panoptic
 from u2seg.modeling.panoptic_cascade import Sample, check_instance_heads
-from u2seg.modeling.sampling import give_seeds, weigh_losses, with_seeded_parts
+from u2seg.modeling.sampling import CommonPadding, give_seeds, weigh_losses, with_seeded_parts
 
 
 @META_ARCH_REGISTRY.register()
-class InstanceCascadeRCNN(GeneralizedRCNN):  # type: ignore[misc]
+class InstanceCascadeRCNN(CommonPadding, GeneralizedRCNN):  # type: ignore[misc]
     """Instance segmentation of K thing clusters.
 
     In training it takes the samples of the panoptic model and leaves ``sem_seg`` alone.

@@ -24,7 +24,13 @@ from torch import nn
 
 from u2seg.errors import UserError
 from u2seg.modeling.combine import CombineRules, combine_panoptic
-from u2seg.modeling.sampling import Counts, give_seeds, weigh_losses, with_seeded_parts
+from u2seg.modeling.sampling import (
+    CommonPadding,
+    Counts,
+    give_seeds,
+    weigh_losses,
+    with_seeded_parts,
+)
 
 Sample = dict[str, Any]
 SEMANTIC_LOSS = "loss_sem_seg"
@@ -33,7 +39,7 @@ GROUPS = 32
 
 
 @META_ARCH_REGISTRY.register()
-class PanopticCascadeRCNN(PanopticFPN):  # type: ignore[misc]
+class PanopticCascadeRCNN(CommonPadding, PanopticFPN):  # type: ignore[misc]
     """Panoptic segmentation of K thing clusters and S stuff clusters.
 
     Built from a config: ``MODEL.ROI_HEADS.NUM_CLASSES`` = K,

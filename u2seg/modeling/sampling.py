@@ -1,8 +1,9 @@
 """Training samples and losses that do not depend on how many processes share a batch.
 
-Two things of the host do: which anchors and proposals are sampled (one generator per process,
-used image after image), and losses that are means over what a process happens to hold. Here each
-image has generators of its own, and each mean is weighted by its share of the whole batch.
+Three things of the host do: which anchors and proposals are sampled (one generator per process,
+used image after image), losses that are means over what a process happens to hold, and the size
+images are padded to. Here each image has generators of its own, each mean is weighted by its
+share of the whole batch, and images may be padded to the largest of all processes.
 
 Shapes: N anchors or proposals of one image, K thing classes, W processes.
 """
@@ -15,7 +16,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.structures import Instances
+import torch.nn.functional as F  # noqa: N812
+from detectron2.structures import ImageList, Instances
 from detectron2.utils import comm
 
 from u2seg.structures.draws import DRAW_SEED
@@ -47,6 +49,25 @@ def give_seeds(model: Any, samples: Sequence[Mapping[str, Any]]) -> None:
     for part in (model.proposal_generator, model.roi_heads):
         if isinstance(part, SeededSampling):
             part.image_seeds = seeds
+
+
+class CommonPadding:
+    """Mixin of models: with ``common_padding`` all processes pad to the largest image of any."""
+
+    training: bool
+    common_padding = False
+
+    def preprocess_image(self, batched_inputs: Any) -> ImageList:
+        """Return the normalized images of a batch, padded at the right and bottom."""
+        images: ImageList = super().preprocess_image(batched_inputs)  # type: ignore[misc]
+        if not (self.training and self.common_padding) or comm.get_world_size() == 1:
+            return images
+        height, width = images.tensor.shape[-2:]
+        largest = torch.tensor([height, width], device=images.tensor.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        missing = [side - own for side, own in zip(largest.tolist(), (height, width), strict=True)]
+        padded = F.pad(images.tensor, (0, missing[1], 0, missing[0]))
+        return ImageList(padded, images.image_sizes)
 
 
 class SeededSampling:
