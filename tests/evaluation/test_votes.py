@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from tests.evaluation.tables import table
+from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import EvalSettings
+from u2seg.evaluation.files import GroundTruth, Predictions, read_panoptic_set, read_truth
 from u2seg.evaluation.gather import ANY_THING, NONE
 from u2seg.evaluation.matching import majority_map
 from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.passes import gather
 from u2seg.evaluation.protocols import StuffRule, ThingRule, protocol_of
 from u2seg.evaluation.votes import pixel_counts, stuff_votes, thing_votes
+from u2seg.structures.masks import encode_mask, mask_box
 
 CAT, DOG, GRASS, SKY = 1, 2, 3, 4
 CLUSTERS = (1, 2, 3)
@@ -147,3 +156,79 @@ def test_pixels_of_the_panoptic_maps() -> None:
     assert counts.iou(0, 0) == pytest.approx(100 * 10 / (14 + 16 - 10))
     assert counts.iou(2, 2) == pytest.approx(100 * 10 / 14)
     assert counts.iou(1, 1) is None
+
+
+def box_iou(a: list[float], b: list[float]) -> float:
+    """Return the IoU of two boxes (x, y, w, h), written out."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+Segments = list[tuple[int, np.ndarray]]
+
+
+def released_thing_votes(found: Segments, true: Segments) -> Counter[tuple[int, int]]:
+    votes: Counter[tuple[int, int]] = Counter()
+    for cluster, mine in found:
+        for category, theirs in true:
+            if box_iou(list(mask_box(mine)), list(mask_box(theirs))) > 0.7:
+                votes[cluster, category] += 1
+    return votes
+
+
+def released_stuff_votes(found: Segments, true: Segments) -> Counter[tuple[int, int]]:
+    votes: Counter[tuple[int, int]] = Counter()
+    for cluster in {c for c, _ in found}:
+        mine = np.any([m for c, m in found if c == cluster], axis=0)
+        for category in {c for c, _ in true}:
+            theirs = np.any([m for c, m in true if c == category], axis=0)
+            if (mine & theirs).sum() / (mine | theirs).sum() > 0.15:
+                votes[cluster, category] += 1
+    return votes
+
+
+@pytest.mark.shared
+@needs_shared("golden", "pq")
+def test_released_votes_on_photographs_counted_from_the_maps(tmp_path: Path) -> None:
+    """Boxes and masks are taken from the PNGs here, in plain loops over segments."""
+    golden = SHARED / "golden" / "pq"
+    truth = read_truth(GroundTruth(golden / "coco_gt.json", golden / "coco_gt"))
+    predicted = read_panoptic_set(_with_categories(golden, tmp_path), golden / "coco_pred")
+    expected = {"things": Counter(), "stuff": Counter()}
+    results: dict[int, list[dict]] = {}
+    for image_id in sorted(truth.stems)[:12]:
+        sides: list[dict[str, Segments]] = []
+        for side in (predicted, truth):
+            ids = side.read_ids(image_id)
+            masks = [(info.category, ids == s) for s, info in side.segments[image_id].items()]
+            kinds = ("things", "stuff")
+            sides.append({k: [m for m in masks if m[0] in getattr(side, k)] for k in kinds})
+        found, true = sides
+        expected["things"] += released_thing_votes(found["things"], true["things"])
+        expected["stuff"] += released_stuff_votes(found["stuff"], true["stuff"])
+        results[image_id] = [
+            {"category_id": c, "score": 0.9, "segmentation": encode_mask(m), "bbox": [*mask_box(m)]}
+            for c, m in found["things"]
+        ]
+    rule = protocol_of(EvalSettings(protocol="u2seg-released"), 800)
+    side = Predictions(tmp_path, predicted, results, has_stuff_maps=False)
+    tables = gather(truth, side, image_ids=list(results))
+    votes = {
+        "things": thing_votes(tables, predicted.things, truth.things, rule.things),
+        "stuff": stuff_votes(tables, predicted.stuff, truth.stuff, rule.stuff),
+    }
+    for kind, counted in expected.items():
+        rows, cols = getattr(predicted, kind), getattr(truth, kind)
+        cells = zip(*np.nonzero(votes[kind]), strict=True)
+        assert {(rows[r], cols[c]): votes[kind][r, c] for r, c in cells} == counted
+        assert votes[kind].sum() > 10
+
+
+def _with_categories(golden: Path, folder: Path) -> Path:
+    truth = json.loads((golden / "coco_gt.json").read_text())
+    content = json.loads((golden / "coco_pred.json").read_text())
+    content |= {"images": truth["images"], "categories": truth["categories"]}
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    return folder / "panoptic.json"

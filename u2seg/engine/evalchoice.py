@@ -47,7 +47,7 @@ def eval_choice(args: argparse.Namespace, settings: Settings) -> EvalChoice:
             "--mapping and --protocol are for --eval-only: a training is evaluated by the "
             "protocol U2SEG.EVAL.PROTOCOL"
         )
-    names = expand_names(words.split(",") if words else [])
+    names = expand_names([words] if words else [])
     space = label_space(settings)
     for name in names or [settings.eval.protocol]:
         protocol_of(replace(settings.eval, protocol=name), space.num_things)

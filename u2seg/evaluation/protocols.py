@@ -157,15 +157,18 @@ it 0.5: remove the key, or set U2SEG.EVAL.PROTOCOL custom to choose rules one by
 def expand_names(names: Sequence[str]) -> list[str]:
     """Return the protocols of a ``--protocol`` option: ``all`` spelt out, each once, in order.
 
+    Args:
+        names: Words; one may hold several names with commas between them.
+
     Raises:
         UserError: if a name is unknown.
 
     Examples:
-        >>> expand_names(["cups", "all"])
-        ['cups', 'u2seg-released', 'u2seg-paper', 'one-to-one']
+        >>> expand_names(["cups,identity", "all"])
+        ['cups', 'identity', 'u2seg-released', 'u2seg-paper', 'one-to-one']
     """
     found: dict[str, None] = {}
-    for name in names:
+    for name in (part for word in names for part in word.split(",")):
         if name not in (*PROTOCOLS, ALL):
             known = ", ".join((*PROTOCOLS, ALL))
             raise UserError(f"--protocol {name} is unknown, expected one or more of {known}")
