@@ -252,3 +252,29 @@ def test_coco_predictions_score_as_in_panopticapi(tmp_path: Path) -> None:
         for key in ("PQ", "SQ", "RQ"):
             want = 100 * expected[name][key.lower()]
             assert metrics["panoptic"][part][key] == pytest.approx(want, abs=1e-10)
+
+
+@pytest.mark.shared
+@needs_shared("golden", "coco_eval")
+@needs_shared("golden", "pq")
+def test_coco_instances_score_as_in_pycocotools(tmp_path: Path) -> None:
+    """True masks come from the panoptic PNGs, crowds too; one image has 142 detections."""
+    golden = SHARED / "golden"
+    truth = json.loads((golden / "pq" / "coco_gt.json").read_text())
+    content = {"images": truth["images"], "categories": truth["categories"], "annotations": []}
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    results = (golden / "coco_eval" / "results.json").read_text()
+    (tmp_path / "instances.json").write_text(results)
+    metrics = evaluate_folder(
+        tmp_path,
+        GroundTruth(golden / "pq" / "coco_gt.json", golden / "pq" / "coco_gt"),
+        EvalSettings(protocol="identity", bootstrap=0),
+    )
+    expected = json.loads((golden / "coco_eval" / "expected_cocoeval.json").read_text())
+    for kind, name in (("box", "bbox"), ("segm", "segm")):
+        for key in STATS:
+            want = pytest.approx(100 * expected[name]["stats"][key], abs=1e-10, rel=0)
+            assert metrics["instances"][kind][key] == want
+            agnostic = expected[f"{name}_class_agnostic_useCats0"]["stats"][key]
+            want = pytest.approx(100 * agnostic, abs=1e-10, rel=0)
+            assert metrics["class_agnostic"][kind][key] == want

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from tests.shared import SHARED, needs_shared
+from u2seg.evaluation.files import read_panoptic_set
 from u2seg.evaluation.instance import instance_metrics, truth_instances
 from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.io.coco import segmentation_rle
 from u2seg.structures.masks import decode_mask, encode_mask
 
 GOLDEN = SHARED / "golden" / "coco_eval"
 STATS = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
+SIZES = tuple(f"{key}_{size}" for key in ("AP", "AR") for size in ("small", "medium", "large"))
 
 
 def record(image_id: int, category: int, columns: slice, score: float | None = None) -> dict:
@@ -141,17 +144,55 @@ def test_equals_pycocotools(kind: str, name: str) -> None:
     results = json.loads((GOLDEN / "results.json").read_text())
     images = [image["id"] for image in gt["images"]]
     classes = [category["id"] for category in gt["categories"]]
-    aware = instance_metrics(gt["annotations"], results, images, kind, classes)
-    for key in STATS:
-        assert aware[key] == pytest.approx(100 * expected[name]["stats"][key], abs=1e-9)
+    parts = {
+        name: instance_metrics(gt["annotations"], results, images, kind, classes, by_size=True),
+        f"{name}_class_agnostic_useCats0": instance_metrics(
+            gt["annotations"], results, images, kind, by_size=True
+        ),
+    }
+    for part, found in parts.items():
+        for key in STATS + SIZES:
+            upstream = key.replace("_small", "s").replace("_medium", "m").replace("_large", "l")
+            want = expected[part]["stats"][upstream]
+            assert found[key] == pytest.approx(100 * want, abs=1e-10, rel=0), (part, key)
+    plain = instance_metrics(gt["annotations"], results, images, kind, classes)
+    assert plain == {key: value for key, value in parts[name].items() if key not in SIZES}
+    classes_found = parts[name]["per_class"]
+    assert len(classes_found) == len(expected[name]["per_class"])
     for category, row in expected[name]["per_class"].items():
         for key, value in row.items():
-            found = aware["per_class"][int(category)][key]
-            assert (found is None) == (value is None)
-            if value is not None:
-                assert found == pytest.approx(100 * value, abs=1e-9)
-    agnostic = instance_metrics(gt["annotations"], results, images, kind, by_size=True)
-    want = expected[f"{name}_class_agnostic_useCats0"]["stats"]
-    sizes = {f"AR_{size}": f"AR{size[0]}" for size in ("small", "medium", "large")}
-    for key, upstream in {**dict(zip(STATS, STATS, strict=True)), **sizes}.items():
-        assert agnostic[key] == pytest.approx(100 * want[upstream], abs=1e-9), key
+            want = None if value is None else pytest.approx(100 * value, abs=1e-10, rel=0)
+            assert classes_found[int(category)][key] == want, (category, key)
+
+
+@pytest.mark.shared
+@needs_shared("golden", "coco_eval")
+def test_the_reference_has_crowds_and_more_than_100_detections() -> None:
+    gt = json.loads((GOLDEN / "gt.json").read_text())
+    results = json.loads((GOLDEN / "results.json").read_text())
+    assert any(record["iscrowd"] for record in gt["annotations"])
+    images = [record["image_id"] for record in results]
+    assert max(images.count(i) for i in set(images)) > 100
+
+
+@pytest.mark.shared
+@needs_shared("data", "metrics", "panopticapi")
+def test_true_instances_equal_the_sample_in_detection_format() -> None:
+    """panopticapi's sample holds the same segments as PNGs and as RLE: things and stuff alike."""
+    folder = SHARED / "data" / "metrics" / "panopticapi" / "sample_data"
+    maps = read_panoptic_set(folder / "panoptic_examples.json", folder / "panoptic_examples")
+    content = json.loads((folder / "panoptic_coco_detection_format.json").read_text())
+    want = {
+        (r["image_id"], r["category_id"], r["area"], *r["bbox"]): r for r in content["annotations"]
+    }
+    found = [
+        record
+        for i, segments in maps.segments.items()
+        for record in truth_instances(maps.read_ids(i), segments, list(maps.names), i)
+    ]
+    assert len(found) == len(content["annotations"]) == 50
+    for record in found:
+        key = (record["image_id"], record["category_id"], record["area"], *record["bbox"])
+        assert record["iscrowd"] == want[key]["iscrowd"]
+        rle = segmentation_rle(want[key]["segmentation"], tuple(maps.sizes[record["image_id"]]))
+        assert record["segmentation"] == rle

@@ -24,7 +24,14 @@ from u2seg.structures.masks import Rle
 IOU_KINDS = {"box": "bbox", "segm": "segm"}
 """Our name of an IoU -> pycocotools'."""
 _STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
-_SIZES = {"AR_small": 9, "AR_medium": 10, "AR_large": 11}
+_SIZES = {
+    "AP_small": 3,
+    "AP_medium": 4,
+    "AP_large": 5,
+    "AR_small": 9,
+    "AR_medium": 10,
+    "AR_large": 11,
+}
 ANY_CLASS = 1
 
 Record = dict[str, Any]
@@ -115,12 +122,13 @@ def instance_metrics(
         image_ids: Every image of the split, those without a record too.
         kind: ``box`` or ``segm``.
         classes: Category ids to average over; None = class-agnostic (all are one class).
-        by_size: Also return recall by the true ``area``, with COCO's limits.
+        by_size: Also return AP and recall by the true ``area``, with COCO's limits.
         matches: Gets what average precision rests on, for intervals.
 
     Returns:
-        ``{"AP", "AP50", "AP75", "AR1", "AR10", "AR100"}``; with ``by_size`` also ``AR_small``
-        (up to 32^2 pixels), ``AR_medium`` and ``AR_large`` (from 96^2), each at 100 detections;
+        ``{"AP", "AP50", "AP75", "AR1", "AR10", "AR100"}``; with ``by_size`` also ``AP_`` and
+        ``AR_`` with ``small`` (up to 32^2 pixels), ``medium`` and ``large`` (from 96^2), each at
+        100 detections;
         with ``classes`` also ``"per_class": {category id: {"AP", "AP50", "AR100"}}``; None
         where the truth has no instance.
 
