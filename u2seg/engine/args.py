@@ -8,6 +8,9 @@ TRAIN_EXAMPLES = """examples:
   train on the labels in runs/labels (made by tools/generate_pseudo.py):
     tools/train_net.py --config-file configs/COCO-PanopticSegmentation/u2seg_R50_800.yaml \\
         --num-gpus 8 U2SEG.DATA.LABELS runs/labels OUTPUT_DIR runs/train
+  the same on two machines, or in processes on a CPU: on each
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        tools/train_net.py --config-file ... U2SEG.DATA.LABELS runs/labels OUTPUT_DIR runs/train
   go on after an interruption: the same command with --resume
   rehearse everything first: the same command with --dry-run
   how many images fit into memory: the same command with --find-batch-size
