@@ -136,6 +136,27 @@ def test_labels_that_do_not_fit_are_refused(model, tmp_path):
         read_labels(other, true_set)
 
 
+def test_a_given_mapping_is_that_of_the_baselines_too(model, tmp_path):
+    """One cluster is cluster 1, the dog's, for every thing: one hit, three errors."""
+    folder, truth = model
+    settings = EvalSettings(bootstrap=0)
+    evaluate_folder(folder, truth, settings)
+    given = (folder / "mapping.json").rename(tmp_path / "given.json")
+    labels = write_labels(tmp_path / "run")
+    settings = EvalSettings(baselines=True, labels=str(labels), bootstrap=0)
+    found = evaluate_folder(folder, truth, settings, mapping=given)
+    one = found["baselines"][ONE]["protocols"]["custom"]
+    assert one["protocol"]["clusters"]["matched_things"] == 2
+    assert one["panoptic"]["things"]["PQ"] == pytest.approx(100 * (1 / 2.5 + 0) / 2)
+    assert len(format_baselines(found).splitlines()) == 5
+    content = json.loads((labels / "panoptic" / "panoptic.json").read_text())
+    content["categories"].append({"id": 6, "name": "more", "isthing": 0})
+    (labels / "panoptic" / "panoptic.json").write_text(json.dumps(content))
+    (folder / "panoptic" / "second.png").unlink()
+    with pytest.raises(UserError, match="2 stuff clusters, this model has 3"):
+        evaluate_folder(folder, truth, settings, mapping=given)
+
+
 def test_random_clusters_of_no_segment(tmp_path):
     """An image without any segment has nothing to draw for."""
     maps = {i: (np.zeros((4, 6), np.int32), {}) for i in (21, 22)}

@@ -20,6 +20,7 @@ from typing import Any
 
 from u2seg.config.evaluation import PROTOCOLS, EvalSettings
 from u2seg.errors import UserError
+from u2seg.evaluation.bootstrap import Source
 from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
 from u2seg.evaluation.crop import cropped
 from u2seg.evaluation.details import write_details
@@ -27,7 +28,7 @@ from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, scor
 from u2seg.evaluation.files import GroundTruth, Predictions, read_predictions, read_truth
 from u2seg.evaluation.gather import ImageTable
 from u2seg.evaluation.holdout import Split, describe_fit, hold_out
-from u2seg.evaluation.intervals import ci95, figure_sources
+from u2seg.evaluation.intervals import ci95, detection_sources, figure_sources
 from u2seg.evaluation.mapping import (
     ClusterMapping,
     check_classes,
@@ -37,7 +38,13 @@ from u2seg.evaluation.mapping import (
 )
 from u2seg.evaluation.mapping_file import mapping_json, read_mapping
 from u2seg.evaluation.merges import stuff_merging
-from u2seg.evaluation.panoptic_baselines import NOTES, Baseline, baselines, headline
+from u2seg.evaluation.panoptic_baselines import (
+    NOTES,
+    Baseline,
+    baselines,
+    headline,
+    read_labels,
+)
 from u2seg.evaluation.passes import Ranks, gather
 from u2seg.evaluation.protocols import EvalProtocol, protocol_of
 from u2seg.evaluation.provenance import file_hashes, provenance
@@ -123,6 +130,7 @@ def evaluate_folder(
     if given is None:
         _check_identity(rules, predicted, true_set)
     fit_ids, score_ids = _parts(true_set, settings.fit_share)
+    labels = _labels(settings, true_set, mapping, given)
     tables = gather(true_set, predicted, workers=workers, ranks=ranks)
     if ranks is not None and ranks.rank > 0:
         return {}
@@ -137,13 +145,15 @@ def evaluate_folder(
         reference=reference or str(true_set.source),
     )
     _warn_empty(scored)
-    metrics = _score(shared, rules if given is None else [_brought(rules[0], given)], given)
-    rivals = baselines(settings, true_set, predicted, tables, workers)
+    hashes = file_hashes(predicted.folder, true_set.source, mapping)
+    if given is not None:
+        rules = [_brought(rules[0], given)]
+    metrics = _score(shared, rules, given)
+    rivals = baselines(settings, true_set, predicted, tables, labels, workers)
     if rivals:
         metrics["baselines"] = {
-            rival.name: _baseline(rival, shared, rules, fit_ids) for rival in rivals
+            rival.name: _baseline(rival, shared, rules, fit_ids, given) for rival in rivals
         }
-    hashes = file_hashes(predicted.folder, true_set.source, mapping)
     metrics["provenance"] = provenance(_settings_tree(settings), hashes)
     write_json(predicted.folder / "metrics.json", metrics, indent=1)
     return metrics
@@ -154,7 +164,7 @@ def _score(
 ) -> dict[str, Any]:
     """Return the metrics under each protocol, and write the files."""
     folder = shared.predicted.folder
-    agnostic, matches = _class_agnostic(shared)
+    agnostic, limits = _class_agnostic(shared)
     clusters = count_clusters(shared.tables)
     results: dict[str, dict[str, Any]] = {}
     for old in PROTOCOLS if given is None else ():  # of an earlier evaluation in this folder
@@ -170,7 +180,7 @@ def _score(
                 shared.truth, shared.tables, mapping, _scoring(rule, shared)
             ),
             "unmatched_clusters": unmatched_clusters(clusters, shared.predicted.panoptic, mapping),
-            "ci95": _intervals(shared, scored, matches),
+            "ci95": _intervals(shared, scored, limits),
         }
         first = rule is rules[0]
         name = _mapping_name("" if first else rule.name)
@@ -198,9 +208,13 @@ def _scoring(rule: EvalProtocol, shared: _Pass) -> Scoring:
 
 
 def _baseline(
-    rival: Baseline, model: _Pass, rules: Sequence[EvalProtocol], fit_ids: set[int]
+    rival: Baseline,
+    model: _Pass,
+    rules: Sequence[EvalProtocol],
+    fit_ids: set[int],
+    given: ClusterMapping | None,
 ) -> dict[str, Any]:
-    """Return the headline figures of a baseline under each protocol, fitted anew."""
+    """Return the headline figures of a baseline under each protocol, fitted anew if at all."""
     chosen = {table.image_id for table in model.tables}
     found = rival.predicted.instances
     kept = replace(rival.predicted, instances={i: found[i] for i in sorted(chosen & set(found))})
@@ -208,7 +222,7 @@ def _baseline(
     shared = replace(model, predicted=kept, fit=fit, tables=tables)
     results = {}
     for rule in rules:
-        mapping = _fit(rule, shared)
+        mapping = given or _fit(rule, shared)
         scored = _scored(rule, mapping, shared)
         results[rule.name] = {
             "protocol": _protocol(rule, mapping, shared),
@@ -218,22 +232,29 @@ def _baseline(
     return {"note": NOTES[rival.name], "protocols": results}
 
 
-def _class_agnostic(shared: _Pass) -> tuple[dict[str, Any] | None, dict[str, Matches]]:
-    matches: dict[str, Matches] = {}
+def _class_agnostic(shared: _Pass) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the figures that no protocol changes, and the tree of their intervals."""
     if INSTANCES not in shared.truth.tasks:
-        return None, matches
+        return None, {}
     scoring = Scoring(instance_score=shared.settings.instance_score)
-    return class_agnostic_block(shared.predicted, shared.tables, scoring, matches), matches
+    matches: dict[str, Matches] = {}
+    block = class_agnostic_block(shared.predicted, shared.tables, scoring, matches)
+    return block, _draws(shared, detection_sources({"class_agnostic": matches}))
 
 
-def _intervals(
-    shared: _Pass, scored: Scored, agnostic: dict[str, Matches]
-) -> dict[str, Any] | None:
+def _intervals(shared: _Pass, scored: Scored, known: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the block ``ci95``; ``known`` are trees over the same draws."""
+    if not shared.settings.bootstrap:
+        return None
+    sources = figure_sources(shared.truth, scored.counts)
+    sources += detection_sources({"instances": scored.matches})
+    return {**_draws(shared, sources), **known}
+
+
+def _draws(shared: _Pass, sources: Sequence[Source]) -> dict[str, Any]:
     settings = shared.settings
     if not settings.bootstrap:
-        return None
-    matches = {"class_agnostic": agnostic, "instances": scored.matches}
-    sources = figure_sources(shared.truth, scored.counts, matches)
+        return {}
     return ci95(sources, len(shared.tables), settings.bootstrap, settings.seed)
 
 
@@ -288,6 +309,18 @@ def _brought(rule: EvalProtocol, mapping: ClusterMapping) -> EvalProtocol:
         unmatched=stated["unmatched"],
         merge_stuff=stated["merge_stuff"],
     )
+
+
+def _labels(
+    settings: EvalSettings, truth: Truth, path: Path | None, given: ClusterMapping | None
+) -> Predictions | None:
+    """Return the label files to score beside the model, if any, before the work starts."""
+    if not settings.labels:
+        return None
+    labels = read_labels(Path(settings.labels), truth)
+    if path is not None and given is not None:
+        check_clusters(given, path, (labels.panoptic.things, labels.panoptic.stuff))
+    return cropped(labels, truth)
 
 
 def _parts(truth: Truth, share: float) -> tuple[set[int], set[int]]:

@@ -17,21 +17,16 @@ from u2seg.evaluation.truth import PANOPTIC, SEMANTIC, Truth
 
 METHOD = "percentile bootstrap over images"
 
-Kept = dict[str, Matches]
-"""Kind (``box``, ``segm``) -> matches of one run of COCOeval."""
-
 
 def figure_sources(
     truth: Truth,
     counts: Sequence[ImageCounts],
-    matches: Mapping[str, Mapping[str, Matches]],
 ) -> list[Source]:
-    """Return the sources of all headline figures that a truth can answer.
+    """Return the sources of the panoptic and semantic figures that a truth can answer.
 
     Args:
         truth: Names the classes.
         counts: Of all images, by image id.
-        matches: ``instances`` and ``class_agnostic`` -> kind -> matches, over the same images.
     """
     sources = []
     if PANOPTIC in truth.tasks:
@@ -48,16 +43,27 @@ def figure_sources(
             for image in counts
         ]
         sources.append(semantic_source(cells, len(place)))
-    for part, kinds in matches.items():
-        sources += [detection_source(found, part, kind) for kind, found in kinds.items()]
     return sources
+
+
+def detection_sources(matches: Mapping[str, Mapping[str, Matches]]) -> list[Source]:
+    """Return the sources of AP and AR.
+
+    Args:
+        matches: ``instances`` or ``class_agnostic`` -> kind (``box``, ``segm``) -> matches.
+    """
+    return [
+        detection_source(found, part, kind)
+        for part, kinds in matches.items()
+        for kind, found in kinds.items()
+    ]
 
 
 def ci95(sources: Sequence[Source], images: int, resamples: int, seed: int) -> dict[str, Any]:
     """Return the block ``ci95``.
 
     Args:
-        sources: From ``figure_sources``.
+        sources: From ``figure_sources`` and ``detection_sources``, over the same images.
         images: Scored images.
         resamples: B >= 1.
         seed: Of the draws.

@@ -6,7 +6,8 @@
 * ``one_cluster``: the model's segments, all things in one cluster and all stuff in another.
 * ``labels``: the files of a labelling run, scored as if a model had predicted them.
 
-All are matched to classes by the rules of the model beside them, and fitted anew.
+All are matched to classes by the rules of the model beside them and fitted anew, or share the
+mapping that the model was given.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import numpy.typing as npt
 
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
-from u2seg.evaluation.crop import cropped
 from u2seg.evaluation.files import (
     PanopticSet,
     Predictions,
@@ -66,19 +66,21 @@ def baselines(
     truth: Truth,
     predicted: Predictions,
     tables: Sequence[ImageTable],
+    labels: Predictions | None = None,
     workers: int = 1,
 ) -> list[Baseline]:
     """Return the baselines that the settings ask for.
 
     Args:
-        settings: ``baselines``, ``labels`` and ``seed`` are read.
+        settings: ``baselines`` and ``seed`` are read.
         truth: What is scored against.
         predicted: Of the model.
         tables: Of the model, for every image.
+        labels: From ``read_labels``, on the truth's crop if there is one.
         workers: Processes that read label files.
 
     Raises:
-        UserError: as ``read_labels`` and ``gather``.
+        UserError: as ``gather``.
     """
     found = []
     if settings.baselines:
@@ -86,8 +88,7 @@ def baselines(
         draws = {RANDOM: _random_draw(clusters, settings.seed), ONE: _first_draw(clusters)}
         for name, draw in draws.items():
             found.append(Baseline(name, *_redrawn(predicted, tables, draw)))
-    if settings.labels:
-        labels = cropped(read_labels(Path(settings.labels), truth), truth)
+    if labels is not None:
         found.append(Baseline(LABELS, labels, gather(truth, labels, workers=workers)))
     return found
 
