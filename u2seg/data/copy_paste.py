@@ -147,14 +147,14 @@ class _Pool:
 def _donor(sample: Sample, row: int) -> Donor | None:
     instances = sample["instances"]
     mask = instances.gt_masks.tensor[row].numpy()
-    box = _whole_boxes(instances)[row]
+    (box,) = _whole_boxes(instances, slice(row, row + 1))
     return cut_donor(sample["image"].numpy(), mask, box, int(instances.gt_classes[row]))
 
 
-def _whole_boxes(instances: Any) -> list[Box]:
-    """Return the boxes in whole pixels, grown to them and kept inside the frame."""
+def _whole_boxes(instances: Any, rows: slice = slice(None)) -> list[Box]:
+    """Return boxes in whole pixels, grown to them and kept inside the frame."""
     height, width = instances.image_size
-    boxes = instances.gt_boxes.tensor.numpy()
+    boxes = instances.gt_boxes.tensor[rows].numpy()
     low = np.maximum(np.floor(boxes[:, :2]), 0).astype(int)
     high = np.minimum(np.ceil(boxes[:, 2:]), (width, height)).astype(int)
     return [(x0, y0, x1, y1) for (x0, y0), (x1, y1) in zip(low.tolist(), high.tolist())]
