@@ -13,12 +13,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUITES = ("masks", "clusters", "merge", "ledger", "evaluate")
+SUITES = ("masks", "clusters", "merge", "ledger", "train", "evaluate")
 """Modules of ``u2seg.benchmark`` with a table ``ROWS``."""
-
-
-FILES = ("truth_json", "truth_pngs", "predictions")
-"""Real files that the suite ``evaluate`` can be measured on."""
+FILES = {"evaluate": ("truth_json", "truth_pngs", "predictions"), "train": ("labels",)}
+"""Real files that a suite can be measured on."""
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -33,6 +31,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--truth-json", metavar="J", help="evaluate: real files, all three")
     parser.add_argument("--truth-pngs", metavar="DIR", help="PNG folder of the truth")
     parser.add_argument("--predictions", metavar="DIR", help="result folder, the truth's classes")
+    parser.add_argument("--labels", metavar="DIR", help="train: a label folder, else scenes")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     return parser.parse_args(argv)
 
@@ -49,9 +48,10 @@ def main(argv: Sequence[str]) -> int:
     def body() -> int:
         names = [name.strip() for name in args.rows.split(",") if name.strip()]
         suite = importlib.import_module(f"u2seg.benchmark.{args.suite}")
-        files = {key: value for key in FILES if (value := getattr(args, key)) is not None}
-        if files and args.suite != "evaluate":
-            raise UserError(f"only the suite evaluate takes files, not {args.suite}")
+        known = [key for keys in FILES.values() for key in keys]
+        files = {key: value for key in known if (value := getattr(args, key)) is not None}
+        if not files.keys() <= set(FILES.get(args.suite, ())):
+            raise UserError(f"the suite {args.suite} does not take {', '.join(sorted(files))}")
         there = suite.table(**files) if files else suite.ROWS
         machine, rows = run(names, args.repeats, table=there)
         print(table.format_table(machine, rows))

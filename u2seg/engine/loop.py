@@ -68,10 +68,11 @@ class TrainingLoop:
     Args:
         model: Samples -> name -> scalar loss; in training mode.
         data_loader: Endless batches.
-        optimizer: Clips the gradients itself if that is configured.
+        optimizer: May clip the gradients itself.
         parts: A batch is computed in so many parts, each weighted by its share of the images.
         dtype: Of mixed precision; None = float32. ``torch.float16`` scales the loss.
         average: Of the weights, updated after each iteration.
+        clip: Clips the gradients, once the scale of the loss is taken out; None = nothing to do.
         failed: Called when a loss is not finite, in each process; raises.
         done: Called after each iteration.
         watchers: Called with the number of the iteration and its batch, before it is computed.
@@ -86,6 +87,7 @@ class TrainingLoop:
     parts: int = 1
     dtype: torch.dtype | None = None
     average: WeightAverage | None = None
+    clip: Callable[[], None] | None = None
     failed: Callable[[NonFinite], NoReturn] | None = None
     done: Callable[[Iteration], None] = lambda _: None
     watchers: list[Callable[[int, Batch], None]] = field(default_factory=list)
@@ -107,6 +109,8 @@ class TrainingLoop:
         data_s = time.perf_counter() - start
         for watch in self.watchers:
             watch(self.iter, batch)
+        if self.average is not None:
+            self.average.start(self.model)
         random = random_state(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         try:
@@ -117,6 +121,9 @@ class TrainingLoop:
         means = rows[:, :-2].mean(0).tolist()
         if not math.isfinite(sum(means)):
             self._fail(NonFinite(self.iter, batch, dict(zip(names, row.tolist())), random))
+        if self.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:

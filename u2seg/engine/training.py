@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from u2seg.engine.continuation import remember_settings
 from u2seg.engine.setup import build_cfg, setup_cfg
 from u2seg.errors import StageError, UserError
-from u2seg.io.atomic import write_with
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.checksums import remove_leftovers, save_checked
 

@@ -1,0 +1,113 @@
+"""The host's SGD and clipping in fewer passes: the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from u2seg.compat import prepare_host
+from u2seg.engine.loop import TrainingLoop
+from u2seg.engine.sgd import clip_norms, clip_values, fused_sgd
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(32, 5))
+
+
+def config(**clip: Any) -> Any:
+    prepare_host()
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.01, 0.01
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.BIAS_LR_FACTOR = 0.05, 2.0
+    for key, value in clip.items():
+        cfg.SOLVER.CLIP_GRADIENTS[key] = value
+    return cfg
+
+
+@pytest.mark.d2
+@pytest.mark.parametrize(
+    "clip",
+    [
+        {"ENABLED": False},
+        {"ENABLED": True, "CLIP_TYPE": "norm", "CLIP_VALUE": 0.5, "NORM_TYPE": 2.0},
+        {"ENABLED": True, "CLIP_TYPE": "value", "CLIP_VALUE": 0.05},
+    ],
+    ids=lambda clip: str(clip.get("CLIP_TYPE", "none")),
+)
+def test_the_same_weights_as_the_host(clip: dict[str, Any]) -> None:
+    from detectron2.solver import build_optimizer
+
+    cfg = config(**clip)
+    theirs, ours = model(), model()
+    host = build_optimizer(cfg, theirs)
+    fast, clipping = fused_sgd(build_optimizer(cfg, ours), cfg.SOLVER.CLIP_GRADIENTS)
+    assert fast is not host
+    assert len(fast.param_groups) < len(host.param_groups)
+    for number in range(6):
+        generator = torch.Generator().manual_seed(number)
+        x = torch.randn(4, 3, 4, 4, generator=generator)
+        for module, optimizer in ((theirs, host), (ours, fast)):
+            optimizer.zero_grad()
+            module(x).square().mean().mul(20).backward()
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.9  # as a schedule does
+            if optimizer is fast and clipping is not None:
+                clipping()
+            optimizer.step()
+        for one, other in zip(theirs.parameters(), ours.parameters(), strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.d2
+def test_clipping_of_another_kind_is_left_to_the_host() -> None:
+    from detectron2.solver import build_optimizer
+
+    cfg = config(ENABLED=True, CLIP_TYPE="norm", NORM_TYPE=1.0)
+    host = build_optimizer(cfg, model())
+    assert fused_sgd(host, cfg.SOLVER.CLIP_GRADIENTS) == (host, None)
+    adam = torch.optim.AdamW(model().parameters())
+    assert fused_sgd(adam, {"ENABLED": False}) == (adam, None)
+
+
+def test_clipping_by_hand() -> None:
+    gradients = [torch.tensor([[0.0, -6.0], [8.0, 0.0]]), torch.tensor([0.3])]
+    clip_norms(gradients, 5.0)  # norms 10 and 0.3
+    torch.testing.assert_close(gradients[0], torch.tensor([[0.0, -3.0], [4.0, 0.0]]))
+    assert gradients[1].tolist() == [pytest.approx(0.3)]
+    clip_values(gradients, 3.5)
+    torch.testing.assert_close(gradients[0], torch.tensor([[0.0, -3.0], [3.5, 0.0]]))
+    clip_norms([], 1.0)
+    clip_values([], 1.0)
+
+
+def test_a_gradient_that_is_not_finite_stays_so() -> None:
+    gradients = [torch.tensor([float("nan"), 1.0])]
+    clip_norms(gradients, 5.0)
+    assert gradients[0].isnan().all()
+
+
+def test_the_scale_of_the_loss_is_taken_out_before_clipping() -> None:
+    """Gradient 3, clipped to 2, at a rate of 0.5; the scaled one is 3 * 65536."""
+
+    class Line(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([1.0]))
+
+        def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+            return {"loss": (3 * self.w).sum()}
+
+    line = Line()
+    optimizer, clip = fused_sgd(
+        torch.optim.SGD(line.parameters(), 0.5),
+        {"ENABLED": True, "CLIP_TYPE": "norm", "CLIP_VALUE": 2.0},
+    )
+    loop = TrainingLoop(line, [[{}]], optimizer, dtype=torch.float16, clip=clip)
+    loop.run_step()
+    assert line.w.detach().tolist() == pytest.approx([0.0], abs=1e-5)
