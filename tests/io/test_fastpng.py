@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -151,6 +153,22 @@ def test_unusual_files_are_left_to_pillow(tmp_path: Path) -> None:
             read_panoptic_png(tmp_path / "gone.png", fast=fast)
         with pytest.raises(UserError, match="must be an RGB PNG"):
             read_panoptic_png(path, fast=fast)
+
+
+def test_without_numba_pillow_decodes(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(encode_map(ids_to_rgb(np.array([[3, 70000]], np.int32))))
+    code = (
+        "import sys; sys.modules['numba'] = None; import numpy as np; "
+        "from u2seg.io.png import read_panoptic_png; "
+        "from u2seg.evaluation.overlap import count_overlaps; "
+        f"ids = read_panoptic_png({str(path)!r}, fast=True); "
+        "print(ids.tolist(), count_overlaps(ids, ids, fast=True).truth.tolist()); "
+        "assert 'u2seg.io.fastpng' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[[3, 70000]] [3, 70000]\n", "")
 
 
 def test_size_from_the_header(tmp_path: Path) -> None:

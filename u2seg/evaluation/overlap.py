@@ -74,7 +74,7 @@ def _fast_pairs(
     """Return pairs and pixels; None without numba, or for maps of very many ids."""
     try:
         from u2seg.evaluation.fastcount import pair_pixels
-    except ImportError:
+    except (ImportError, RuntimeError):  # no numba, or no folder for what it compiles
         return None
     t, p = (np.ascontiguousarray(side, dtype=np.int32).reshape(-1) for side in (truth, predicted))
     return pair_pixels(t, p, _SHIFT)
