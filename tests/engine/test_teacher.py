@@ -33,6 +33,10 @@ def test_outputs_by_hand() -> None:
     assert [m.area for m in guess.masks] == [2, 1]
     assert guess.stuff.tolist()[0][:3] == [255, 0, 255]
     np.testing.assert_allclose(guess.sure, [[0.75, 0.75, 0.9, 0.5]], rtol=1e-6)
+    # Without a semantic head every threshold keeps the stuff as it was labelled.
+    alone = guess_of({"instances": instances})
+    assert alone.clusters == [5, 2]
+    assert (alone.stuff.tolist(), alone.sure.tolist()) == ([[255] * 4], [[-1.0] * 4])
 
 
 def test_a_model_teaches_and_is_told_apart(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from u2seg.structures.masks import decode_mask
 
 Record = dict[str, Any]
 VOID = 255
+INSTANCES_ALONE = "InstanceCascadeRCNN"
+"""``MODEL.META_ARCHITECTURE`` without a semantic head."""
 REMAKE = "Make the labels again with tools/generate_pseudo.py --overwrite."
 
 
@@ -71,6 +73,7 @@ class PanopticMapper:
         image_format: Channel order of the model's input, ``RGB`` or ``BGR``.
         max_pixels: Refuse larger photographs.
         num_stuff: S, to refuse damaged stuff targets; 0 = unchecked.
+        with_stuff: Read the stuff targets; a model of instances alone has no use for them.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class PanopticMapper:
         image_format: str = "RGB",
         max_pixels: int = DEFAULT_MAX_PIXELS,
         num_stuff: int = 0,
+        with_stuff: bool = True,
     ) -> None:
         from detectron2.data import transforms
 
@@ -88,6 +92,7 @@ class PanopticMapper:
         self.image_format = image_format
         self.max_pixels = max_pixels
         self.num_stuff = num_stuff
+        self.with_stuff = with_stuff
 
     @classmethod
     def from_cfg(cls, cfg: Any, is_train: bool) -> PanopticMapper:
@@ -98,6 +103,7 @@ class PanopticMapper:
             cfg.INPUT.FORMAT,
             cfg.U2SEG.IMAGES.MAX_PIXELS,
             cfg.U2SEG.SEMANTICS.NUM_CLASSES,
+            cfg.MODEL.META_ARCHITECTURE != INSTANCES_ALONE,
         )
 
     def __call__(self, record: Record) -> Record:
@@ -105,9 +111,10 @@ class PanopticMapper:
 
         Returns:
             The record plus ``image``, (3, h, w) uint8 tensor after augmentation, 0..255; when
-            training also ``sem_seg``, (h, w) int64, and ``instances`` with ``gt_boxes``
-            (x0, y0, x1, y1), ``gt_classes`` 0..K-1 and ``gt_masks`` (bit masks, maybe none), and
-            ``ignored``, (h, w) bool, if crowds are annotated: they are no instances.
+            training also ``sem_seg``, (h, w) int64, unless left out; ``instances`` with
+            ``gt_boxes`` (x0, y0, x1, y1), ``gt_classes`` 0..K-1 and ``gt_masks`` (bit masks,
+            maybe none); and ``ignored``, (h, w) bool, if crowds are annotated: they are no
+            instances.
 
         Raises:
             StageError: as ``read_photograph``, or if the stuff target is damaged.
@@ -122,7 +129,7 @@ class PanopticMapper:
         if self.image_format == "BGR":
             image = np.ascontiguousarray(image[:, :, ::-1])
         stuff = None
-        if self.is_train and stuff_file:
+        if self.is_train and self.with_stuff and stuff_file:
             stuff = self._stuff(stuff_file, image.shape[:2])
         augmented = transforms.AugInput(image, sem_seg=stuff)
         applied = self.augmentations(augmented)

@@ -77,22 +77,29 @@ def guess_of(outputs: dict[str, Any]) -> Guess:
 
     Args:
         outputs: ``instances`` (host's ``Instances`` with ``scores``, ``pred_classes`` 0..K-1,
-            ``pred_masks`` (N, H, W) bool) and ``sem_seg`` ((S + 1, H, W) logits, 0 = any thing).
+            ``pred_masks`` (N, H, W) bool) and, if the model has a semantic head, ``sem_seg``
+            ((S + 1, H, W) logits, 0 = any thing).
 
     Returns:
         Things without empty masks, in the model's order; of stuff, the likeliest class and its
-        softmax probability.
+        softmax probability; without a semantic head void and -1, below every threshold, so that
+        stuff stays as it was labelled.
     """
     instances = outputs["instances"]
     scores = instances.scores.cpu().numpy()
     masks = instances.pred_masks.cpu().numpy().astype(bool)
     classes = instances.pred_classes.cpu().numpy()
     seen = np.flatnonzero(masks.any(axis=(1, 2)))
-    sure, best = outputs["sem_seg"].softmax(dim=0).max(dim=0)
-    stuff = best.cpu().numpy().astype(np.int64) - 1
+    if "sem_seg" in outputs:
+        likeliest, best = outputs["sem_seg"].softmax(dim=0).max(dim=0)
+        stuff = best.cpu().numpy().astype(np.int64) - 1
+        sure = likeliest.cpu().numpy().astype(np.float32)
+    else:
+        stuff = np.full(instances.image_size, -1)
+        sure = np.full(instances.image_size, -1, dtype=np.float32)
     return Guess(
         masks=[InstanceMask.from_array(masks[i], float(scores[i])) for i in seen],
         clusters=[int(classes[i]) for i in seen],
         stuff=np.where(stuff < 0, VOID_STUFF, stuff).astype(np.uint8),
-        sure=sure.cpu().numpy().astype(np.float32),
+        sure=sure,
     )

@@ -19,7 +19,7 @@ class Guess:
         masks: Predicted things of size (H, W), with scores.
         clusters: Their cluster ids, 0..K-1.
         stuff: (H, W) uint8, the likeliest stuff cluster 0..S-1; 255 where "any thing" is likelier.
-        sure: (H, W) float32, probability of that class, 0..1.
+        sure: (H, W) float32, probability of that class, 0..1; -1 where the model knows no stuff.
     """
 
     masks: Sequence[InstanceMask]
