@@ -136,6 +136,10 @@ def test_timm_names() -> None:
     assert np.array_equal(
         done.model["res3.0.shortcut.weight"], state["layer2.0.downsample.0.weight"]
     )
+    with torch.device("meta"):
+        names = timm.create_model("resnet50", pretrained=False).state_dict()
+    fifty = {name: torch.zeros(value.shape) for name, value in names.items()}
+    assert convert_resnet(fifty, "x", "timm").model.keys() == resnet_shapes(50).keys()
     deep = timm.create_model("resnet18d", pretrained=False).state_dict()
     with pytest.raises(UserError, match=r"no plain ResNet-18: it also has .* such as"):
         convert_resnet(deep, "x", "timm")
