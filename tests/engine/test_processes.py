@@ -17,7 +17,7 @@ from u2seg.engine.args import train_parser
 from u2seg.engine.processes import joined, run_in_processes
 from u2seg.engine.run import train_or_evaluate
 from u2seg.engine.setup import build_cfg, wanted_device
-from u2seg.errors import UserError
+from u2seg.errors import StageError, UserError
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -70,6 +70,29 @@ def test_two_ways_of_starting_processes_are_refused(variables: Any, flag: str) -
     variables("0", "2", "0", "2")
     with pytest.raises(UserError, match=rf"{flag} is 2, but torchrun started 2 process"):
         run_in_processes(train_or_evaluate, arguments(flag, "2"))
+
+
+@pytest.mark.parametrize("kind", ["UserError", "StageError", "KeyError"])
+def test_errors_of_started_processes_keep_their_message(
+    variables: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    import detectron2.engine
+    from torch.multiprocessing import ProcessRaisedException
+
+    raised = kind if kind == "KeyError" else f"u2seg.errors.{kind}"
+    text = (
+        f"-- Process 1 terminated with the following error:\nTraceback:\n  File x\n{raised}: a.jpg"
+    )
+
+    def launch(*_: Any, **__: Any) -> None:
+        raise ProcessRaisedException(text, 1, 2)
+
+    monkeypatch.setattr(detectron2.engine, "launch", launch)
+    with pytest.raises((UserError, StageError, ProcessRaisedException)) as caught:
+        run_in_processes(train_or_evaluate, arguments())
+    expected = "ProcessRaisedException" if kind == "KeyError" else kind
+    assert type(caught.value).__name__ == expected
+    assert str(caught.value) == (text if kind == "KeyError" else "a.jpg")
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

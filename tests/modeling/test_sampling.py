@@ -116,9 +116,16 @@ def training_samples(model: Any, seeds: list[int], shared: int) -> tuple[Any, An
     return anchors, [p.proposal_boxes.tensor.tolist() for p in proposals]
 
 
-@pytest.mark.parametrize("heads", ["CascadeROIHeads", "PseudoCascadeROIHeads"])
-def test_samples_depend_on_the_images_seed_alone(heads: str) -> None:
-    cfg = tiny_cfg()
+@pytest.mark.parametrize(
+    ("architecture", "heads"),
+    [
+        ("PanopticCascadeRCNN", "CascadeROIHeads"),
+        ("PanopticCascadeRCNN", "PseudoCascadeROIHeads"),
+        ("InstanceCascadeRCNN", "CascadeROIHeads"),
+    ],
+)
+def test_samples_depend_on_the_images_seed_alone(architecture: str, heads: str) -> None:
+    cfg = tiny_cfg(architecture)
     add_u2seg_config(cfg)
     cfg.MODEL.ROI_HEADS.NAME = heads
     cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from u2seg.config.env import Torchrun, torchrun
 from u2seg.engine.setup import build_cfg, wanted_device
-from u2seg.errors import UserError
+from u2seg.errors import StageError, UserError
 
 
 def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -26,6 +26,7 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
     Raises:
         UserError: for numbers of processes that contradict each other or the machine, or a bad
             setting (found before workers start).
+        Exception: what ``work`` raised in a process.
     """
     check_processes(args)
     world = torchrun()
@@ -45,14 +46,35 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
         if args.num_gpus > present:
             raise UserError(f"--num-gpus is {args.num_gpus}, this machine has {present}")
         build_cfg(args.config_file, args.opts, register=True, training=not args.eval_only)
-    launch(
-        work,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(
+            work,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except torch.multiprocessing.ProcessRaisedException as error:
+        raise (expected_error(str(error)) or error) from error
+
+
+def expected_error(text: str) -> UserError | StageError | None:
+    r"""Return the error for the user that a process ended with; None if it was another.
+
+    Args:
+        text: What torch hands on of a process: its traceback.
+
+    Examples:
+        >>> expected_error("-- Process 1 terminated:\nTraceback ...\nu2seg.errors.UserError: no a")
+        UserError('no a')
+        >>> expected_error("-- Process 1 terminated:\nTraceback ...\nKeyError: 'a'")
+    """
+    for kind in (UserError, StageError):
+        _, found, message = text.rpartition(f"\nu2seg.errors.{kind.__name__}: ")
+        if found:
+            return kind(message.strip())
+    return None
 
 
 def check_processes(args: argparse.Namespace) -> None:
