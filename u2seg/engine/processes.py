@@ -40,6 +40,7 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
     prepare_host()
     import torch
     from detectron2.engine import launch
+    from torch.multiprocessing import ProcessRaisedException  # type: ignore[attr-defined]
 
     if args.num_gpus * args.num_machines > 1:
         present = torch.cuda.device_count()
@@ -55,7 +56,7 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
             dist_url=args.dist_url,
             args=(args,),
         )
-    except torch.multiprocessing.ProcessRaisedException as error:
+    except ProcessRaisedException as error:
         raise (expected_error(str(error)) or error) from error
 
 
