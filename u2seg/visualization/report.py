@@ -16,6 +16,7 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, write_text
 from u2seg.visualization import charts
 from u2seg.visualization.clusters import quality_concerns, quality_rows
+from u2seg.visualization.curves import Curve, training_curves
 from u2seg.visualization.evaluation import EvaluationPart, evaluation_part
 from u2seg.visualization.metrics import (
     MetricRow,
@@ -65,15 +66,6 @@ STAGES = (
 )  # fmt: skip
 """Order of the known stages in the time chart."""
 TEMPLATE = "report.html.j2"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A loss curve as SVG; ``total`` marks the sum of a stage's terms."""
-
-    title: str
-    svg: str
-    total: bool
 
 
 @dataclass
@@ -318,13 +310,7 @@ def _add_training(page: Page, run: TrainRun) -> None:
             text = f"The training loss did not fall ({finite[0]:.3g} → {finite[-1]:.3g})."
             page.concerns.append(Concern("red", text))
         page.facts.append(("training iterations", f"{round(total[0][-1]) + 1:,}"))
-    names = sorted(run.curves, key=lambda name: (name != "total_loss", name == "lr", name))
-    for name in names:
-        chart = charts.line_chart(
-            {name: run.curves[name]}, x_label="iteration",
-            y_label="learning rate" if name == "lr" else "loss", width=400, height=210,
-        )  # fmt: skip
-        page.curves.append(Curve(f"Training: {name}", chart, name == "total_loss"))
+    page.curves += training_curves(run.curves)
 
 
 def _same_photographs(run: LabelRun, found: Predictions, elsewhere: Path | None) -> bool:

@@ -279,7 +279,7 @@ def _curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for iteration in sorted(by_iteration):
         for key, value in by_iteration[iteration].items():
-            wanted = key.startswith("loss") or key in ("total_loss", "lr")
+            wanted = key.startswith("loss") or key in ("total_loss", "lr", "images_per_second")
             if wanted and isinstance(value, int | float) and not isinstance(value, bool):
                 xs, ys = curves.setdefault(key, ([], []))
                 xs.append(iteration)
