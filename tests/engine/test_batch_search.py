@@ -167,13 +167,19 @@ def test_full_memory_is_an_obstacle_and_other_errors_are_errors(
 
 
 @pytest.mark.d2
-def test_bad_arguments_are_refused(tmp_path: Path) -> None:
+def test_bad_arguments_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_host()
     words = data_words(make_labels(tmp_path), tmp_path / "out")
     with pytest.raises(UserError, match=r"--memory-limit is -1.0, expected GB >= 0"):
         find_batch_size(arguments(words, -1.0))
     with pytest.raises(UserError, match=r"U2SEG.DATA.LABELS is empty"):
         find_batch_size(arguments([*words, "U2SEG.DATA.LABELS", ""]))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2" if "WORLD" in name else "0")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(UserError, match="start it without torchrun"):
+        find_batch_size(arguments(words))
 
 
 @pytest.mark.d2

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from u2seg.config.env import torchrun
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.engine.batch_search import Trial, advise, format_search, search
 from u2seg.engine.setup import build_cfg
@@ -55,11 +56,16 @@ def find_batch_size(args: argparse.Namespace) -> str:
             CPU, all of a GPU).
 
     Raises:
-        UserError: for settings that cannot be trained here or a limit below 0.
+        UserError: for settings that cannot be trained here, a limit below 0, or under ``torchrun``.
         StageError: if a step fails for another reason than memory, or one image does not fit.
     """
     if args.memory_limit < 0:
         raise UserError(f"--memory-limit is {args.memory_limit}, expected GB >= 0 (0: automatic)")
+    if torchrun() is not None:
+        raise UserError(
+            "--find-batch-size measures one process: start it without torchrun, with --num-gpus "
+            "and --num-machines as many as there will be"
+        )
     cfg = build_cfg(args.config_file, args.opts, register=True, training=True)
     if not cfg.DATASETS.TRAIN:
         raise UserError("U2SEG.DATA.LABELS is empty: the search needs to know the largest image")
