@@ -28,9 +28,11 @@ def compile_forward(module: nn.Module, **options: Any) -> None:
         try:
             return compiled(*arguments, **named)
         except (RuntimeError, OSError, ImportError) as error:
-            first = str(error).strip().splitlines() or [type(error).__name__]
+            told = " ".join(line.strip() for line in str(error).splitlines()[:3])
             logger.warning(
-                "U2SEG.TRAIN.COMPILE: torch.compile failed (%s); going on without it", first[0]
+                "U2SEG.TRAIN.COMPILE: torch.compile failed (%s: %s); going on without it",
+                type(error).__name__,
+                told,
             )
             module.forward = plain
             return plain(*arguments, **named)
