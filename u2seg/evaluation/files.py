@@ -17,7 +17,7 @@ from u2seg.evaluation.panoptic import TruthSegment
 from u2seg.evaluation.truth import TASKS, TrueImage, Truth
 from u2seg.io.coco import image_sizes, read_panoptic, read_results, segmentation_rle
 from u2seg.io.jsonfile import read_json_object
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.paths import Folder, safe_join, stem_of
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.structures.labels import VOID_ID, LabelSpace
 
@@ -90,7 +90,11 @@ class PanopticSet:
 
     def path(self, image_id: int) -> Path:
         """Return the path of an image's PNG; UserError if its name leaves the folder."""
-        return safe_join(self.pngs, self.file_names[image_id])
+        return self._folder.join(self.file_names[image_id])
+
+    @cached_property
+    def _folder(self) -> Folder:
+        return Folder(self.pngs)
 
     def check_ids(self, image_id: int, found: Iterable[int], every: bool = False) -> None:
         """Raise UserError if a PNG holds an id that the JSON lacks (or, ``every``, vice versa).

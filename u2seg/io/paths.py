@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from u2seg.errors import UserError
@@ -32,12 +34,40 @@ def safe_join(root: Path | str, name: str) -> Path:
             ...
         u2seg.errors.UserError: file name '../etc/passwd' leaves its root /data
     """
-    check_name(name, root)
-    base = os.path.realpath(root)
-    target = os.path.realpath(os.path.join(base, name))
-    if os.path.commonpath([base, target]) != base:
-        raise UserError(f"file name {name[:200]!r} leaves its root {root}")
-    return Path(root) / name
+    return Folder(Path(root)).join(name)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A trusted folder that many names are joined to; it is resolved once.
+
+    Args:
+        root: The folder.
+    """
+
+    root: Path
+
+    @cached_property
+    def _base(self) -> str:
+        return os.path.realpath(self.root)
+
+    def join(self, name: str) -> Path:
+        """Return ``root / name``; UserError as ``safe_join``."""
+        check_name(name, self.root)
+        if self._holds_link(name):
+            target = os.path.realpath(os.path.join(self._base, name))
+            if os.path.commonpath([self._base, target]) != self._base:
+                raise UserError(f"file name {name[:200]!r} leaves its root {self.root}")
+        return self.root / name
+
+    def _holds_link(self, name: str) -> bool:
+        """Return whether a part of ``name`` below the root is a symbolic link."""
+        path = self._base
+        for part in name.split("/"):
+            path = os.path.join(path, part)
+            if os.path.islink(path):
+                return True
+        return False
 
 
 def check_name(name: str, root: Path | str) -> None:
