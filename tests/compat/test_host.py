@@ -196,3 +196,27 @@ def test_origin_from_the_installation_record(monkeypatch: pytest.MonkeyPatch) ->
     assert host.host_origin() == "installed by other means"
     monkeypatch.setattr(host, "host_version", lambda: "0.5+pure")
     assert host.host_origin().startswith("source distribution")
+
+
+@pytest.mark.d2
+@pytest.mark.parametrize(("rank", "mine"), [(0, [0, 1]), (3, [2, 3])])
+def test_processes_of_a_machine_have_successive_numbers(
+    monkeypatch: pytest.MonkeyPatch, rank: int, mine: list[int]
+) -> None:
+    """Two machines of two processes; each process makes both groups and belongs to one."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    compat.prepare_host()
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    made: list[list[int]] = []
+    monkeypatch.setattr(dist, "new_group", lambda ranks: made.append(ranks) or ranks)
+    monkeypatch.setattr(comm, "_LOCAL_PROCESS_GROUP", None)
+    monkeypatch.delattr(comm, "create_local_process_group", raising=False)
+    compat.name_machines(rank, world=4, local_world=2)
+    assert made == [[0, 1], [2, 3]]
+    assert mine == comm._LOCAL_PROCESS_GROUP
+    asked: list[int] = []
+    monkeypatch.setattr(comm, "create_local_process_group", asked.append, raising=False)
+    compat.name_machines(rank, world=4, local_world=2)
+    assert asked == [2]

@@ -11,6 +11,7 @@ from u2seg.compat.host import (
     has_compiled_ops,
     host_origin,
     host_version,
+    name_machines,
     prepare_host,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "has_compiled_ops",
     "host_origin",
     "host_version",
+    "name_machines",
     "prepare_host",
 ]

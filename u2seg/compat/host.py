@@ -96,6 +96,30 @@ def has_compiled_ops() -> bool:
     return not stand_in.is_stand_in(sys.modules.get(COMPILED))
 
 
+def name_machines(rank: int, world: int, local_world: int) -> None:
+    """Tell the host which processes of a group share a machine, as its own ``launch`` does.
+
+    All processes must call this, in a group of torch that they have joined.
+
+    Args:
+        rank: Number of this process.
+        world: Number of processes.
+        local_world: Processes per machine; those of one machine have successive numbers.
+    """
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    create = getattr(comm, "create_local_process_group", None)
+    if create is not None:  # newer than 0.6
+        create(local_world)
+        return
+    for first in range(0, world, local_world):
+        ranks = list(range(first, first + local_world))
+        group = dist.new_group(ranks)
+        if rank in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
+
+
 def _ensure_compiled_module() -> None:
     try:
         importlib.import_module(COMPILED)

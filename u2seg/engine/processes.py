@@ -115,7 +115,7 @@ def joined(world: Torchrun, device: str) -> Iterator[None]:
     Raises:
         UserError: if this machine has fewer GPUs than processes.
     """
-    from u2seg.compat import prepare_host
+    from u2seg.compat import name_machines, prepare_host
 
     prepare_host()
     import torch
@@ -131,26 +131,10 @@ def joined(world: Torchrun, device: str) -> Iterator[None]:
         torch.cuda.set_device(world.local_rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        _make_local_group(world)
+        name_machines(world.rank, world.world, world.local_world)
         if world.rank > 0:  # the first one tells what happens
             logging.getLogger("u2seg").setLevel(logging.WARNING)
         dist.barrier()
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _make_local_group(world: Torchrun) -> None:
-    """Tell the host which processes share a machine; it has a function for that since 0.6."""
-    import torch.distributed as dist
-    from detectron2.utils import comm
-
-    create = getattr(comm, "create_local_process_group", None)
-    if create is not None:
-        create(world.local_world)
-        return
-    for first in range(0, world.world, world.local_world):
-        ranks = list(range(first, first + world.local_world))
-        group = dist.new_group(ranks)
-        if world.rank in ranks:
-            comm._LOCAL_PROCESS_GROUP = group
