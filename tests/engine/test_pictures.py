@@ -14,9 +14,10 @@ from u2seg.compat import prepare_host
 from u2seg.data.mapper import PanopticMapper
 from u2seg.data.pseudo import read_pseudo_panoptic
 from u2seg.engine.args import train_parser
-from u2seg.engine.pictures import BatchPictures
+from u2seg.engine.pictures import BatchPictures, named_space
 from u2seg.engine.run import train_or_evaluate
 from u2seg.engine.setup import build_cfg
+from u2seg.structures.labels import LabelSpace
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -44,6 +45,23 @@ def test_the_first_images_are_drawn_and_no_others(tmp_path: Path) -> None:
         (shown / "train_003.jpg").unlink()
         watch(2, batch(labels))
         assert len(list(shown.iterdir())) == 2, "a training that goes on draws nothing anew"
+
+
+def test_names_are_those_of_the_labels() -> None:
+    from detectron2.data import MetadataCatalog
+
+    space = LabelSpace(2, 1)
+    data_set = "u2seg_test_names"
+    try:
+        assert named_space(space, [data_set]) == space
+        MetadataCatalog.get(data_set).set(
+            thing_classes=["cat", "dog"], stuff_classes=["things", "sky"]
+        )
+        named = named_space(space, [data_set])
+        assert (named.thing_names, named.stuff_names) == (("cat", "dog"), ("sky",))
+        assert named_space(LabelSpace(3, 1), [data_set]) == LabelSpace(3, 1), "another model"
+    finally:
+        MetadataCatalog.remove(data_set)
 
 
 def test_labels_that_disagree_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

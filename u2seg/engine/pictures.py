@@ -13,6 +13,7 @@ from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.consistency import disagreements
 from u2seg.engine.setup import label_space
 from u2seg.io.atomic import write_bytes
+from u2seg.structures.labels import LabelSpace
 from u2seg.visualization.training import PICTURES, draw_training_batch, encode_picture
 
 logger = logging.getLogger("detectron2.u2seg")
@@ -32,7 +33,7 @@ class BatchPictures:
     def __init__(self, cfg: Any) -> None:
         settings = settings_from_cfg(cfg)
         self.count = settings.train.pictures
-        self.space = label_space(settings)
+        self.space = named_space(label_space(settings), cfg.DATASETS.TRAIN)
         self.image_format = str(cfg.INPUT.FORMAT)
         self.folder = Path(cfg.OUTPUT_DIR) / PICTURES
 
@@ -58,3 +59,16 @@ class BatchPictures:
             write_bytes(self.folder / f"{name}.jpg", encode_picture(picture))
             pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))
             get_event_storage().put_image(f"{PICTURES}/{name}", pixels)
+
+
+def named_space(space: LabelSpace, data_sets: Sequence[str]) -> LabelSpace:
+    """Return a label space with the names of a registered data set, if it has as many."""
+    from detectron2.data import MetadataCatalog
+
+    for name in data_sets:
+        metadata = MetadataCatalog.get(name)
+        things = tuple(metadata.get("thing_classes", ()))
+        stuff = tuple(metadata.get("stuff_classes", ())[1:])  # the first one is "things"
+        if (len(things), len(stuff)) == (space.num_things, space.num_stuff):
+            return LabelSpace(space.num_things, space.num_stuff, things, stuff)
+    return space
