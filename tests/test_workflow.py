@@ -70,6 +70,21 @@ def test_missing_folders_are_named_before_any_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.d2
+def test_a_training_that_cannot_begin_is_refused_before_the_labels_are_made(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data/images/train").mkdir(parents=True)
+    (tmp_path / "data/images/train/a.png").write_bytes(b"not looked at yet")
+    for words, message in (
+        (("MODEL.FPN.NORM", "SyncBN", "MODEL.DEVICE", "cpu"), r"MODEL\.FPN\.NORM is SyncBN"),
+        (("MODEL.META_ARCHITECTURE", "Nothing"), r"MODEL\.META_ARCHITECTURE"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_everything(arguments(tmp_path, *words))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.d2
 @pytest.mark.slow
 def test_rounds_of_self_training_build_on_each_other(tmp_path: Path) -> None:
     write_scenes(tmp_path / "data", SceneSettings(train=4, val=2, size=64))

@@ -155,6 +155,7 @@ def run_everything(args: argparse.Namespace) -> str:
             holds a run with other ones.
         StageError: if a stage fails.
     """
+    from u2seg.engine.setup import build_cfg
     from u2seg.pipeline import generate_labels
     from u2seg.visualization.report import write_report
 
@@ -165,6 +166,7 @@ def run_everything(args: argparse.Namespace) -> str:
         raise UserError(f"data set {args.truth} does not exist (--truth)")
     if args.rounds < 0:
         raise UserError(f"--rounds is {args.rounds}, expected a number of rounds >= 0")
+    build_cfg(args.config_file, _training_opts(args, folders), training=True)  # can it be trained?
     generate_labels(settings, args.images, folders.labels, detector=_detector(settings))
     opts = _training_opts(args, folders)
     told = []
