@@ -113,7 +113,7 @@ def advise(
     Examples:
         >>> trials = [Trial(1, 1.0, 2), Trial(2, 1.25, 3), Trial(4, 2.0, 5), Trial(6, 3.0, 7)]
         >>> advise(trials, processes=2, batch=32, rate=0.02, iterations=100)
-        Advice(images=4, batch=8, rate=0.005, iterations=400, parts=4)
+        Advice(images=4, batch=8, rate=0.005, iterations=400, parts=3)
     """
     fitting = [trial for trial in trials if trial.fits]
     if not fitting:
