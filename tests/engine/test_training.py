@@ -13,6 +13,7 @@ import torch
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
+from u2seg.engine import trainer as trainers
 from u2seg.engine import training
 from u2seg.engine.args import train_parser
 from u2seg.engine.ema import ema_weights
@@ -178,3 +179,32 @@ def test_a_rehearsal_does_everything_once_and_leaves_the_training_alone(
     assert json.loads((evaluation / "metrics.json").read_text())["protocol"]["images"] == 2
     found = json.loads((evaluation / "panoptic.json").read_text())
     assert [image["id"] for image in found["images"]] == [1, 2]
+
+
+def test_precise_statistics_of_batch_norm_and_nothing_else(tmp_path: Path) -> None:
+    words = [*data_words(make_labels(tmp_path), tmp_path), "MODEL.RESNETS.NORM", "BN"]
+    words += ["SOLVER.MAX_ITER", "1", "TEST.PRECISE_BN.NUM_ITER", "1"]
+    states = []
+    for enabled in ("False", "True"):
+        output = tmp_path / enabled
+        more = ["OUTPUT_DIR", str(output), "TEST.PRECISE_BN.ENABLED", enabled]
+        cfg = training.setup_cfg(parse([*words, *more]))
+        trainer = trainers.build_trainer(cfg, lambda _: None)
+        trainers.run_training(trainer, resume=False)
+        states.append(load_checkpoint(output / "model_final.pth")["model"])
+    differ = {name for name, value in states[0].items() if not torch.equal(states[1][name], value)}
+    assert {name.rpartition(".")[2] for name in differ} <= {
+        "running_mean", "running_var", "num_batches_tracked",
+    }  # fmt: skip
+    assert "backbone.bottom_up.stem.conv1.norm.running_mean" in differ
+
+
+def test_scalars_reach_tensorboard(averaged: tuple[list[str], Path, dict[str, Any]]) -> None:
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    (path,) = averaged[1].glob("events.out.tfevents.*")
+    tags = {
+        value.tag for event in loader.EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    }  # fmt: skip
+    wanted = {"total_loss", "loss_mask", "lr", "images_per_second", "data_share", "memory_gb"}
+    assert wanted <= tags
