@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,11 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     log = (tmp_path / "two" / "log.txt").read_text()
     assert "world size" in log.lower() and "2" in log
     assert (tmp_path / "two" / "evaluation" / "metrics.json").is_file()
+    # and one process may go on where two were
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for name in ("model_0000001.pth", "model_0000001.pth.sha256", "train_config.yaml"):
+        shutil.copy(tmp_path / "two" / name, mixed)
+    (mixed / "last_checkpoint").write_text("model_0000001.pth")
+    train_or_evaluate(arguments("--resume", *words, "OUTPUT_DIR", str(mixed)))
+    assert last_losses(mixed) == pytest.approx(two, abs=1e-4)
