@@ -103,7 +103,11 @@ def start(folder: Path, pause: float) -> BaseProcess:
 
 
 @pytest.mark.parametrize(
-    ("kills", "pause"), [(30, 0.003), pytest.param(300, 0.001, marks=pytest.mark.long)]
+    ("kills", "pause"),
+    [
+        pytest.param(30, 0.003, marks=pytest.mark.slow),
+        pytest.param(300, 0.001, marks=pytest.mark.long),
+    ],
 )
 def test_kills_while_checkpoints_are_written_leave_one_that_loads(
     tmp_path: Path, kills: int, pause: float, record_property: Callable[[str, object], None]
