@@ -21,7 +21,7 @@ from u2seg.engine.run import train_or_evaluate
 from u2seg.errors import StageError, UserError
 from u2seg.io.checkpoints import load_checkpoint
 
-pytestmark = pytest.mark.d2
+pytestmark = [pytest.mark.d2, pytest.mark.slow]
 prepare_host()
 
 
