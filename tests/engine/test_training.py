@@ -130,13 +130,21 @@ def test_a_loss_that_is_not_finite_can_be_computed_again(tmp_path: Path) -> None
         training.replay(parse([*words, "MODEL.FPN.OUT_CHANNELS", "64"], "--replay", str(path)))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("U2SEG.TRAIN.ACCUMULATE", "2", "MODEL.RESNETS.NORM", "BN"),
+        ("SOLVER.AMP.ENABLED", "True", "U2SEG.TRAIN.AMP_DTYPE", "bfloat16"),
+    ],
+    ids=["parts", "bfloat16"],
+)
 def test_replay_shows_the_losses_of_the_iteration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
     """The same numbers, to the last digit shown: samples, weights and random draws are kept."""
     from u2seg.engine import loop, nonfinite
 
-    words = data_words(make_labels(tmp_path), tmp_path / "out")
+    words = [*data_words(make_labels(tmp_path), tmp_path / "out"), *more]
     for module in (loop, nonfinite):
         monkeypatch.setattr(module, "math", SimpleNamespace(isfinite=lambda _: False))
     with pytest.raises(StageError, match="at iteration 0"):

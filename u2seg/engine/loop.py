@@ -144,7 +144,7 @@ class TrainingLoop:
         for number, part in enumerate(parts, 1):
             share = len(part) / len(batch)
             with self._synchronized(number == len(parts)):
-                with self._precision():
+                with precision(self.device, self.dtype):
                     losses: dict[str, Tensor] = self.model(part)
                     loss = torch.stack([value.float() for value in losses.values()]).sum() * share
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -154,11 +154,6 @@ class TrainingLoop:
         if row is None:
             raise RuntimeError("the data loader gave a batch without images")
         return list(losses), row
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self.dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
 
     def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let processes exchange gradients after the last part of a batch only."""
@@ -194,6 +189,15 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     sizes = [small + (number < more) for number in range(parts)]
     starts = [sum(sizes[:number]) for number in range(parts)]
     return [batch[s : s + size] for s, size in zip(starts, sizes, strict=True) if size]
+
+
+def precision(
+    device: torch.device, dtype: torch.dtype | None
+) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of mixed precision in ``dtype``; of plain float32 if it is None."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
 
 
 def gather_rows(losses: Tensor, data_s: float, images: int) -> Tensor:

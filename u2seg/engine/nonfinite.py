@@ -72,12 +72,16 @@ def save(found: NonFinite, model: nn.Module, path: Path) -> None:
     write_json(path, told, indent=1)
 
 
-def replay(model: nn.Module, path: Path) -> str:
+def replay(
+    model: nn.Module, path: Path, *, parts: int = 1, dtype: torch.dtype | None = None
+) -> str:
     """Compute a saved batch again: as it was, then image by image.
 
     Args:
         model: Of the same config; its weights are replaced by the saved ones.
         path: The JSON.
+        parts: As in ``TrainingLoop``.
+        dtype: As in ``TrainingLoop``.
 
     Returns:
         A table of the losses.
@@ -103,7 +107,7 @@ def replay(model: nn.Module, path: Path) -> str:
     try:
         for name, part in (("batch", batch), *((_name(s), [s]) for s in batch)):
             set_random_state(content["random"], device)
-            rows.append((name, _losses(model.train(), part)))
+            rows.append((name, _losses(model.train(), part, parts, dtype)))
     finally:
         set_random_state(before, device)
     lines = [f"iteration {told['iteration']}"]
@@ -111,12 +115,21 @@ def replay(model: nn.Module, path: Path) -> str:
     return "\n".join(lines)
 
 
-def _losses(model: nn.Module, batch: Batch) -> str:
+def _losses(model: nn.Module, batch: Batch, parts: int, dtype: torch.dtype | None) -> str:
     from detectron2.utils.events import EventStorage
 
+    from u2seg.engine.loop import precision, split
+
+    losses: dict[str, float] = {}
+    device = next(model.parameters()).device
     try:
         with torch.no_grad(), EventStorage():
-            losses = {name: float(value) for name, value in model(batch).items()}
+            for part in split(batch, parts):
+                with precision(device, dtype):
+                    found = model(part)
+                for name, value in found.items():
+                    share = len(part) / len(batch)
+                    losses[name] = losses.get(name, 0.0) + float(value) * share
     except FloatingPointError as error:
         return str(error)
     losses = {"total_loss": sum(losses.values()), **losses}

@@ -15,6 +15,8 @@ from u2seg.data.stream import build_train_loader
 from u2seg.errors import StageError, UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from u2seg.engine.loop import Iteration
 
 logger = logging.getLogger(__name__)
@@ -161,7 +163,7 @@ def build_loop(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
     An ``SGD`` of the host is replaced by a faster one, see ``fused_sgd``.
     """
     from u2seg.engine.ema import WeightAverage
-    from u2seg.engine.loop import DTYPES, TrainingLoop
+    from u2seg.engine.loop import TrainingLoop
     from u2seg.engine.nonfinite import stop
     from u2seg.engine.sgd import fused_sgd
 
@@ -174,11 +176,18 @@ def build_loop(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
         optimizer,
         clip=clip,
         parts=settings.accumulate,
-        dtype=DTYPES[settings.amp_dtype] if cfg.SOLVER.AMP.ENABLED else None,
+        dtype=mixed_precision(cfg),
         average=WeightAverage(settings.ema_decay) if settings.ema_decay else None,
     )
     loop.failed = lambda found: stop(found, loop.model, folder)
     return loop
+
+
+def mixed_precision(cfg: Any) -> torch.dtype | None:
+    """Return the number format of mixed precision; None = float32 throughout."""
+    from u2seg.engine.loop import DTYPES
+
+    return DTYPES[str(cfg.U2SEG.TRAIN.AMP_DTYPE)] if cfg.SOLVER.AMP.ENABLED else None
 
 
 def fitted(model: Any, settings: TrainSettings) -> Any:

@@ -100,7 +100,10 @@ def replay(args: argparse.Namespace) -> str:
     cfg = build_cfg(args.config_file, args.opts)
     from detectron2.modeling import build_model
 
-    return nonfinite.replay(build_model(cfg), Path(args.replay))
+    from u2seg.engine.trainer import mixed_precision
+
+    parts, dtype = cfg.U2SEG.TRAIN.ACCUMULATE, mixed_precision(cfg)
+    return nonfinite.replay(build_model(cfg), Path(args.replay), parts=parts, dtype=dtype)
 
 
 def dry_run(args: argparse.Namespace) -> str:
