@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,3 +245,52 @@ def test_processes_exchange_gradients_after_the_last_part_only(
     assert calls == ["quiet", "quiet"]
     torch.testing.assert_close(weights(loop), weights(whole), rtol=0, atol=1e-6)
     assert told[0].images == 6
+
+
+PROCESS = """
+import sys
+import torch
+from torch import nn
+from u2seg.engine.loop import TrainingLoop
+
+rank, url = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=url, rank=rank, world_size=2)
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1))
+
+    def forward(self, batch):
+        return {"loss": (self.w * torch.stack([s["x"] for s in batch])).mean()}
+
+def stop(found):
+    print("stopped", found.iteration, found.losses["loss"], float(found.batch[0]["x"]))
+    sys.exit(3)
+
+first = [{"x": torch.tensor(3.0 + 2 * rank)}]
+second = [{"x": torch.tensor([1.0, float("inf")][rank])}]
+model = nn.parallel.DistributedDataParallel(Model())
+told = lambda found: print(found.losses["loss"], found.images)
+optimizer = torch.optim.SGD(model.parameters(), 0.0)
+loop = TrainingLoop(model, [first, second], optimizer, failed=stop, done=told)
+for loop.iter in range(2):
+    loop.run_step()
+"""
+
+
+def test_all_processes_stop_when_one_of_them_must(tmp_path: Path) -> None:
+    url = f"file://{tmp_path / 'meeting'}"
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PROCESS, str(rank), url],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    found = [process.communicate(timeout=240) for process in processes]
+    # Losses 3 and 5 in the first iteration; each process then tells of its own batch.
+    assert found[0][0].splitlines() == ["4.0 2", "stopped 1 1.0 1.0"], found
+    assert found[1][0].splitlines() == ["4.0 2", "stopped 1 inf inf"], found
+    assert [process.returncode for process in processes] == [3, 3]
