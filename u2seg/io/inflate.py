@@ -93,7 +93,8 @@ def _codes(lengths: Bytes, table: Codes) -> int:
             for _ in range(length):
                 mirrored = (mirrored << 1) | (code & 1)
                 code >>= 1
-            table[mirrored : 1 << width : 1 << length] = (symbol << 4) | length
+            for place in range(mirrored, 1 << width, 1 << length):
+                table[place] = (symbol << 4) | length
     return width
 
 
