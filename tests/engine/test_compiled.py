@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from u2seg.engine.compiled import compile_forward
+from u2seg.engine.compiled import compile_forward, is_compiled
 
 
 def network() -> nn.Sequential:
@@ -25,6 +25,8 @@ def test_the_same_values_and_names() -> None:
         x = torch.randn(1, 1, side, side)
         torch.testing.assert_close(module(x), plain(x))
     assert list(module.state_dict()) == names
+    assert is_compiled(module)
+    assert not is_compiled(plain)
     module(torch.ones(1, 1, 4, 4)).sum().backward()
     assert module[0].weight.grad is not None
 
@@ -45,6 +47,7 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
         for _ in range(2):
             torch.testing.assert_close(module(x), plain(x))
     assert calls == [1]
+    assert not is_compiled(module)
     (record,) = [r for r in caplog.records if r.name == "u2seg.engine.compiled"]
     assert "U2SEG.TRAIN.COMPILE: torch.compile failed" in record.message
     assert "no C++ compiler" in record.message

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 logger = logging.getLogger(__name__)
+_MARK = "of_torch_compile"
 
 
 def compile_forward(module: nn.Module, **options: Any) -> None:
@@ -37,4 +38,10 @@ def compile_forward(module: nn.Module, **options: Any) -> None:
             module.forward = plain
             return plain(*arguments, **named)
 
+    forward.__dict__[_MARK] = True
     module.forward = forward
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether ``compile_forward`` was called for a module and has not failed so far."""
+    return hasattr(module.forward, _MARK)
