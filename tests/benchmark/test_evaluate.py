@@ -16,6 +16,7 @@ from u2seg.benchmark import evaluate, evaluate_peers, machine
 from u2seg.benchmark.evaluate_inputs import NUM_THINGS, EvaluateSizes, Files, write_files
 from u2seg.benchmark.setting import Setting
 from u2seg.errors import StageError, UserError
+from u2seg.evaluation import quality
 from u2seg.evaluation.files import GroundTruth, read_truth
 from u2seg.evaluation.quality import panoptic_quality
 
@@ -152,6 +153,10 @@ def test_ours_and_the_plain_peer_equal_panopticapi(
         assert counts.get(category, (0.0, 0, 0, 0)) == pytest.approx(row, abs=1e-12), category
     ours = panoptic_quality(files.truth, files.predicted)
     assert panoptic_quality(files.truth, files.predicted, threads=3) == ours
+    monkeypatch.setattr(quality, "FAST_FROM", 1)
+    assert panoptic_quality(files.truth, files.predicted) == ours
+    monkeypatch.setattr(quality, "FAST_FROM", 1000)
+    assert panoptic_quality(files.truth, files.predicted) == ours
     worst, equal = evaluate.disagreement(read_truth(files.truth), ours, want)
     assert equal and worst <= 1e-12
     for part in ("All", "Things", "Stuff"):

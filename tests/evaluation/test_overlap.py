@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from u2seg.evaluation.overlap import Overlap, count_overlaps, relabel
+from u2seg.evaluation.overlap import Overlap, count_overlaps, overlaps_of_files, relabel
+from u2seg.io.png import write_panoptic_png
+from u2seg.structures.panoptic import ids_to_rgb
 
 
 def rows(table: Overlap) -> list[tuple[int, int, int]]:
@@ -43,6 +48,33 @@ def test_every_pixel_is_counted_once(ids: int, fast: bool) -> None:
         want[pair] = want.get(pair, 0) + 1
     table = count_overlaps(truth, predicted, fast=fast)
     assert rows(table) == [(*pair, want[pair]) for pair in sorted(want)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (30, 41), (64, 64)])
+@pytest.mark.parametrize("ids", [1, 2, 6, 60])
+def test_files_are_counted_as_their_maps(shape: tuple[int, int], ids: int, tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(ids)
+    names = np.append(rng.choice(2**24, ids, replace=False), 0).astype(np.int32)
+    maps = [np.repeat(rng.choice(names, shape), 3, axis=1) for _ in range(2)]
+    paths = tmp_path / "t.png", tmp_path / "p.png"
+    for path, ids_map in zip(paths, maps, strict=True):
+        Image.fromarray(ids_to_rgb(ids_map)).save(path)
+    found = overlaps_of_files(*paths)
+    assert found is not None and found[1] == maps[0].shape
+    assert rows(found[0]) == rows(count_overlaps(*maps))
+
+
+def test_files_that_cannot_be_counted_so_are_left_to_others(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    many = np.arange(3600, dtype=np.int32).reshape(60, 60)
+    for path, ids in zip(paths, (many[:30], many, many), strict=True):
+        write_panoptic_png(path, ids)
+    assert overlaps_of_files(paths[0], paths[1]) is None  # of two sizes
+    assert overlaps_of_files(paths[1], paths[2]) is None  # more pairs than the table holds
+    assert overlaps_of_files(paths[0], tmp_path / "gone.png") is None
+    paths[0].write_bytes(b"no png")
+    assert overlaps_of_files(paths[0], paths[1]) is None
 
 
 @FAST

@@ -30,10 +30,34 @@ def pair_pixels(
     Returns:
         Two (M,) int64; None if there are more pairs than the table is made for.
     """
-    keys = np.full(_PLACES, -1, dtype=np.int64)
-    pixels = np.zeros(_PLACES, dtype=np.int64)
-    if not _count(truth, predicted, shift, keys, pixels):
-        return None
+    keys, pixels = _table()
+    return _sorted(keys, pixels) if _count(truth, predicted, shift, keys, pixels) else None
+
+
+def row_pixels(
+    truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8], shift: int
+) -> tuple[Ints, Ints] | None:
+    """Return what ``pair_pixels`` returns, from the bytes of two panoptic PNGs.
+
+    Args:
+        truth: (H, 1 + 3 W) rows as ``fastpng.decode_rows`` gives them.
+        predicted: The same, of the same shape.
+        shift: As there.
+    """
+    keys, pixels = _table()
+    length = truth.shape[1]
+    words = np.zeros(length // 8 + 1, dtype=np.uint64)
+    sides = (truth.reshape(-1), predicted.reshape(-1))
+    return (
+        _sorted(keys, pixels) if _count_rows(*sides, words, length, shift, keys, pixels) else None
+    )
+
+
+def _table() -> tuple[Ints, Ints]:
+    return np.full(_PLACES, -1, dtype=np.int64), np.zeros(_PLACES, dtype=np.int64)
+
+
+def _sorted(keys: Ints, pixels: Ints) -> tuple[Ints, Ints]:
     used = np.flatnonzero(keys >= 0)
     used = used[np.argsort(keys[used])]
     return keys[used], pixels[used]
@@ -70,4 +94,44 @@ def _count(
                 return False
             t, p, start = truth[i], predicted[i], i
     _add((np.int64(t) << shift) | np.int64(p), len(truth) - start, keys, pixels)
+    return True
+
+
+@compiled
+def _identity(row: npt.NDArray[np.uint8], place: Any) -> Any:
+    return np.int64(row[place]) | (np.int64(row[place + 1]) << 8) | (np.int64(row[place + 2]) << 16)
+
+
+@compiled
+def _count_rows(
+    truth: npt.NDArray[np.uint8],
+    predicted: npt.NDArray[np.uint8],
+    words: npt.NDArray[np.uint64],
+    length: int,
+    shift: int,
+    keys: Ints,
+    pixels: Ints,
+) -> Any:
+    """Fill the table row by row; return whether it was large enough.
+
+    ``words`` becomes the bytes in which a pixel differs from that before it, eight at a time.
+    """
+    marks, used, end = words.view(np.uint8), 0, length - 1
+    for start in range(1, len(truth), length):
+        t, p = truth[start : start + end], predicted[start : start + end]
+        a, b, c, d, mark = t[3:], t[:-3], p[3:], p[:-3], marks[3:end]
+        for i in range(len(mark)):
+            mark[i] = (a[i] ^ b[i]) | (c[i] ^ d[i])
+        first = 0
+        while first < end:
+            stop = first + 3
+            while stop < end and not marks[stop]:
+                stop += 1 if stop & 7 or words[stop >> 3] else 8
+            stop = min(stop, end)
+            stop -= stop % 3
+            key = (_identity(t, first) << shift) | _identity(p, first)
+            used += _add(key, (stop - first) // 3, keys, pixels)
+            first = stop
+        if used > _MOST:
+            return False
     return True

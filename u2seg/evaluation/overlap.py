@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from u2seg.io.images import DEFAULT_MAX_PIXELS
 from u2seg.structures.labels import VOID_ID
 
 _SHIFT = 24  # panoptic ids have 24 bits
@@ -78,6 +80,35 @@ def _fast_pairs(
         return None
     t, p = (np.ascontiguousarray(side, dtype=np.int32).reshape(-1) for side in (truth, predicted))
     return pair_pixels(t, p, _SHIFT)
+
+
+def overlaps_of_files(truth: Path, predicted: Path) -> tuple[Overlap, tuple[int, int]] | None:
+    """Return the overlaps of two panoptic PNGs without making their maps, and their (H, W).
+
+    Args:
+        truth: A PNG.
+        predicted: The other.
+
+    Returns:
+        None without numba, or if the files are unusual, damaged, of two sizes or of very many
+        ids: then read the maps, and ``count_overlaps``.
+    """
+    try:
+        from u2seg.evaluation.fastcount import row_pixels
+        from u2seg.io.fastpng import decode_rows
+
+        contents = truth.read_bytes(), predicted.read_bytes()
+    except (ImportError, RuntimeError, OSError):
+        return None
+    found = [decode_rows(data, DEFAULT_MAX_PIXELS, slot) for slot, data in enumerate(contents, 1)]
+    right, guess = found
+    if right is None or guess is None or right[0].shape != guess[0].shape:
+        return None
+    pairs = row_pixels(right[0], guess[0], _SHIFT)
+    if pairs is None:
+        return None
+    overlap = Overlap(pairs[0] >> _SHIFT, pairs[0] & (2**_SHIFT - 1), pairs[1])
+    return overlap, (len(right[0]), right[1])
 
 
 def _sums(

@@ -20,7 +20,7 @@ from u2seg.evaluation.files import (
     read_truth,
     some,
 )
-from u2seg.evaluation.overlap import count_overlaps
+from u2seg.evaluation.overlap import Overlap, count_overlaps, overlaps_of_files
 from u2seg.evaluation.panoptic import ClassCounts, count_matches
 
 
@@ -72,11 +72,19 @@ def _counted(
 
 
 def _image(truth: PanopticSet, predicted: PanopticSet, image_id: int) -> dict[int, ClassCounts]:
-    ids, found = truth.read_ids(image_id), predicted.read_ids(image_id)
-    if found.shape != ids.shape:
-        check_shape(predicted.path(image_id), found.shape, ids.shape, "the true map has")
-    overlap = count_overlaps(ids, found, fast=len(truth.segments) >= FAST_FROM)
+    overlap = _overlap(truth, predicted, image_id)
     check_ids(truth, image_id, truth.segments[image_id], overlap.truth.tolist())
     predicted.check_ids(image_id, overlap.predicted.tolist(), every=True)
     classes = {segment: info.category for segment, info in predicted.segments[image_id].items()}
     return count_matches(overlap, truth.segments[image_id], classes)
+
+
+def _overlap(truth: PanopticSet, predicted: PanopticSet, image_id: int) -> Overlap:
+    size = truth.sizes[image_id]
+    if len(truth.segments) >= FAST_FROM:
+        found = overlaps_of_files(truth.path(image_id), predicted.path(image_id))
+        if found is not None and found[1] == size == predicted.sizes[image_id]:
+            return found[0]
+    ids, guess = truth.read_ids(image_id), predicted.read_ids(image_id)
+    check_shape(predicted.path(image_id), guess.shape, ids.shape, "the true map has")
+    return count_overlaps(ids, guess)

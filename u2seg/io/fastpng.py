@@ -45,36 +45,59 @@ def decode_ids(data: bytes, max_pixels: int) -> npt.NDArray[np.int32] | None:
     return ids
 
 
+def decode_rows(data: bytes, max_pixels: int, slot: int) -> tuple[Bytes, int] | None:
+    """Return the pixels of a panoptic PNG as they lie in it, or None as ``decode_ids``.
+
+    Args:
+        data: The file.
+        max_pixels: Larger images give None.
+        slot: The result is this thread's until it decodes into the same slot again; 0 is used
+            by ``decode_ids`` and ``decode_labels``.
+
+    Returns:
+        (H, 1 + 3 W) uint8, each row after a byte without meaning, and W.
+    """
+    return _rows(data, max_pixels, {RGB: 3}, slot)
+
+
 def decode_labels(data: bytes, max_pixels: int) -> Bytes | None:
     """Return the (H, W) uint8 map of a greyscale or palette PNG, or None as ``decode_ids``."""
     found = _rows(data, max_pixels, {GREY: 1, PALETTE: 1})
     return None if found is None else found[0][:, 1:].copy()
 
 
-_kept = threading.local()
+class _Kept(threading.local):
+    """Buffers of a thread by slot."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, Bytes] = {}
+
+
+_kept = _Kept()
 _KEEP = 1 << 24
 """Bytes of the largest buffer that is kept: 5 million pixels."""
 
 
-def _buffer(size: int) -> Bytes:
+def _buffer(size: int, slot: int) -> Bytes:
     """Return memory that is this thread's until it asks again: fresh pages cost a fault each."""
     if size > _KEEP:
         return np.empty(size, dtype=np.uint8)
-    if getattr(_kept, "bytes", np.empty(0)).size < size:
-        _kept.bytes = np.empty(size, dtype=np.uint8)
-    buffer: Bytes = _kept.bytes[:size]
-    return buffer
+    kept = _kept.slots
+    if slot not in kept or kept[slot].size < size:
+        kept[slot] = np.empty(size, dtype=np.uint8)
+    return kept[slot][:size]
 
 
-def _rows(data: bytes, max_pixels: int, steps: dict[int, int]) -> tuple[Bytes, int] | None:
+def _rows(
+    data: bytes, max_pixels: int, steps: dict[int, int], slot: int = 0
+) -> tuple[Bytes, int] | None:
     """Return (H, 1 + step * W) rows, each after a byte without meaning, and W.
-
-    The rows are this thread's until it decodes again.
 
     Args:
         data: The file.
         max_pixels: Larger images give None.
         steps: Colour type -> bytes of a pixel, for the types that are read.
+        slot: See ``decode_rows``.
     """
     read = _chunks(data)
     if read is None:
@@ -85,7 +108,7 @@ def _rows(data: bytes, max_pixels: int, steps: dict[int, int]) -> tuple[Bytes, i
         return None
     if not _is_deflate(packed):
         return None
-    flat = _buffer(height * (1 + step * width))
+    flat = _buffer(height * (1 + step * width), slot)
     rows = flat.reshape(height, -1)
     if inflate(np.frombuffer(packed, dtype=np.uint8)[2:], flat) != len(flat):
         return None
