@@ -2,49 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
 from u2seg.errors import UserError
 from u2seg.evaluation.files import read_truth
 from u2seg.evaluation.holdout import Split, describe_fit, hold_out, image_key
+from u2seg.evaluation.readers import open_truth
+from u2seg.evaluation.truth import Truth
+
+
+def named(ids: Iterable[int]) -> dict[int, str]:
+    return {i: f"photo_{i}" for i in ids}
 
 
 def test_parts_are_disjoint_complete_and_near_the_share() -> None:
-    ids = list(range(1, 4001))
+    stems = named(range(1, 4001))
     for share in (0.1, 0.5, 0.8):
-        fit, score = hold_out(ids, share)
-        assert sorted(fit + score) == ids and not set(fit) & set(score)
+        fit, score = hold_out(stems, share)
+        assert sorted(fit + score) == list(stems) and not set(fit) & set(score)
         # 4000 draws: four standard deviations are at most 127 images
         assert abs(len(fit) - 4000 * share) < 127
 
 
 def test_an_image_keeps_its_part_whatever_the_others_are() -> None:
-    fit, score = hold_out(range(1000), 0.3)
-    assert hold_out(reversed(range(1000)), 0.3) == (fit, score)
-    fewer, rest = hold_out(range(500, 1000), 0.3)
+    fit, score = hold_out(named(range(1000)), 0.3)
+    assert hold_out(named(reversed(range(1000))), 0.3) == (fit, score)
+    fewer, rest = hold_out(named(range(500, 1000)), 0.3)
     assert fewer == [i for i in fit if i >= 500] and rest == [i for i in score if i >= 500]
     # a larger share takes more images and gives none back
-    assert set(fit) < set(hold_out(range(1000), 0.6)[0])
+    assert set(fit) < set(hold_out(named(range(1000)), 0.6)[0])
+
+
+def street(root: Path, names: str) -> Truth:
+    """Return the truth of a folder of maps: images are numbered in the order of their names."""
+    classes = {"classes": [{"id": 0, "name": "Sky"}], "ignore_index": 255}
+    for name in names:
+        formats.grey(root / "maps" / f"{name}.png", [[0, 0]])
+    return open_truth("camvid", [formats.write_json(root / "classes.json", classes), root / "maps"])
+
+
+def test_the_place_in_a_list_is_no_identity(tmp_path: Path) -> None:
+    """c and d are images 1 and 2 of one folder, 3 and 4 of the other."""
+    few, many = street(tmp_path / "few", "cdgh"), street(tmp_path / "many", "abcdefgh")
+    found = describe_fit(Split.of(few, [1, 2]), Split.of(many, [1, 2, 3, 4]))
+    assert found["images_in_both"] == 2 and "2 of which are scored too" in found["in_words"]
+    assert describe_fit(Split.of(few, [1, 2]), Split.of(many, [1, 2]))["images_in_both"] == 0
+    parts = [hold_out(truth.stems, 0.5) for truth in (few, many)]
+    for (fit, score), truth in zip(parts, (few, many), strict=True):
+        assert "".join(truth.stems[i] for i in fit if truth.stems[i] in "cdgh") == "cd"
+        assert "".join(truth.stems[i] for i in score if truth.stems[i] in "cdgh") == "gh"
 
 
 @pytest.mark.parametrize(
     ("ids", "share", "fit"), [(range(4), 0.01, 0), ([2], 0.9, 1), ([], 0.5, 0)]
 )
 def test_an_empty_part_is_refused(ids, share: float, fit: int) -> None:
-    count = len(list(ids))
+    count = len(ids)
     said = rf"FIT_SHARE is {share}: of {count} images {fit} would be .* and {count - fit} scored"
     with pytest.raises(UserError, match=said):
-        hold_out(ids, share)
+        hold_out(named(ids), share)
 
 
 def test_a_split_is_compared_by_its_images_not_by_a_flag(tmp_path: Path) -> None:
     truth = read_truth(write_truth(tmp_path / "a"))
     both, first = Split.of(truth, [22, 21]), Split.of(truth, [21], share=0.5)
-    assert both.images == tuple(sorted([image_key(21, "a/first"), image_key(22, "second")]))
+    assert both.images == tuple(sorted([image_key("a/first"), image_key("second")]))
     same = describe_fit(both, Split.of(truth, [21, 22]))
     assert same["same_images_as_scored"] is True and same["images_in_both"] == 2
     assert same["in_words"] == "fitted on the same 2 images that are scored"

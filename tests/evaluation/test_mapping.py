@@ -146,7 +146,7 @@ def test_the_file_holds_classes_votes_and_iou(tmp_path: Path) -> None:
     assert [1, 2, 1] in content["votes"] and [3, 1, 3] in content["votes"]
     assert content["protocol"]["matching"] == "hungarian"
     fit = content["fitted_on"]
-    assert fit["truth"] == str(truth.panoptic_json) and fit["images"] == len(fit["image_keys"]) == 2
+    assert fit["truth"] == str(truth.panoptic_json) and fit["images"] == len(fit["stem_keys"]) == 2
 
 
 def test_what_is_read_is_what_was_written(
@@ -280,10 +280,10 @@ def test_garbled_files_are_refused(tmp_path: Path, change, message: str) -> None
 
 
 def test_fit_on_a_share_and_score_the_rest(tmp_path: Path) -> None:
-    """Image 21 is fitted on; a cluster that only image 22 has gets no class."""
+    """Image 22 is fitted on; clusters that only image 21 has get no class."""
     truth = write_truth(tmp_path)
     maps = relabelled(CLUSTERS)
-    maps[22][1][102] = 2
+    maps[21][1][111] = 2
     folder = write_predictions(tmp_path / "p", maps, SPACE)
     metrics = evaluate_folder(folder, truth, EvalSettings(fit_share=0.45, bootstrap=0))
     protocol = metrics["protocol"]
@@ -292,12 +292,13 @@ def test_fit_on_a_share_and_score_the_rest(tmp_path: Path) -> None:
     assert protocol["images"] == 1
     assert protocol["mapping_fitted_on"] == "fitted on 1 image held out of the same truth"
     cat = metrics["panoptic"]["per_class"]["cat"]
-    assert (cat["tp"], cat["fp"], cat["fn"]) == (1, 0, 1)
-    assert metrics["unmatched"]["segments"] == 1
-    assert metrics["panoptic"]["all"]["n"] == 2  # neither dog nor sky is in the scored image
+    assert (cat["tp"], cat["fp"], cat["fn"]) == (0, 0, 1)
+    assert metrics["panoptic"]["per_class"]["grass"]["tp"] == 1
+    assert metrics["unmatched"]["segments"] == 3  # cat, dog and sky
+    assert metrics["panoptic"]["all"]["n"] == 4
     content = json.loads((folder / "mapping.json").read_text())
     assert content["fitted_on"]["fit_share"] == 0.45
-    assert content["things"]["3"]["total_votes"] == 1
+    assert content["things"]["3"]["total_votes"] == 2
     # detections of the fitted image are not asked for either
     assert metrics["class_agnostic"]["segm"]["AP"] == pytest.approx(100.0)
 

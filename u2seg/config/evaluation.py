@@ -61,7 +61,7 @@ class EvalSettings:
         merge_stuff: Merge predicted segments that map to the same stuff class of an image.
         instance_score: Instances below this are left out of AP, 0..1.
         fit_share: Share of the images on which the mapping is fitted, the rest being scored, by a
-            hash of the image id; 0 = fit and score on all images. 0 <= share < 1.
+            hash of the photograph's name; 0 = fit and score on all images. 0 <= share < 1.
         paper_data: Row of the paper's thresholds that ``u2seg-paper`` takes: ``coco``, ``voc`` or
             ``uvo``.
         bootstrap: Resamples of the images for the 95 % intervals; 0 = no intervals.

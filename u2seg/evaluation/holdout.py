@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,41 +34,47 @@ class Split:
     @classmethod
     def of(cls, truth: Truth, image_ids: Iterable[int], share: float = 0.0) -> Split:
         """Return the split of some images of ``truth``."""
-        keys = sorted(image_key(i, truth.stems[i]) for i in image_ids)
+        keys = sorted(image_key(truth.stems[i]) for i in image_ids)
         return cls(str(truth.source), _file_hash(truth), tuple(keys), share)
 
 
-def image_key(image_id: int, stem: str) -> str:
-    """Return what an image is recognised by in another file: a hash of its id and name.
+def image_key(stem: str) -> str:
+    """Return what an image is recognised by in another file: a hash of its name.
 
-    Examples:
-        >>> image_key(139, "000000000139")
-        '12400c316e74'
-    """
-    return hashlib.sha256(f"{image_id}\n{stem}".encode()).hexdigest()[:_KEY]
-
-
-def hold_out(image_ids: Iterable[int], share: float) -> tuple[list[int], list[int]]:
-    """Return the images to fit on and the images to score, both sorted.
-
-    An image belongs to the same part whatever other images there are: a hash of its id decides,
-    not chance.
+    The name alone: many data sets have no ids of their own, so that the id of an image is its
+    place in a list, or that of its prediction.
 
     Args:
-        image_ids: Distinct.
+        stem: Relative name without suffix, as in ``Truth.stems``.
+
+    Examples:
+        >>> image_key("000000000139")
+        '6afc83aa1583'
+    """
+    return hashlib.sha256(stem.encode()).hexdigest()[:_KEY]
+
+
+def hold_out(stems: Mapping[int, str], share: float) -> tuple[list[int], list[int]]:
+    """Return the images to fit on and the images to score, both sorted by id.
+
+    An image belongs to the same part whatever other images there are, and whatever its id is: a
+    hash of its name decides, not chance.
+
+    Args:
+        stems: Image id -> relative name without suffix.
         share: Expected share of the first part, 0 < share < 1.
 
     Raises:
         UserError: if one part is empty.
 
     Examples:
-        >>> hold_out(range(10), 0.5)
-        ([0, 1, 3, 4, 7, 8, 9], [2, 5, 6])
-        >>> hold_out(range(5), 0.5)
-        ([0, 1, 3, 4], [2])
+        >>> hold_out({1: "a", 2: "b", 3: "c"}, 0.5)
+        ([2, 3], [1])
+        >>> hold_out({1: "c", 2: "g"}, 0.5)
+        ([1], [2])
     """
-    ids = sorted(image_ids)
-    fit = [i for i in ids if _position(i) < share]
+    ids = sorted(stems)
+    fit = [i for i in ids if _position(stems[i]) < share]
     chosen = set(fit)
     rest = [i for i in ids if i not in chosen]
     if not fit or not rest:
@@ -88,8 +94,8 @@ def describe_fit(fitted: Split | None, scored: Split) -> dict[str, Any]:
 
     Returns:
         ``fitted_on``, ``truth_sha256``, ``images``, ``fit_share``, ``images_in_both`` (an image
-        is recognised by its id and name), ``same_images_as_scored`` (whether the two are the
-        same set), ``same_truth_file``, and ``in_words``.
+        is recognised by its name), ``same_images_as_scored`` (whether the two are the same
+        set), ``same_truth_file``, and ``in_words``.
     """
     if fitted is None:
         return {"fitted_on": None, "images": 0, "in_words": "not fitted: ids are classes"}
@@ -118,9 +124,9 @@ def _words(fitted: Split, scored: Split, common: int, same: bool) -> str:
     return f"fitted on {count} of {fitted.source}, none of which is scored"
 
 
-def _position(image_id: int) -> float:
-    """Return a place in [0, 1) that the id alone decides."""
-    digest = hashlib.sha256(str(image_id).encode()).digest()
+def _position(stem: str) -> float:
+    """Return a place in [0, 1) that the name alone decides."""
+    digest = hashlib.sha256(stem.encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 

@@ -164,14 +164,14 @@ def _split_json(split: Split | None) -> dict[str, Any] | None:
         "truth_sha256": split.sha256,
         "fit_share": split.share,
         "images": len(split.images),
-        "image_keys": list(split.images),
+        "stem_keys": list(split.images),
     }
 
 
 def _split(content: Any) -> Split | None:
     if content is None:
         return None
-    keys = tuple(str(key) for key in content["image_keys"])
+    keys = tuple(str(key) for key in content["stem_keys"])
     return Split(
         str(content["truth"]), str(content["truth_sha256"]), keys, float(content["fit_share"])
     )
