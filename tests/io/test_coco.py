@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,37 @@ def _segment(key: str, to: Any) -> Any:
 
 def _results(path: Path) -> list[dict[str, Any]]:
     return read_results(path, SIZES, categories=[1])
+
+
+def _scores(path: Path) -> list[dict[str, Any]]:
+    return read_results(path, SIZES, scores=(0.0, 1.0))
+
+
+def _results_of_any(path: Path) -> list[dict[str, Any]]:
+    return read_results(path, SIZES)
+
+
+def _crowd(to: Any) -> Any:
+    return _annotation("iscrowd", to)
+
+
+def _crowd_segment(to: Any) -> Any:
+    return _segment("iscrowd", to)
+
+
+def test_limits_are_inside(tmp_path: Path) -> None:
+    for value in (0, 2**53 - 1):
+        content = _changed(INSTANCES, "images", 0, "id", to=value)
+        content["annotations"][0]["image_id"] = value
+        assert read_instances(_write(tmp_path / "i.json", content)) == content
+    content = _changed(INSTANCES, "categories", 0, "id", to=2**31 - 1)
+    content["annotations"] = []
+    assert read_instances(_write(tmp_path / "i.json", content)) == content
+    for score in (0, 1):
+        assert _scores(_write(tmp_path / "r.json", _result("score", score)))
+    assert _results(_write(tmp_path / "r.json", _result("score", 7))), "only ranks matter"
+    crowd = _segment("iscrowd", 1)
+    assert read_panoptic(_write(tmp_path / "p.json", crowd)) == crowd
 
 
 def test_good_files_come_back_unchanged(tmp_path: Path) -> None:
@@ -212,6 +244,33 @@ SHORT = {"size": [2, 3], "counts": "2"}
             ),
             "used twice in its image",
         ),
+        (read_panoptic, _segment("area", 2.5), "'area' is 2.5, expected a number of pixels"),
+        (read_panoptic, _segment("area", 10**400), "'area' is 1000.*expected a finite number"),
+        *[
+            (read, part(value), f"'iscrowd' is {re.escape(repr(value))}, expected 0 or 1")
+            for read, part in ((read_instances, _crowd), (read_panoptic, _crowd_segment))
+            for value in ("0", "x", None, [], 7, True, 0.0)
+        ],
+        *[
+            (read, _changed(content, "categories", 0, "id", to=value), f"'id' is {value}, exp.* 1")
+            for read, content in ((read_instances, INSTANCES), (read_panoptic, PANOPTIC))
+            for value in (0, -1, -2, 2**31, 2**70)
+        ],
+        *[
+            (read, _changed(content, "images", 0, "id", to=value), f"'id' is {value}, exp.* 0")
+            for read, content in ((read_instances, INSTANCES), (read_panoptic, PANOPTIC))
+            for value in (-5, 2**53)
+        ],
+        (
+            read_panoptic,
+            _changed(PANOPTIC, "categories", 0, "isthing", to=2),
+            "'isthing' is 2, expected 0 or 1",
+        ),
+        (_results_of_any, _result("category_id", 2**70), "'category_id' is 118.*, exp.* 0"),
+        (read_instances, _annotation("bbox", [1e308] * 4), "all within 65536"),
+        (_results, _result("bbox", [-1e308, 0, 1, 1]), "all within 65536"),
+        (_scores, _result("score", 7), "'score' is 7, expected 0..1: .* rescale them"),
+        (_scores, _result("score", -3), "'score' is -3, expected 0..1"),
     ],
 )  # fmt: skip
 def test_bad_input_names_file_and_record(

@@ -7,6 +7,7 @@ Source: the COCO data and results formats. A file that anybody may have made mus
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from u2seg.structures.panoptic import MAX_SEGMENT_ID
 Record = dict[str, Any]
 MAX_SIDE = 1 << 16
 """Sides of an image above this are refused: no camera, and a mask of it would not fit."""
+MAX_IMAGE_ID = (1 << 53) - 1
+"""Above this programs that keep numbers as float64, as many JSON readers do, confuse images."""
+MAX_CATEGORY_ID = (1 << 31) - 1
 
 
 def read_instances(path: Path | str, categories: Collection[int] | None = None) -> Record:
@@ -36,12 +40,14 @@ def read_instances(path: Path | str, categories: Collection[int] | None = None) 
 
     Raises:
         UserError: if the file cannot be read, a key is missing or has another type, an id is
-            used twice, an image or category is unknown, a box is not 4 finite numbers with
-            sides >= 0, or an RLE does not cover exactly its image.
+            used twice, an image id is outside 0..``MAX_IMAGE_ID`` or a category id outside
+            1..``MAX_CATEGORY_ID``, an image or category is unknown, a box is not 4 numbers
+            within ``MAX_SIDE`` with sides >= 0, ``iscrowd`` is neither 0 nor 1, or an RLE does
+            not cover exactly its image.
     """
     content = read_json_object(path, "images", "annotations", "categories")
     sizes = _sizes(path, content)
-    declared = {r["id"] for r in _unique(path, content, "categories", name=str)}
+    declared = {r["id"] for r in _categories(path, content, name=str)}
     known = declared if categories is None else set(categories)
     for where, record in _named(
         path, _unique(path, content, "annotations", image_id=int, category_id=int), "annotations"
@@ -50,6 +56,7 @@ def read_instances(path: Path | str, categories: Collection[int] | None = None) 
         _known(where, record, "category_id", dict.fromkeys(known))
         _check_box(where, record)
         _check_number(where, record, "area", 0.0)
+        _check_flag(where, record, "iscrowd")
         _check_segmentation(where, record, size)
     return content
 
@@ -58,6 +65,7 @@ def read_results(
     path: Path | str,
     sizes: Mapping[int, tuple[int, int]],
     categories: Collection[int] | None = None,
+    scores: tuple[float, float] = (-math.inf, math.inf),
 ) -> list[Record]:
     """Return a checked COCO results file (masks with scores).
 
@@ -66,9 +74,10 @@ def read_results(
             and optionally bbox and area.
         sizes: Image id -> (H, W) of every image the file may speak of.
         categories: Allowed category ids; None = any.
+        scores: Lowest and highest score, inclusive.
 
     Raises:
-        UserError: as ``read_instances``, or if a score is not a finite number.
+        UserError: as ``read_instances``, or if a score is not a finite number within ``scores``.
     """
     records = read_json(path)
     if not isinstance(records, list):
@@ -78,7 +87,8 @@ def read_results(
         size = _known(where, record, "image_id", sizes)
         if categories is not None:
             _known(where, record, "category_id", dict.fromkeys(categories))
-        _check_number(where, record, "score", -math.inf)
+        _check_range(where, record, "category_id", 0, MAX_CATEGORY_ID)
+        check_score(where, record, *scores)
         if "bbox" in record:
             _check_box(where, record)
         if "area" in record:
@@ -95,8 +105,9 @@ def read_panoptic(path: Path | str) -> Record:
             category_id, area) and ``categories`` (id, name, isthing).
 
     Raises:
-        UserError: as ``read_instances``, or if an image has two annotations, or a segment id is
-            outside 1..2^24-1 or used twice in its image.
+        UserError: as ``read_instances``, or if an image has two annotations, ``isthing`` is
+            neither 0 nor 1, an area is no whole number, or a segment id is outside 1..2^24-1 or
+            used twice in its image.
     """
     return check_panoptic(path, read_json_object(path, "images", "annotations", "categories"))
 
@@ -104,7 +115,9 @@ def read_panoptic(path: Path | str) -> Record:
 def check_panoptic(path: Path | str, content: Record) -> Record:
     """Return the content of a COCO panoptic file if it is sound; else UserError as above."""
     sizes = _sizes(path, content)
-    categories = _unique(path, content, "categories", name=str, isthing=int)
+    categories = _categories(path, content, name=str, isthing=int)
+    for where, row in _named(path, categories, "categories"):
+        _check_flag(where, row, "isthing")
     known = {row["id"]: None for row in categories}
     seen: set[int] = set()
     for where, record in _named(path, _list(path, content, "annotations"), "annotations"):
@@ -158,6 +171,18 @@ def segmentation_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
     return {"size": [height, width], "counts": text}
 
 
+def check_score(
+    where: str, record: Record, lowest: float = -math.inf, highest: float = math.inf
+) -> None:
+    """Raise UserError unless ``score`` is a finite number, lowest <= score <= highest."""
+    _check_number(where, record, "score", -math.inf)
+    if not lowest <= record["score"] <= highest:
+        raise UserError(
+            f"{where}: 'score' is {record['score']:g}, expected {lowest:g}..{highest:g}: scores "
+            "are compared with thresholds in that range, so rescale them first"
+        )
+
+
 def _list(path: Path | str, content: Record, key: str) -> list[Any]:
     if not isinstance(content[key], list):
         raise UserError(f"{path}: {key!r} must be a list, found {type(content[key]).__name__}")
@@ -184,9 +209,17 @@ def _unique(path: Path | str, content: Record, key: str, **types: type) -> list[
     return records
 
 
+def _categories(path: Path | str, content: Record, **types: type) -> list[Record]:
+    rows = _unique(path, content, "categories", **types)
+    for where, row in _named(path, rows, "categories"):
+        _check_range(where, row, "id", 1, MAX_CATEGORY_ID)
+    return rows
+
+
 def _sizes(path: Path | str, content: Record) -> dict[int, tuple[int, int]]:
     rows = _unique(path, content, "images", file_name=str, height=int, width=int)
     for where, row in _named(path, rows, "images"):
+        _check_range(where, row, "id", 0, MAX_IMAGE_ID)
         for side in ("height", "width"):
             if not 1 <= row[side] <= MAX_SIDE:
                 raise UserError(f"{where}: {side!r} is {row[side]}, expected 1..{MAX_SIDE}")
@@ -208,8 +241,22 @@ def _known(where: str, record: Record, key: str, known: Mapping[int, Any]) -> An
     return known[record[key]]
 
 
+def _check_range(where: str, record: Record, key: str, lowest: int, highest: int) -> None:
+    if not lowest <= record[key] <= highest:
+        raise UserError(f"{where}: {key!r} is {record[key]}, expected {lowest}..{highest}")
+
+
+def _check_flag(where: str, record: Record, key: str) -> None:
+    """Raise UserError unless a key is 0 or 1, or absent."""
+    value = record.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value not in (0, 1):
+        raise UserError(f"{where}: {key!r} is {_short(value)}, expected 0 or 1")
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number may be too large for a float, which math.isfinite would choke on.
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and abs(value) <= sys.float_info.max
 
 
 def _check_number(where: str, record: Record, key: str, lowest: float) -> None:
@@ -222,9 +269,10 @@ def _check_number(where: str, record: Record, key: str, lowest: float) -> None:
 def _check_box(where: str, record: Record) -> None:
     box = record.get("bbox")
     four = isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)
-    if not four or min(box[2:]) < 0:  # type: ignore[index]
+    if not four or min(box[2:]) < 0 or max(map(abs, box)) > MAX_SIDE:  # type: ignore[index,arg-type]
         raise UserError(
-            f"{where}: 'bbox' is {_short(box)}, expected [x, y, width, height] with sides >= 0"
+            f"{where}: 'bbox' is {_short(box)}, expected [x, y, width, height] with sides >= 0, "
+            f"all within {MAX_SIDE}"
         )
 
 
@@ -271,6 +319,9 @@ def _check_segments(where: str, segments: list[Any], known: Mapping[int, Any]) -
         _check_types(name, segment, {"id": int, "category_id": int})
         _known(name, segment, "category_id", known)
         _check_number(name, segment, "area", 0.0)
+        if segment["area"] != int(segment["area"]):
+            raise UserError(f"{name}: 'area' is {segment['area']}, expected a number of pixels")
+        _check_flag(name, segment, "iscrowd")
         if not 1 <= segment["id"] <= MAX_SEGMENT_ID or segment["id"] in seen:
             raise UserError(
                 f"{name}: the id is outside 1..{MAX_SEGMENT_ID} or used twice in its image"
