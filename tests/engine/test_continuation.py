@@ -94,8 +94,13 @@ def test_remembered_settings_are_those_of_the_beginning(words: list[str], tmp_pa
     more = ["OUTPUT_DIR", str(tmp_path)]
     remember_settings(check(words, *more), resume=False)
     before = (tmp_path / REMEMBERED).read_text()
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
     remember_settings(check(words, *more, "SOLVER.MAX_ITER", "7"), resume=True)
     assert (tmp_path / REMEMBERED).read_text() == before
+    # Killed before its first checkpoint: the next one begins, though with --resume.
+    (tmp_path / "last_checkpoint").unlink()
+    remember_settings(check(words, *more, "SOLVER.MAX_ITER", "7"), resume=True)
+    assert "MAX_ITER: 7" in (tmp_path / REMEMBERED).read_text()
 
 
 def test_a_second_beginning_is_refused(words: list[str]) -> None:

@@ -62,10 +62,11 @@ def check_start(cfg: Any, resume: bool) -> None:
 
 
 def remember_settings(cfg: Any, resume: bool) -> None:
-    """Write ``train_config.yaml``, unless a training goes on."""
-    path = Path(cfg.OUTPUT_DIR) / REMEMBERED
-    if not (resume and path.is_file()):
-        write_text(path, cfg.dump())
+    """Write ``train_config.yaml``, unless a training goes on from a checkpoint."""
+    folder = Path(cfg.OUTPUT_DIR)
+    goes_on = resume and (folder / "last_checkpoint").is_file()
+    if not (goes_on and (folder / REMEMBERED).is_file()):
+        write_text(folder / REMEMBERED, cfg.dump())
 
 
 def check_same(cfg: Any, remembered: dict[str, Any]) -> None:
