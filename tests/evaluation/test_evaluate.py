@@ -167,6 +167,21 @@ def test_identity(tmp_path: Path) -> None:
     assert metrics["panoptic"]["stuff"]["PQ"] == 100.0
 
 
+def test_identity_counts_every_predicted_stuff_segment(tmp_path: Path) -> None:
+    """Grass of image 22 in two segments: one of 9 of its 15 pixels matches, the other is wrong."""
+    maps = truth_maps()
+    ids, segments = maps[22]
+    ids[3, :] = 4
+    segments[4] = 3
+    folder = write_predictions(tmp_path / "p", maps, LabelSpace(num_things=2, num_stuff=2))
+    settings = EvalSettings(protocol="identity", bootstrap=0)
+    metrics = evaluate_folder(folder, write_truth(tmp_path), settings)
+    grass = metrics["panoptic"]["per_class"]["grass"]
+    assert (grass["tp"], grass["fp"], grass["fn"]) == (2, 1, 0)
+    assert grass["PQ"] == pytest.approx(100 * (1 + 9 / 15) / 2.5)
+    assert metrics["protocol"]["merge_stuff"] is False
+
+
 def test_images_without_prediction_count_as_empty(tmp_path: Path) -> None:
     maps = relabelled(CLUSTERS)
     del maps[22]
@@ -244,7 +259,7 @@ def test_coco_predictions_score_as_in_panopticapi(tmp_path: Path) -> None:
     metrics = evaluate_folder(
         folder,
         GroundTruth(tmp_path / "truth.json", golden / "coco_gt"),
-        EvalSettings(matching="identity", merge_stuff=False),
+        EvalSettings(protocol="identity"),
     )
     expected = json.loads((golden / "expected_pq.json").read_text())["coco_pred_first30"]
     for part, name in (("all", "All"), ("things", "Things"), ("stuff", "Stuff")):

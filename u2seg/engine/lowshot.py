@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from u2seg.config.evaluation import EvalSettings
 from u2seg.data.lowshot import LabelledSet, Labels, choose_images, read_labels, write_share
 from u2seg.errors import UserError
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.mapping_file import mapping_json
-from u2seg.evaluation.protocols import EvalProtocol
+from u2seg.evaluation.protocols import protocol_of
 from u2seg.io.atomic import write_json
 
 logger = logging.getLogger(__name__)
@@ -72,13 +74,14 @@ def subset_json(labels: Labels, image_ids: list[int], percent: float, seed: int)
 def real_classes(labels: Labels) -> ClusterMapping:
     """Return the mapping from the model's categories 1..K+S to those of the data set."""
     space, ids = labels.space, labels.categories
+    protocol = protocol_of(EvalSettings(protocol="identity"), space.num_things)
     count = space.num_things
     things = dict(enumerate(ids[:count], start=1))
     stuff = dict(enumerate(ids[count:], start=count + 1))
     return ClusterMapping(
         things=things,
         stuff=stuff,
-        protocol=EvalProtocol("identity", "identity", note="real labels").to_json(),
+        protocol=replace(protocol, note="real labels").to_json(),
         clusters=(tuple(things), tuple(stuff)),
         classes=tuple(
             (old, space.name(new), new <= count) for new, old in {**things, **stuff}.items()
