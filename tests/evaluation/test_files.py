@@ -14,6 +14,10 @@ from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import GroundTruth, evaluate_folder, passes
+from u2seg.evaluation.classsets import ClassSet, SetClass
+from u2seg.evaluation.classview import with_classes
+from u2seg.evaluation.readers import open_truth
+from u2seg.evaluation.truth import TASKS, Truth
 from u2seg.io.png import write_label_png, write_panoptic_png
 from u2seg.structures.labels import LabelSpace
 
@@ -193,3 +197,113 @@ def test_nothing_is_written_after_an_error(folder: Path, truth: GroundTruth) -> 
     with pytest.raises(UserError):
         evaluate_folder(folder, truth, EvalSettings())
     assert not (folder / "metrics.json").exists() and not (folder / "mapping.json").exists()
+
+
+def opened(truth: GroundTruth, way: str) -> GroundTruth | Truth:
+    """As train_net gives its truth, or as tools/evaluate.py opens it."""
+    if way == "paths":
+        return truth
+    return open_truth("coco-panoptic", [truth.panoptic_json, truth.panoptic_pngs])
+
+
+def edit_segment(truth: GroundTruth, **values: Any) -> None:
+    """Change the first segment, a cat of 4 pixels, of the first true image."""
+    edit(truth.panoptic_json, lambda c: c["annotations"][0]["segments_info"][0].update(**values))
+
+
+@pytest.mark.parametrize("way", ["paths", "opened"])
+@pytest.mark.parametrize("area", [0, 0.5, 25, 1e300])
+def test_impossible_true_areas_are_refused_before_the_pass(
+    folder: Path, truth: GroundTruth, way: str, area: float
+) -> None:
+    edit_segment(truth, area=area)
+    with pytest.raises(UserError, match=r"truth\.json.*(area 0|area 25|area 10{9}|'area' is 0.5)"):
+        evaluate_folder(folder, opened(truth, way), EvalSettings())
+
+
+@pytest.mark.parametrize("way", ["paths", "opened"])
+@pytest.mark.parametrize("area", [1, 3, 5])
+def test_true_areas_are_the_pixels_of_the_map(
+    folder: Path, truth: GroundTruth, way: str, area: int
+) -> None:
+    edit_segment(truth, area=area)
+    message = f"segment id 11 of image 21 has the area {area}, but 4 pixels in .*a/first.png"
+    with pytest.raises(UserError, match=message):
+        evaluate_folder(folder, opened(truth, way), EvalSettings(bootstrap=0))
+    assert not (folder / "metrics.json").exists()
+    edit_segment(truth, area=4)
+    metrics = evaluate_folder(folder, opened(truth, way), EvalSettings(bootstrap=0))
+    assert metrics["panoptic"]["all"]["PQ"] == 100.0
+
+
+def test_merged_stuff_has_the_area_of_both(folder: Path, truth: GroundTruth) -> None:
+    """Grass and sky of the first image become one class: one segment of 9 + 6 pixels."""
+    classes = (SetClass(1, "animal", True, (1, 2)), SetClass(2, "outside", False, (3, 4)))
+    names = {1: "cat", 2: "dog", 3: "grass", 4: "sky"}
+    merged = ClassSet("two", "two classes", TASKS, names, classes)
+    view = with_classes(opened(truth, "opened"), merged, merge_stuff=True)
+    evaluate_folder(folder, view, EvalSettings(bootstrap=0))
+    grass = 2
+    edit(
+        truth.panoptic_json,
+        lambda c: c["annotations"][0]["segments_info"][grass].update(area=1),
+    )
+    with pytest.raises(UserError, match=r"segment id 13 of image 21 has the area"):
+        evaluate_folder(
+            folder, with_classes(opened(truth, "opened"), merged, merge_stuff=True), EvalSettings()
+        )
+
+
+def test_a_true_segment_without_a_pixel(folder: Path, truth: GroundTruth) -> None:
+    ghost = {"id": 500, "category_id": 1, "area": 5, "iscrowd": 0}
+    edit(truth.panoptic_json, lambda c: c["annotations"][0]["segments_info"].append(ghost))
+    with pytest.raises(UserError, match="segment id 500 of image 21 has the area 5, but 0 pixels"):
+        evaluate_folder(folder, truth, EvalSettings())
+
+
+@pytest.mark.parametrize("way", ["paths", "opened"])
+def test_a_crowd_is_0_or_1(folder: Path, truth: GroundTruth, way: str) -> None:
+    edit_segment(truth, iscrowd="0")
+    with pytest.raises(UserError, match=r"segments_info\[0\] .*'iscrowd' is '0', expected 0 or 1"):
+        evaluate_folder(folder, opened(truth, way), EvalSettings())
+
+
+@pytest.mark.parametrize("category", [0, -1, -2])
+def test_class_ids_are_above_0(folder: Path, truth: GroundTruth, category: int) -> None:
+    def change(content: Any) -> None:
+        content["categories"][2]["id"] = category
+        for annotation in content["annotations"]:
+            for segment in annotation["segments_info"]:
+                if segment["category_id"] == 3:
+                    segment["category_id"] = category
+
+    edit(truth.panoptic_json, change)
+    with pytest.raises(UserError, match=rf"truth\.json: categories\[2\].*'id' is {category}, exp"):
+        evaluate_folder(folder, truth, EvalSettings())
+
+
+@pytest.mark.parametrize("score", [7, -3, 1.01])
+def test_scores_of_predictions_are_0_to_1(folder: Path, truth: GroundTruth, score: float) -> None:
+    edit(folder / "instances.json", lambda c: c[0].update(score=score))
+    with pytest.raises(UserError, match=rf"results\[0\]: 'score' is {score}, expected 0..1"):
+        evaluate_folder(folder, truth, EvalSettings())
+
+
+@pytest.mark.parametrize("way", ["paths", "opened"])
+def test_a_truth_that_is_void_everywhere(folder: Path, truth: GroundTruth, way: str) -> None:
+    edit(truth.panoptic_json, lambda c: [a.update(segments_info=[]) for a in c["annotations"]])
+    with pytest.raises(UserError, match=r"none of its 2 annotated images has a segment"):
+        evaluate_folder(folder, opened(truth, way), EvalSettings())
+
+
+def test_instances_without_a_panoptic_annotation_still_count(
+    folder: Path, truth: GroundTruth
+) -> None:
+    """The second image is empty to PQ, but its two cats vote and are found."""
+    edit(folder / "panoptic.json", lambda c: c["annotations"].pop())
+    metrics = evaluate_folder(folder, truth, EvalSettings(bootstrap=0))
+    assert metrics["protocol"]["images_without_prediction"] == 1
+    assert metrics["panoptic"]["per_class"]["cat"]["fn"] == 2
+    assert metrics["instances"]["segm"]["AP"] == pytest.approx(100.0)
+    content = json.loads((folder / "mapping.json").read_text())
+    assert content["things"]["3"]["votes"] == 3

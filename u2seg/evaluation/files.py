@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from u2seg.errors import UserError
+from u2seg.evaluation.overlap import Overlap
 from u2seg.evaluation.panoptic import TruthSegment
 from u2seg.evaluation.truth import TASKS, TrueImage, Truth
 from u2seg.io.coco import image_sizes, read_panoptic, read_results, segmentation_rle
@@ -25,6 +26,8 @@ PSEUDO_LABELS = "pseudo-labels"
 """``protocol.reference`` of an evaluation without ground truth."""
 FAST_FROM = 100
 """Images from which on numba's start pays for decoding PNGs with it."""
+SCORES = (0.0, 1.0)
+"""Range of scores of instances: the thresholds of votes lie in it."""
 SHOWN = 5
 """Ids named in a message."""
 
@@ -166,23 +169,71 @@ def read_truth(truth: GroundTruth) -> PanopticSet:
     """Return the truth.
 
     Raises:
-        UserError: if a file is missing or garbled, annotates no image, or declares a segment
-            with less than one pixel.
+        UserError: if a file is missing or garbled; or as ``check_true_segments``.
     """
     if not Path(truth.panoptic_pngs).is_dir():
         raise UserError(f"the folder of true PNGs, {truth.panoptic_pngs}, does not exist")
     result = read_panoptic_set(Path(truth.panoptic_json), Path(truth.panoptic_pngs))
-    if not result.segments:
-        raise UserError(f"{truth.panoptic_json} annotates no image: nothing to evaluate on")
-    for image_id, segments in result.segments.items():
-        empty = [i for i, segment in segments.items() if segment.area < 1]
-        if empty:
-            raise UserError(
-                f"{truth.panoptic_json}: segment id {some(empty)} of image {image_id} has the "
-                "area 0, expected its number of pixels: panoptic quality rests on the areas of "
-                "the JSON, so write them there or leave the segment out"
-            )
+    check_true_segments(result)
     return result
+
+
+def check_true_segments(truth: PanopticSet) -> None:
+    """Refuse a truth of COCO panoptic files that has nothing to score, or areas that cannot be.
+
+    Raises:
+        UserError: if no image is annotated, no image has a segment, or a segment has the area 0
+            or more pixels than its image.
+    """
+    if not truth.segments:
+        raise UserError(f"{truth.source} annotates no image: nothing to evaluate on")
+    if not any(truth.segments.values()):
+        raise UserError(
+            f"{truth.source}: none of its {len(truth.segments)} annotated images has a segment, "
+            "so all is void: nothing to evaluate on"
+        )
+    for image_id, segments in truth.segments.items():
+        height, width = truth.sizes[image_id]
+        odd = [i for i, s in segments.items() if not 1 <= s.area <= height * width]
+        if odd:
+            raise UserError(
+                f"{truth.source}: segment id {some(odd)} of image {image_id} has the area "
+                f"{segments[min(odd)].area}, expected its number of pixels, 1..{height * width}: "
+                "panoptic quality rests on the areas of the JSON, so write them there or leave "
+                "the segment out"
+            )
+
+
+def check_areas(
+    truth: Truth, image_id: int, segments: Mapping[int, TruthSegment], overlap: Overlap
+) -> None:
+    """Refuse true segments whose area is not their number of pixels in the map.
+
+    panopticapi counts with the areas of the JSON and never looks at the map, so a JSON that does
+    not belong to its maps gives figures without meaning, above 100 % too.
+
+    Args:
+        truth: For the message.
+        image_id: The image.
+        segments: Of the image.
+        overlap: The map against any other.
+
+    Raises:
+        UserError: if an area differs; names the segment and both numbers.
+    """
+    found = dict.fromkeys(segments, 0)
+    for segment, pixels in zip(overlap.truth.tolist(), overlap.pixels.tolist(), strict=True):
+        if segment in found:
+            found[segment] += pixels
+    odd = [i for i, segment in segments.items() if segment.area != found[i]]
+    if odd:
+        first = min(odd)
+        raise UserError(
+            f"{truth.source}: segment id {some(odd)} of image {image_id} has the area "
+            f"{segments[first].area}, but {found[first]} pixels in {truth.path(image_id)}: the "
+            "JSON and the maps do not belong together, or the areas were not written anew after "
+            "a map was changed"
+        )
 
 
 def read_predictions(folder: Path, truth: Truth) -> Predictions:
@@ -195,7 +246,8 @@ def read_predictions(folder: Path, truth: Truth) -> Predictions:
 
     Raises:
         UserError: if a file is missing or garbled, speaks of an image that the truth does not
-            annotate, has a mask of another size, or disagrees with ``labelspace.json``.
+            annotate, has a mask of another size or a score outside 0..1, or disagrees with
+            ``labelspace.json``.
     """
     if not (folder / "panoptic.json").is_file():
         raise UserError(
@@ -205,8 +257,9 @@ def read_predictions(folder: Path, truth: Truth) -> Predictions:
     _check_images(panoptic.source, panoptic.segments, truth)
     _check_label_space(folder, panoptic)
     sizes = {image_id: truth.sizes[image_id] for image_id in truth.stems}
-    results = read_results(folder / "instances.json", {**panoptic.sizes, **sizes}, panoptic.things)
-    _check_images(folder / "instances.json", {r["image_id"] for r in results}, truth)
+    source = folder / "instances.json"
+    results = read_results(source, {**panoptic.sizes, **sizes}, panoptic.things, SCORES)
+    _check_images(source, {r["image_id"] for r in results}, truth)
     instances: dict[int, list[dict[str, Any]]] = {}
     for result in results:
         instances.setdefault(result["image_id"], []).append(

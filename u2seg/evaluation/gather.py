@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from u2seg.evaluation.files import FAST_FROM, Predictions, check_ids, check_shape
+from u2seg.evaluation.files import FAST_FROM, Predictions, check_areas, check_ids, check_shape
 from u2seg.evaluation.instance import truth_instances
 from u2seg.evaluation.overlap import Overlap, count_overlaps
 from u2seg.evaluation.panoptic import TruthSegment
@@ -125,8 +125,9 @@ def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTab
         image_id: An image of the truth.
 
     Raises:
-        UserError: if a file is missing or unreadable, sizes differ, or a map holds ids that its
-            list of segments lacks, or the other way round.
+        UserError: if a file is missing or unreadable, sizes differ, a map holds ids that its
+            list of segments lacks or the other way round, or a true segment has another area
+            than the truth declares.
     """
     true = truth.read(image_id)
     guess = _predicted_ids(predicted, image_id, true.ids.shape)
@@ -134,6 +135,7 @@ def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTab
     fast = len(predicted.panoptic.segments) >= FAST_FROM
     overlap = count_overlaps(true.ids, found, fast=fast)
     check_ids(truth, image_id, true.segments, overlap.truth.tolist())
+    check_areas(truth, image_id, true.segments, overlap)
     if guess is not None:
         predicted.panoptic.check_ids(image_id, overlap.predicted.tolist(), every=True)
     segments = predicted.panoptic.segments.get(image_id, {})

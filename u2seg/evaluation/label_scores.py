@@ -16,6 +16,7 @@ from u2seg.errors import UserError
 from u2seg.evaluation.files import (
     GroundTruth,
     PanopticSet,
+    check_areas,
     check_shape,
     read_panoptic_set,
     read_truth,
@@ -45,7 +46,8 @@ def score_labels(labels: Path, truth: GroundTruth) -> dict[str, Any]:
         ``SQ``, ``RQ`` in percent, and ``tp``, ``fp``, ``fn``.
 
     Raises:
-        UserError: if a file is missing or garbled, sizes differ, or no image is known to both.
+        UserError: if a file is missing or garbled, sizes or true areas differ, or no image is
+            known to both.
     """
     true_set = read_truth(truth)
     folder = Path(labels) / "panoptic"
@@ -88,6 +90,7 @@ def _overlap(true_set: PanopticSet, true_id: int, found: PanopticSet, found_id: 
     check_shape(found.path(found_id), guess.shape, ids.shape, "the true map has")
     overlap = count_overlaps(ids, guess)
     true_set.check_ids(true_id, set(overlap.truth.tolist()))
+    check_areas(true_set, true_id, true_set.segments[true_id], overlap)
     found.check_ids(found_id, set(overlap.predicted.tolist()), every=True)
     return overlap
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import UserError
-from u2seg.evaluation.files import PanopticSet, panoptic_set
+from u2seg.evaluation.files import PanopticSet, check_true_segments, panoptic_set
 from u2seg.evaluation.readers.folder import check_folder
 from u2seg.evaluation.truth import INSTANCES, TrueImage
 from u2seg.io.coco import image_sizes, read_instances, read_panoptic, segmentation_rle
@@ -44,7 +44,7 @@ def open_coco_panoptic(annotations: Path, pngs: Path) -> PanopticTruth:
         pngs: Folder of the RGB id maps that the JSON names.
 
     Raises:
-        UserError: if a file is missing or garbled, or no image is annotated.
+        UserError: if a file is missing or garbled; or as ``check_true_segments``.
     """
     check_folder(pngs, f"the PNGs that {annotations} names")
     return panoptic_truth(read_panoptic(annotations), annotations, pngs)
@@ -53,8 +53,7 @@ def open_coco_panoptic(annotations: Path, pngs: Path) -> PanopticTruth:
 def panoptic_truth(content: Record, source: Path, pngs: Path) -> PanopticTruth:
     """Return the truth in the checked content of a COCO panoptic file; see above."""
     plain = panoptic_set(content, source, pngs)
-    if not plain.segments:
-        raise UserError(f"{source} annotates no image: nothing to evaluate on")
+    check_true_segments(plain)
     names = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
     values = {one.name: getattr(plain, one.name) for one in fields(plain)}
     return PanopticTruth(**values, photographs=names)
