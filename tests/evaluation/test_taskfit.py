@@ -102,6 +102,11 @@ def test_sixteen_classes_things_are_one_by_definition(tmp_path: Path) -> None:
     metrics = evaluate_folder(folder, truth, PLAIN)
     mapping = json.loads((folder / "mapping.json").read_text())
     assert {row["class_name"] for row in mapping["things"].values()} == {"things"}
+    # cats have 13 pixels, the dog 4; cluster 2 none
+    assert {k: (r["votes"], r["IoU"]) for k, r in mapping["things"].items()} == {
+        "1": (0, pytest.approx(100 * 4 / 17)), "2": (0, 0.0), "3": (0, pytest.approx(1300 / 17)),
+    }  # fmt: skip
+    assert metrics["protocol"]["things"] == {"votes": "none"}
     assert mapping["stuff"]["5"]["class_name"] == "plant"
     assert mapping["stuff"]["4"]["class_name"] == "water"
     assert metrics["semantic"]["mIoU"] == 100.0
@@ -111,19 +116,7 @@ def test_sixteen_classes_things_are_one_by_definition(tmp_path: Path) -> None:
 
 def test_95_classes_merged_and_not(tmp_path: Path) -> None:
     """A river and a sea predicted as one water: unmatched as two, matched as one."""
-    pngs = tmp_path / "truth"
-    write_panoptic_png(pngs / "a.png", np.array([[1, 1, 2, 2]], dtype=np.int32))
-    segments = [
-        {"id": i, "category_id": c, "area": 2, "bbox": [0, 0, 2, 1], "iscrowd": 0}
-        for i, c in ((1, 148), (2, 155))
-    ]
-    content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "height": 1, "width": 4}],
-        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
-        "categories": [{"id": 148, "name": "river", "isthing": 0},
-                       {"id": 155, "name": "sea", "isthing": 0}],
-    }  # fmt: skip
-    paths = [formats.write_json(tmp_path / "t.json", content), pngs]
+    paths = river_and_sea(tmp_path)
     folder = result_folder(tmp_path / "p", {"a": [[2, 2, 2, 2]]}, LabelSpace(1, 1))
     scores = {}
     for merged in (False, True):
@@ -143,6 +136,56 @@ def test_95_classes_merged_and_not(tmp_path: Path) -> None:
             assert ["as", "they", "are,", "stuff", "0.00", "0.00", "0.00", "1"] in lines
         assert metrics["semantic"]["mIoU"] == 100.0
     assert scores == {False: 0.0, True: 100.0}
+
+
+def river_and_sea(root: Path) -> list[Path]:
+    """Write a truth of two pixels of river and two of sea: both are water in coco-95."""
+    write_panoptic_png(root / "truth" / "a.png", np.array([[1, 1, 2, 2]], dtype=np.int32))
+    segments = [
+        {"id": i, "category_id": c, "area": 2, "bbox": [0, 0, 2, 1], "iscrowd": 0}
+        for i, c in ((1, 148), (2, 155))
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 1, "width": 4}],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": 148, "name": "river", "isthing": 0},
+                       {"id": 155, "name": "sea", "isthing": 0}],
+    }  # fmt: skip
+    return [formats.write_json(root / "t.json", content), root / "truth"]
+
+
+@pytest.mark.parametrize("protocol", ["cups", "u2seg-released"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_stuff_is_merged_on_both_sides_or_on_neither(
+    tmp_path: Path, protocol: str, merged: bool
+) -> None:
+    """River and sea as in the truth are right: one of the two merged alone would match nothing."""
+    paths = river_and_sea(tmp_path)
+    folder = result_folder(tmp_path / "p", {"a": [[2, 2, 3, 3]]}, LabelSpace(1, 2))
+    settings = EvalSettings(
+        protocol=protocol, classes="coco-95", merge_true_stuff=merged, bootstrap=0
+    )
+    truth = scored_truth("coco-panoptic", paths, settings, folder)
+    metrics = evaluate_folder(folder, truth, settings)
+    assert metrics["panoptic"]["stuff"]["PQ"] == 100.0
+    assert metrics["protocol"]["merge_stuff"] is merged
+    if not merged:
+        assert metrics["stuff_merging"]["neither"]["all"] == metrics["panoptic"]["all"]
+    own = scored_truth("coco-panoptic", paths, EvalSettings(), folder)
+    metrics = evaluate_folder(folder, own, EvalSettings(protocol=protocol, bootstrap=0))
+    assert metrics["protocol"]["merge_stuff"] is (protocol == "cups")
+
+
+def test_why_a_truth_is_scored_by_pixels_alone(tmp_path: Path) -> None:
+    paths, rule = river_and_sea(tmp_path), protocol_of(PLAIN, 3)
+    for settings, why in (
+        (EvalSettings(classes="cocostuff-27"), "cocostuff-27 is a set for semantic maps"),
+        (EvalSettings(crop=1), "a crop is scored as a semantic map"),
+    ):
+        note = rule_for(rule, scored_truth("coco-panoptic", paths, settings)).note
+        assert note.endswith(f"all clusters to all classes, by pixels: {why}")
+    own = open_truth("camvid", formats.camvid(tmp_path / "camvid"))
+    assert rule_for(rule, own).note.endswith("by pixels: no panoptic truth")
 
 
 @needs_shared("data", "coco_train128", "panoptic_train2017.json")
@@ -267,10 +310,11 @@ def test_pixels_cannot_vote_where_there_are_instances_alone(tmp_path: Path) -> N
     truth = open_truth("uvo", [path])
     rule = rule_for(protocol_of(EvalSettings(protocol="cups"), 3), truth)
     assert rule.things.votes == "instances" and rule.matching == "hungarian+majority"
-    assert "no panoptic truth" in rule.note
+    assert "instances alone are scored" in rule.note
     released = protocol_of(EvalSettings(protocol="u2seg-released"), 3)
     assert rule_for(released, truth) is released
-    assert rule_for(rule, open_truth("uvo", [path], "uvo")) is rule
+    object_set = rule_for(rule, open_truth("uvo", [path], "uvo"))
+    assert object_set.things.votes == "none" and object_set.in_words()[1] == "none"
 
 
 def test_predictions_of_other_photographs_are_refused(tmp_path: Path) -> None:

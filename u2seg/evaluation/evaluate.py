@@ -336,7 +336,8 @@ def _fit(rule: EvalProtocol, shared: _Pass) -> ClusterMapping:
         mapping = identity_mapping(rule, clusters, truth)
     else:
         share = shared.settings.fit_share
-        mapping = settled(fit_mapping(rule, shared.fit, clusters, truth, share), truth)
+        mapping = fit_mapping(rule, shared.fit, clusters, truth, share)
+        mapping = settled(mapping, truth, shared.fit)
     return replace(mapping, class_set=str(truth_words(truth)["class_set"]))
 
 

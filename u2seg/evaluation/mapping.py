@@ -141,7 +141,7 @@ def _match(
     votes = np.zeros_like(pixels.votes)
     if protocol.things.votes == "pixels":
         votes[:rows, :cols] = pixels.votes[:rows, :cols]
-    else:
+    elif protocol.things.votes == "instances":
         votes[:rows, :cols] = thing_votes(tables, predicted.things, truth.things, protocol.things)
     votes[rows:, cols:] = stuff_votes(tables, predicted.stuff, truth.stuff, protocol.stuff)
     things = match(protocol.matching, votes[:rows, :cols])

@@ -20,7 +20,7 @@ from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.overlap import Overlap
 from u2seg.evaluation.panoptic import mean_quality
 from u2seg.evaluation.segments import joined_segments, merge_targets
-from u2seg.evaluation.taskfit import class_view
+from u2seg.evaluation.taskfit import class_view, collects_stuff
 from u2seg.evaluation.truth import PANOPTIC, Truth
 
 
@@ -43,7 +43,7 @@ def stuff_merging(
     view = class_view(truth)
     if PANOPTIC not in truth.tasks or view is None or view.merge_stuff:
         return None
-    if all(len(c.members) < 2 for c in view.class_set.classes if not c.isthing):
+    if not collects_stuff(truth):
         return None
     merged = [merged_truth(table, truth.stuff) for table in tables]
     return {

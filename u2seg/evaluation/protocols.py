@@ -32,8 +32,8 @@ class ThingRule:
     """What a vote for a thing class is.
 
     Args:
-        votes: ``instances`` (pairs of instances) or ``pixels`` of the panoptic maps; then the
-            rest does not apply.
+        votes: ``instances`` (pairs of instances), or ``pixels`` of the panoptic maps, or ``none``
+            (no class of things is fitted); then the rest does not apply.
         overlap: ``mask`` or ``box`` IoU.
         iou: Least IoU of a pair, 0..1.
         strict: The IoU must be above ``iou``, not equal to it.
@@ -59,8 +59,8 @@ class ThingRule:
             >>> ThingRule(overlap="box", iou=0.7, strict=True, crowds=True).in_words()
             'pairs with a box IoU > 0.7, score >= 0.3, crowds too'
         """
-        if self.votes == "pixels":
-            return "pixels"
+        if self.votes != "instances":
+            return self.votes
         pairs = "best pair of a prediction" if self.pairs == "best" else "pairs"
         iou = f"{self.overlap} IoU {'>' if self.strict else '>='} {self.iou:g}"
         score = f"score {'>' if self.strict_score else '>='} {self.score:g}"
@@ -122,8 +122,8 @@ class EvalProtocol:
         if self.matching == "identity":
             del content["things"], content["stuff"], content["apart"]
             return content
-        if self.things.votes == "pixels":
-            content["things"] = {"votes": "pixels"}
+        if self.things.votes != "instances":
+            content["things"] = {"votes": self.things.votes}
         if self.stuff.votes == "pixels":
             content["stuff"] = {"votes": "pixels"}
         return content

@@ -6,19 +6,25 @@
   from votes to classes (one to one, majority, ...) stays.
 * Where a truth has instances alone, they vote as instances: there are no pixels to count.
 * In a class set in which every thing is of one class, so is every thing cluster: that is the
-  definition of the set, not a fit.
+  definition of the set, not a fit, and takes no votes.
+* Where a class set collects several stuff classes into one, an image may have several true
+  segments of it. Predicted segments are merged if the true ones are (``MERGE_TRUE_STUFF``), and
+  else are not: merging one side alone measures neither.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from u2seg.evaluation.classview import ClassView
 from u2seg.evaluation.crop import crop_side
-from u2seg.evaluation.mapping import ClusterMapping
+from u2seg.evaluation.gather import ImageTable
+from u2seg.evaluation.mapping import ClusterMapping, ClusterRow
 from u2seg.evaluation.protocols import EvalProtocol, StuffRule, ThingRule
-from u2seg.evaluation.truth import INSTANCES, SEMANTIC, Truth
+from u2seg.evaluation.truth import INSTANCES, PANOPTIC, SEMANTIC, Truth
 from u2seg.evaluation.truthview import TruthView
+from u2seg.evaluation.votes import pixel_counts
 
 
 def class_view(truth: Truth) -> ClassView | None:
@@ -40,6 +46,14 @@ def truth_words(truth: Truth) -> dict[str, object]:
     return {"class_set": name, "merge_true_stuff": view.merge_stuff, "crop": crop}
 
 
+def collects_stuff(truth: Truth) -> bool:
+    """Return whether a truth is seen through a set in which a stuff class collects several."""
+    view = class_view(truth)
+    return view is not None and any(
+        len(c.members) > 1 for c in view.class_set.classes if not c.isthing
+    )
+
+
 def rule_for(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
     """Return a protocol as it is used on a truth; see the head of this module.
 
@@ -47,10 +61,15 @@ def rule_for(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
         rule: The protocol.
         truth: The truth.
     """
-    if _every_thing(truth) or rule.matching == "identity":
+    rule = with_merging(rule, truth)
+    if rule.matching == "identity":
         return rule
+    if _every_thing(truth):
+        note = "every thing cluster is of the one class of things, without votes"
+        things = ThingRule(votes="none")
+        return replace(rule, things=things, apart=True, note=_also(rule.note, note))
     if truth.tasks == {SEMANTIC}:
-        note = "all clusters to all classes, by pixels: no panoptic truth"
+        note = f"all clusters to all classes, by pixels: {_why_semantic(truth)}"
         return replace(
             rule,
             things=ThingRule(votes="pixels"),
@@ -61,29 +80,60 @@ def rule_for(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
     if truth.tasks == {INSTANCES} and rule.things.votes == "pixels":
         own = ThingRule()
         note = (
-            f"things vote by instances (mask IoU {own.iou}, score {own.score}): no panoptic truth"
+            f"things vote by instances (mask IoU {own.iou}, score {own.score}): instances alone "
+            "are scored"
         )
         return replace(rule, things=own, apart=True, note=_also(rule.note, note))
     return rule
+
+
+def with_merging(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
+    """Return a protocol that merges predicted stuff as a truth's own stuff is merged.
+
+    Args:
+        rule: Its ``merge_stuff`` stays where no stuff class of the truth collects several.
+        truth: The truth.
+    """
+    view = class_view(truth)
+    if view is None or not collects_stuff(truth):
+        return rule
+    return replace(rule, merge_stuff=view.merge_stuff)
+
+
+def settled(mapping: ClusterMapping, truth: Truth, tables: Sequence[ImageTable]) -> ClusterMapping:
+    """Return a mapping in which thing clusters have the one class of things, if there is one.
+
+    Args:
+        mapping: A fit.
+        truth: The truth.
+        tables: Of the images of the fit.
+    """
+    one = _every_thing(truth)
+    if not one or mapping.matching == "identity":
+        return mapping
+    things, stuff = mapping.clusters
+    classes = (*truth.things, *truth.stuff)
+    pixels, col = pixel_counts(tables, (*things, *stuff), classes), classes.index(one)
+    rows = {cluster: ClusterRow(iou=pixels.iou(row, col)) for row, cluster in enumerate(things)}
+    return replace(mapping, things=dict.fromkeys(things, one), rows={**mapping.rows, **rows})
+
+
+def _every_thing(truth: Truth) -> int:
+    view = class_view(truth)
+    return view.class_set.every_thing if view else 0
 
 
 def _also(note: str, more: str) -> str:
     return f"{note}; {more}" if note else more
 
 
-def settled(mapping: ClusterMapping, truth: Truth) -> ClusterMapping:
-    """Return a mapping in which thing clusters have the one class of things, if there is one."""
-    one = _every_thing(truth)
-    if not one or mapping.matching == "identity":
-        return mapping
-    things = mapping.clusters[0]
-    rows = dict(mapping.rows)
-    for cluster in things:
-        row = rows[cluster]
-        rows[cluster] = replace(row, votes=row.total_votes)
-    return replace(mapping, things=dict.fromkeys(things, one), rows=rows)
-
-
-def _every_thing(truth: Truth) -> int:
+def _why_semantic(truth: Truth) -> str:
+    inner = truth
+    while isinstance(inner, TruthView):
+        inner = inner.truth
+    if PANOPTIC not in inner.tasks:
+        return "no panoptic truth"
     view = class_view(truth)
-    return view.class_set.every_thing if view else 0
+    if view is not None and PANOPTIC not in view.class_set.tasks:
+        return f"{view.class_set.name} is a set for semantic maps"
+    return "a crop is scored as a semantic map"
