@@ -13,6 +13,7 @@ from u2seg.config.schema import EvalSettings
 from u2seg.engine.args import train_parser
 from u2seg.engine.evalchoice import EvalChoice, eval_choice, mapping_of_labels
 from u2seg.errors import UserError
+from u2seg.evaluation.holdout import Split
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.mapping_file import mapping_json
 from u2seg.evaluation.protocols import protocol_of
@@ -32,6 +33,7 @@ def write_mapping(path: Path, stuff: tuple[int, ...] = (4, 5)) -> Path:
         protocol=protocol_of(EvalSettings(protocol="cups"), 3).to_json(),
         clusters=((1, 2, 3), stuff),
         classes=((17, "cat", True),),
+        fitted_on=Split("heldout.json", "", ("12400c316e74",)),
     )
     path.write_text(json.dumps(mapping_json(mapping)))
     return path

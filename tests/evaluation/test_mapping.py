@@ -268,6 +268,23 @@ def drop(key: str) -> Callable[[dict], Any]:
         (lambda c: c["protocol"].update(merge_stuff="no"), "garbled .*merge_stuff"),
         (lambda c: c["protocol"].pop("name"), "garbled .*name"),
         (lambda c: c.update(fitted_on=[]), "garbled"),
+        (lambda c: c["votes"].append([1, 9999, 3]), r"\[1, 9999, 3\], whose cluster or class is"),
+        (lambda c: c["votes"].append([99, 1, 3]), r"\[99, 1, 3\], whose cluster or class is unk"),
+        (lambda c: c["votes"].append([1, 1, 2.5]), "a number of votes is 2.5, expected a whole"),
+        (lambda c: c["things"]["1"].update(class_id=3), "cluster 1 has class_id 3 of other kind"),
+        (lambda c: c["stuff"]["4"].update(class_id=1), "cluster 4 has class_id 1 of other kind"),
+        (lambda c: c["things"]["1"].update(class_id=True), "class_id is True, expected a whole"),
+        (lambda c: c["things"]["1"].update(class_id=1.0), "class_id is 1.0, expected a whole"),
+        (lambda c: c["things"]["1"].update(votes=-1), "votes is -1, expected a whole number"),
+        (lambda c: c["things"]["1"].update(IoU=1e9), "IoU is 1000000000.0"),
+        (lambda c: c["stuff"].update({"1": c["stuff"].pop("4")}), "cluster 1 is among things and"),
+        (lambda c: c["classes"].append(c["classes"][0]), "an id of classes is used twice"),
+        (lambda c: c["classes"][0].update(name=5), "a class is .*'name': 5"),
+        (lambda c: c["classes"][0].update(isthing=2), "a class is .*'isthing': 2"),
+        (lambda c: c["protocol"].update(matching="xx"), "garbled .*'xx'"),
+        (lambda c: c["protocol"].update(matching=["x"]), "garbled"),
+        (lambda c: c.update(fitted_on=None), "fitted_on is None, but the matching hungarian"),
+        (lambda c: c["protocol"].update(matching="identity"), "truth.json, but the matching ide"),
     ],
 )
 def test_garbled_files_are_refused(tmp_path: Path, change, message: str) -> None:
@@ -277,6 +294,15 @@ def test_garbled_files_are_refused(tmp_path: Path, change, message: str) -> None
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         read_mapping(path)
+
+
+def test_a_mapping_of_all_clusters_to_all_classes_may_cross_kinds(tmp_path: Path) -> None:
+    path = write_mapping(tmp_path, write_truth(tmp_path))
+    content = json.loads(path.read_text())
+    content["protocol"]["apart"] = False
+    content["things"]["1"]["class_id"] = 3
+    path.write_text(json.dumps(content))
+    assert read_mapping(path).things[1] == 3
 
 
 def test_fit_on_a_share_and_score_the_rest(tmp_path: Path) -> None:

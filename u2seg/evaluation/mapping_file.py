@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from u2seg.config.evaluation import MATCHINGS
 from u2seg.errors import UserError
 from u2seg.evaluation.holdout import Split
-from u2seg.evaluation.mapping import ClusterMapping, ClusterRow, check_clusters
+from u2seg.evaluation.mapping import ClassList, ClusterMapping, ClusterRow, check_clusters
 from u2seg.io.jsonfile import read_json_object
 from u2seg.structures.labels import LabelSpace
 
@@ -48,7 +49,9 @@ def read_mapping(path: Path) -> ClusterMapping:
     """Return the mapping in a file; nothing in it is trusted.
 
     Raises:
-        UserError: if the file is missing or garbled, or of another version.
+        UserError: if the file is missing or of another version, or it is garbled: a key is
+            missing or of another type, or its parts contradict one another, such as a vote for
+            a class that it does not list.
     """
     content = read_json_object(path)
     version = content.get("version")
@@ -96,37 +99,42 @@ def with_class_names(space: LabelSpace, path: Path) -> LabelSpace:
 
 
 def _parse(content: dict[str, Any]) -> ClusterMapping:
-    classes = tuple((int(c["id"]), str(c["name"]), bool(c["isthing"])) for c in content["classes"])
-    maps: dict[str, dict[int, int]] = {}
+    protocol = _protocol(content["protocol"])
+    classes = tuple(_class(row) for row in content["classes"])
+    maps: dict[str, dict[int, int | None]] = {}
     rows: dict[int, ClusterRow] = {}
     for kind in _KINDS:
         maps[kind] = {int(c): row["class_id"] for c, row in content[kind].items()}
         rows.update({int(c): _row(row) for c, row in content[kind].items()})
         if len(maps[kind]) != content["clusters"][kind]:
             raise ValueError(f"{len(maps[kind])} {kind}, but clusters say {content['clusters']}")
-    known = {None, *(category for category, _, _ in classes)}
-    strange = [c for kind in _KINDS for c in maps[kind].values() if c not in known]
-    if strange:
-        raise ValueError(f"class_id {strange[0]!r} is none of classes")
+    _check_classes_of(maps, classes, apart=protocol.get("apart", True))
+    fitted_on = _split(content["fitted_on"])
+    if (fitted_on is None) != (protocol["matching"] == "identity"):
+        raise ValueError(
+            f"fitted_on is {fitted_on and fitted_on.source}, but the matching "
+            f"{protocol['matching']}"
+        )
     things, stuff = ({a: b for a, b in maps[kind].items() if b is not None} for kind in _KINDS)
     return ClusterMapping(
         things=things,
         stuff=stuff,
-        protocol=_protocol(content["protocol"]),
+        protocol=protocol,
         clusters=(tuple(maps["things"]), tuple(maps["stuff"])),
         classes=classes,
         class_set=str(content["class_set"]),
-        fitted_on=_split(content["fitted_on"]),
+        fitted_on=fitted_on,
         rows=rows,
-        votes=tuple((int(k), int(c), int(n)) for k, c, n in content["votes"]),
+        votes=_votes(content["votes"], set(rows), {category for category, _, _ in classes}),
     )
 
 
 def _protocol(stated: dict[str, Any]) -> dict[str, Any]:
     good = (
         isinstance(stated["name"], str)
-        and isinstance(stated["matching"], str)
+        and stated["matching"] in MATCHINGS
         and isinstance(stated["merge_stuff"], bool)
+        and isinstance(stated.get("apart", True), bool)
         and stated["unmatched"] in ("void", "false_positive")
     )
     if not good:
@@ -134,11 +142,63 @@ def _protocol(stated: dict[str, Any]) -> dict[str, Any]:
     return dict(stated)
 
 
+def _class(row: dict[str, Any]) -> tuple[int, str, bool]:
+    if not isinstance(row["name"], str) or _whole(row["isthing"], "isthing") > 1:
+        raise ValueError(f"a class is {row!r}")
+    return _whole(row["id"], "the id of a class"), row["name"], bool(row["isthing"])
+
+
+def _check_classes_of(
+    maps: Mapping[str, Mapping[int, int | None]], classes: ClassList, *, apart: bool
+) -> None:
+    """Raise ValueError if the classes are not what clusters can stand for.
+
+    Args:
+        maps: For ``things`` and ``stuff``, cluster -> class id; not checked yet.
+        classes: The classes.
+        apart: Whether thing clusters stand for things alone, and stuff clusters for stuff.
+    """
+    isthing = {category: thing for category, _, thing in classes}
+    if len(isthing) < len(classes):
+        raise ValueError("an id of classes is used twice")
+    both = set(maps["things"]) & set(maps["stuff"])
+    if both:
+        raise ValueError(f"cluster {min(both)} is among things and stuff")
+    for kind in _KINDS:
+        for cluster, category in maps[kind].items():
+            if category is None:
+                continue
+            if _whole(category, "class_id") not in isthing:
+                raise ValueError(f"class_id {category} is none of classes")
+            if apart and isthing[category] != (kind == "things"):
+                raise ValueError(f"{kind}: cluster {cluster} has class_id {category} of other kind")
+
+
+def _votes(
+    cells: list[Any], clusters: set[int], classes: set[int]
+) -> tuple[tuple[int, int, int], ...]:
+    votes = []
+    for cell in cells:
+        cluster, category, number = (_whole(value, "a number of votes") for value in cell)
+        if cluster not in clusters or category not in classes:
+            raise ValueError(f"votes has {cell!r}, whose cluster or class is unknown")
+        votes.append((cluster, category, number))
+    return tuple(votes)
+
+
 def _row(row: dict[str, Any]) -> ClusterRow:
     iou = row["IoU"]
-    return ClusterRow(
-        int(row["votes"]), int(row["total_votes"]), None if iou is None else float(iou)
-    )
+    if iou is not None and (isinstance(iou, bool) or not 0 <= iou <= 100):
+        raise ValueError(f"IoU is {iou!r}")
+    votes, total = _whole(row["votes"], "votes"), _whole(row["total_votes"], "total_votes")
+    return ClusterRow(votes, total, None if iou is None else float(iou))
+
+
+def _whole(value: Any, what: str) -> int:
+    """Return a whole number >= 0; ValueError for anything else, also for true and 1.0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{what} is {value!r}, expected a whole number >= 0")
+    return value
 
 
 def _rows_json(mapping: ClusterMapping, clusters: Iterable[int]) -> dict[str, Any]:
