@@ -88,6 +88,11 @@ def test_overrides_take_the_type_of_the_default(words: list[str], value: object)
         (["U2SEG.MASKS", "1"], "U2SEG.MASKS must be a mapping of keys, found 1"),
         (["U2SEG", "1"], "U2SEG must be a mapping of sections, found 1"),
         (["U2SEG.MASKS.TAU"], r"come in pairs KEY VALUE, got 1 words: U2SEG\.MASKS\.TAU"),
+        (
+            ["U2SEG.MASKS.TAU", "0.2", "--workers", "4"],
+            r"--workers stands behind the first KEY VALUE pair, U2SEG\.MASKS\.TAU 0\.2: options co",
+        ),
+        (["U2SEG.MASKS.TAU", "0.2", "--baselines"], "--baselines stands .* move it to the front"),
         (["U2SEG.MASKS.TAU", "high"], r"TAU is 'high' \(str\), expected float such as 0\.15"),
         (["U2SEG.MASKS.TAU", "true"], r"TAU is True \(bool\), expected float"),
         (["U2SEG.MASKS.NUM_MASKS", "2.5"], r"NUM_MASKS is 2\.5 \(float\), expected int"),

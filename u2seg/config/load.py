@@ -65,6 +65,12 @@ def overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
         >>> overrides_tree(["U2SEG.RUN.SHARD_SIZE", "8"])
         {'U2SEG': {'RUN': {'SHARD_SIZE': 8}}}
     """
+    late = [word for word in overrides if word.startswith("--")]
+    if late:
+        raise UserError(
+            f"{late[0]} stands behind the first KEY VALUE pair, {' '.join(overrides[:2])[:100]}: "
+            "options come first, so move it to the front"
+        )
     if len(overrides) % 2:
         raise UserError(
             f"overrides come in pairs KEY VALUE, got {len(overrides)} words: "
