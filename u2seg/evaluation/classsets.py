@@ -49,9 +49,9 @@ class ClassSet:
         name: What users call it.
         about: What it holds, in a line.
         tasks: What may be scored over it, a subset of ``truth.TASKS``.
-        vocabulary: Id -> name of every class that a truth may have; empty = any.
+        vocabulary: Id -> name of every class that a truth may have; empty = any. What no class
+            collects is void.
         classes: The classes, things first.
-        ignored: Ids of the vocabulary that are void.
         every_thing: Id of the class that every thing, of the truth and of the prediction, has
             by definition; 0 = things are told apart.
     """
@@ -61,7 +61,6 @@ class ClassSet:
     tasks: frozenset[str]
     vocabulary: Mapping[int, str]
     classes: tuple[SetClass, ...]
-    ignored: frozenset[int] = frozenset()
     every_thing: int = 0
 
     @property
@@ -167,10 +166,9 @@ def _coco(
     classes: list[SetClass],
     strange: Collection[int] = (),
 ) -> ClassSet:
-    """Return a set over COCO's ids but the strange ones; those that no class collects are void."""
+    """Return a set over COCO's ids but the strange ones."""
     names = {i: n for i, n in coco.NAMES.items() if i not in strange}
-    void = frozenset(names) - {member for c in classes for member in c.members}
-    return ClassSet(name, about, frozenset(tasks), names, tuple(classes), void)
+    return ClassSet(name, about, frozenset(tasks), names, tuple(classes))
 
 
 def _cityscapes(name: str, about: str, unscored: frozenset[int]) -> ClassSet:
@@ -181,7 +179,7 @@ def _cityscapes(name: str, about: str, unscored: frozenset[int]) -> ClassSet:
         *_single(things, other.CITYSCAPES, True),
         *_single(stuff, other.CITYSCAPES, False),
     ]
-    return ClassSet(name, about, TASKS, other.CITYSCAPES, tuple(classes), void)
+    return ClassSet(name, about, TASKS, other.CITYSCAPES, tuple(classes))
 
 
 def _stuff27() -> list[SetClass]:
@@ -246,7 +244,6 @@ def _known() -> list[ClassSet]:
             frozenset({INSTANCES}),
             other.VOC,
             tuple(voc20),
-            frozenset({other.VOC_BACKGROUND}),
         ),
         ClassSet(
             "voc-21",

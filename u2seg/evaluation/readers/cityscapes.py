@@ -55,7 +55,8 @@ class CityscapesTruth(FolderTruth):
         values = read_wide_png(path)
         labels = np.where(values < PER_CLASS, values, values // PER_CLASS)
         expected = "Cityscapes labels 0..33, or label x 1000 + n for an instance"
-        check_values(path, labels, tuple(ids.CITYSCAPES), expected)
+        known = np.isin(labels, tuple(ids.CITYSCAPES))
+        check_values(path, values[~known], (), expected)
         if not self.instances:
             values = labels
         kept = np.where(labels < len(ids.CITYSCAPES_VOID), 0, values).astype(np.int32)
