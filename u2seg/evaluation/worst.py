@@ -6,12 +6,15 @@ The pictures need no reader of the truth: the id maps of the chosen images are w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from u2seg.errors import UserError
 from u2seg.evaluation.csvfile import csv_text
 from u2seg.evaluation.figures import ImageCounts
 from u2seg.evaluation.files import Predictions
@@ -24,6 +27,8 @@ from u2seg.io.png import write_panoptic_png
 SHOWN = 6
 """Images of each kind that can be drawn."""
 FOLDER = "worst"
+MAPS = ("truth", "prediction")
+_MAP = re.compile(rf"\d+_({'|'.join(MAPS)})\.png")
 KEYS = {"PQ": "pq", "accuracy": "accuracy", "missed": "missed"}
 """Figures of one image and their fields; by the first that the truth allows, images are ranked."""
 
@@ -93,6 +98,8 @@ def worst_images(
 ) -> dict[str, Any]:
     """Write the maps of the images to be drawn and return the content of ``worst.json``.
 
+    Maps that an earlier evaluation of the folder left are removed; other files in ``worst/`` stay.
+
     Args:
         scores: From ``image_scores``.
         truth: Read again for the chosen images.
@@ -108,7 +115,7 @@ def worst_images(
         -> class of both (None = the cluster has no class).
 
     Raises:
-        UserError: if a map cannot be read again or written.
+        UserError: if a map cannot be read again, written or removed.
     """
     rankings = {key: [s.image_id for s in ranked(scores, key)] for key in KEYS}
     by = next((key for key in KEYS if rankings[key]), "PQ")
@@ -116,6 +123,8 @@ def worst_images(
     chosen = dict(zip(("worst", "median", "best"), _spread(order, SHOWN), strict=True))
     by_id = {score.image_id: score for score in scores}
     shown = sorted(i for ids in chosen.values() for i in ids)
+    images = {str(i): _image(by_id[i], truth, predicted, mapping) for i in shown}
+    _remove_others(predicted.folder, images.values())
     return {
         "ranked_by": by,
         **chosen,
@@ -124,8 +133,21 @@ def worst_images(
             str(c): {"name": name, "isthing": int(c in truth.things)}
             for c, name in truth.names.items()
         },
-        "images": {str(i): _image(by_id[i], truth, predicted, mapping) for i in shown},
+        "images": images,
     }
+
+
+def _remove_others(folder: Path, images: Iterable[Mapping[str, Any]]) -> None:
+    """Remove maps of other images than these from ``worst/``."""
+    kept = {folder / image[name] for image in images for name in MAPS if image[name]}
+    for path in sorted((folder / FOLDER).glob("*.png")):
+        if _MAP.fullmatch(path.name) and path not in kept:
+            try:
+                path.unlink()
+            except OSError as error:
+                raise UserError(
+                    f"cannot remove {path}, left by an earlier evaluation: {error}"
+                ) from error
 
 
 def _spread(order: Sequence[int], shown: int) -> tuple[list[int], list[int], list[int]]:
