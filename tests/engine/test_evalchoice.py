@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluation.datasets import write_truth
 from u2seg.config.load import load_settings
 from u2seg.config.schema import EvalSettings
 from u2seg.engine.args import train_parser
-from u2seg.engine.evalchoice import EvalChoice, eval_choice, mapping_of_labels
+from u2seg.engine.evalchoice import (
+    EvalChoice,
+    check_choice,
+    eval_choice,
+    mapping_of_labels,
+    with_mapping_of_labels,
+)
 from u2seg.errors import UserError
+from u2seg.evaluation.files import read_truth
 from u2seg.evaluation.holdout import Split
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.mapping_file import mapping_json
@@ -94,3 +102,49 @@ def test_labels_of_real_classes_bring_their_mapping(tmp_path: Path) -> None:
     assert found() == path
     assert found("U2SEG.EVAL.FIT_SHARE", "0.5") is None
     assert mapping_of_labels(load_settings(None)) is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "keys", "message"),
+    [
+        (EvalChoice(protocols=("identity",)), (), "things category 3 of the model is none of"),
+        (EvalChoice(), ("U2SEG.EVAL.LABELS", "/nowhere"), "/nowhere holds no panoptic"),
+        (EvalChoice(), ("U2SEG.EVAL.FIT_SHARE", "0.001"), "of 2 images 0 would be fitted on"),
+        (EvalChoice(Path("none.json")), (), "none.json does not exist"),
+    ],
+)
+def test_what_the_evaluation_would_refuse_is_refused_before(
+    tmp_path: Path, choice: EvalChoice, keys: tuple[str, ...], message: str
+) -> None:
+    truth = read_truth(write_truth(tmp_path))
+    with pytest.raises(UserError, match=message):
+        check_choice(choice, load_settings(None, [*KEYS, *keys]), truth)
+
+
+def test_rules_beside_the_mapping_of_the_labels_are_refused(tmp_path: Path) -> None:
+    """Nobody gave --mapping: the message says where it comes from."""
+    truth = read_truth(write_truth(tmp_path))
+    path = write_mapping(tmp_path / "mapping.json")
+    content = json.loads(path.read_text())
+
+    def check(*keys: str) -> None:
+        words = [*KEYS, "U2SEG.DATA.LABELS", str(tmp_path), *keys]
+        settings = load_settings(None, words)
+        check_choice(with_mapping_of_labels(EvalChoice(), settings), settings, truth)
+
+    source = r"remove that file \(it came with U2SEG.DATA.LABELS\)"
+    with pytest.raises(
+        UserError, match=rf"mapping.json maps to 1 classes .*EVAL.CLASSES.*{source}"
+    ):
+        check()
+    names = {1: "cat", 2: "dog", 3: "grass", 4: "sky"}
+    content["classes"] = [{"id": i, "name": n, "isthing": int(i < 3)} for i, n in names.items()]
+    content["things"]["2"]["class_id"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"one-to-one is asked for .*protocol cups.*{source}"):
+        check("U2SEG.EVAL.PROTOCOL", "one-to-one")
+    check("U2SEG.EVAL.PROTOCOL", "cups")
+    check()
+    settings = load_settings(None, [*KEYS, "U2SEG.DATA.LABELS", str(tmp_path)])
+    named = EvalChoice(protocols=("one-to-one",))
+    assert with_mapping_of_labels(named, settings) is named

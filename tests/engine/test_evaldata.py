@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
-from tests.label_folder import BASE_CONFIG, CONFIGS, TINY
+from tests.label_folder import BASE_CONFIG, CONFIGS, TINY, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.config.evaldata import EVAL_FORMATS
+from u2seg.config.evaluation import EvalSettings
 from u2seg.config.load import load_settings
+from u2seg.engine.args import train_parser
+from u2seg.engine.evalchoice import EvalChoice
 from u2seg.engine.evaldata import photograph_records, truth_of, truth_paths
-from u2seg.engine.run import evaluate
+from u2seg.engine.run import evaluate, train_or_evaluate
 from u2seg.engine.setup import build_cfg
 from u2seg.errors import UserError
+from u2seg.evaluation.mapping import ClusterMapping
+from u2seg.evaluation.mapping_file import mapping_json
+from u2seg.evaluation.protocols import protocol_of
 from u2seg.evaluation.readers import open_truth
 
 pytestmark = pytest.mark.d2
@@ -102,6 +109,33 @@ def test_class_set_that_does_not_fit_is_refused_before_the_model_is_built(tmp_pa
             tmp_path / "nowhere" / "leftImg8bit" / "val",
             (".png",),
         )
+
+
+def test_an_evaluation_that_would_be_refused_predicts_nothing(tmp_path: Path) -> None:
+    formats.cityscapes(tmp_path)
+    cfg = build_cfg(BASE_CONFIG, words(tmp_path, "cityscapes", "cityscapes-19"), register=True)
+    with pytest.raises(UserError, match=r"category 1 of the model is none of .*gtFine/val"):
+        evaluate(cfg, None, tmp_path / "result", choice=EvalChoice(protocols=("identity",)))
+    assert not (tmp_path / "result").exists()
+
+
+def test_a_training_that_could_not_be_evaluated_does_not_start(tmp_path: Path) -> None:
+    """The labels bring a mapping to other classes than those of the evaluation data."""
+    formats.cityscapes(tmp_path)
+    labels = make_labels(tmp_path)
+    mapping = ClusterMapping(
+        things={1: 17},
+        stuff={},
+        protocol=protocol_of(EvalSettings(protocol="identity"), 1).to_json(),
+        clusters=((1, 2, 3), (4, 5)),
+        classes=((17, "cat", True),),
+    )
+    (labels / "mapping.json").write_text(json.dumps(mapping_json(mapping)))
+    data = ["U2SEG.DATA.EVAL_ROOT", str(tmp_path), "U2SEG.DATA.EVAL_FORMAT", "cityscapes"]
+    command = ["--config-file", str(BASE_CONFIG), *data_words(labels, tmp_path / "out"), *data]
+    with pytest.raises(UserError, match=r"mapping.json maps to 1 classes .*U2SEG.DATA.LABELS"):
+        train_or_evaluate(train_parser().parse_intermixed_args(command))
+    assert not list((tmp_path / "out").glob("*.pth"))
 
 
 def test_published_configs_of_coco_score_95_classes() -> None:

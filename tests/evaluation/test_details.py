@@ -148,8 +148,8 @@ def test_hashes_are_those_of_the_files_and_nothing_else_enters(scored, tmp_path)
     with_mapping = file_hashes(predicted.folder, tmp_path, mapping)
     assert "truth" not in with_mapping, "a folder has no hash"
     assert with_mapping["mapping"] == sha256_bytes(b"{}")
-    block = provenance({"SEED": 0}, found)
-    assert set(block) == {"versions", "settings", "sha256"}
+    block = provenance({"SEED": 0}, {}, found)
+    assert set(block) == {"versions", "settings", "protocols", "sha256"}
     assert block["versions"]["numpy"] == np.__version__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,37 @@ def test_where_the_figures_come_from(files, tmp_path):
     assert found["sha256"]["truth"] == sha256_file(truth.panoptic_json)
     assert found["sha256"]["predictions/instances.json"] == sha256_file(folder / "instances.json")
     assert "mapping" not in found["sha256"]
-    assert found["settings"]["SEED"] == 3 and found["settings"]["PROTOCOL"] == "custom"
+    assert found["settings"]["SEED"] == 3 and list(found["protocols"]) == ["custom"]
     assert found["versions"]["numpy"] == np.__version__
     given = (folder / "mapping.json").rename(tmp_path / "given.json")
     again = evaluate_folder(folder, truth, EvalSettings(bootstrap=0), mapping=given)
     assert again["provenance"]["sha256"]["mapping"] == sha256_file(given)
+
+
+def test_rules_of_record_are_those_that_were_used(files, tmp_path):
+    """Not the keys: a named protocol and a mapping bring their own."""
+    folder, truth = files
+    settings = EvalSettings(bootstrap=0)
+    found = evaluate_folder(folder, truth, settings, protocols=["u2seg-released", "cups"])
+    recorded = found["provenance"]["protocols"]
+    assert recorded["u2seg-released"]["things"]["iou"] == 0.7
+    assert recorded["cups"]["matching"] == "hungarian+majority"
+    assert not {"PROTOCOL", "MATCH_IOU", "MERGE_STUFF"} & set(found["provenance"]["settings"])
+    given = (folder / "mapping.json").rename(tmp_path / "given.json")
+    again = evaluate_folder(folder, truth, settings, mapping=given)
+    assert again["provenance"]["protocols"]["u2seg-released"]["merge_stuff"] is False
+
+
+def test_what_voted_for_stuff(files, tmp_path):
+    folder, truth = files
+    pixels = EvalSettings(thing_votes="pixels", bootstrap=0)
+    together = replace(pixels, apart=False)
+    for settings, maps in ((pixels, "stuff maps"), (together, "panoptic segments")):
+        found = evaluate_folder(folder, truth, settings)
+        assert found["protocol"]["stuff_votes_from"] == maps
+    given = (folder / "mapping.json").rename(tmp_path / "given.json")
+    again = evaluate_folder(folder, truth, EvalSettings(bootstrap=0), mapping=given)
+    assert again["protocol"]["stuff_votes_from"] is None
 
 
 def test_files_beside_are_the_same_bytes_every_time(files):

@@ -9,9 +9,9 @@ from pathlib import Path
 from u2seg.config.schema import Settings
 from u2seg.engine.setup import label_space
 from u2seg.errors import UserError
-from u2seg.evaluation.files import GroundTruth, read_truth
-from u2seg.evaluation.mapping import check_classes
-from u2seg.evaluation.mapping_file import read_mapping, with_class_names
+from u2seg.evaluation.mapping import LEAVE_OUT
+from u2seg.evaluation.mapping_file import with_class_names
+from u2seg.evaluation.plan import MappingFile, plan_evaluation
 from u2seg.evaluation.protocols import expand_names, protocol_of
 from u2seg.evaluation.truth import Truth
 
@@ -23,10 +23,12 @@ class EvalChoice:
     Args:
         mapping: ``mapping.json`` of an earlier evaluation; None = fit one.
         protocols: Names; empty = the one of the settings.
+        instead: What to do to be rid of the mapping, for messages.
     """
 
     mapping: Path | None = None
     protocols: tuple[str, ...] = ()
+    instead: str = LEAVE_OUT
 
 
 def eval_choice(args: argparse.Namespace, settings: Settings) -> EvalChoice:
@@ -56,15 +58,30 @@ def eval_choice(args: argparse.Namespace, settings: Settings) -> EvalChoice:
     return EvalChoice(Path(mapping) if mapping else None, tuple(names))
 
 
-def check_mapped_classes(mapping: Path | None, truth: GroundTruth | Truth) -> None:
-    """Refuse a mapping to other classes than those of the truth, before anything is predicted.
+def check_choice(choice: EvalChoice, settings: Settings, truth: Truth) -> None:
+    """Refuse an evaluation that its own rules would refuse, before anything is predicted.
+
+    Args:
+        choice: With the mapping of the labels, if it is used.
+        settings: All settings.
+        truth: What will be scored against.
 
     Raises:
-        UserError: if they differ, or a file is missing or garbled.
+        UserError: as ``plan_evaluation``.
     """
-    if mapping is not None:
-        true_set = read_truth(truth) if isinstance(truth, GroundTruth) else truth
-        check_classes(read_mapping(mapping), mapping, true_set)
+    space = label_space(settings)
+    things, stuff = space.num_things, space.num_stuff
+    clusters = tuple(range(1, things + 1)), tuple(range(things + 1, things + stuff + 1))
+    mapping = MappingFile(choice.mapping, choice.instead) if choice.mapping else None
+    plan_evaluation(truth, clusters, settings.eval, mapping, choice.protocols)
+
+
+def with_mapping_of_labels(choice: EvalChoice, settings: Settings) -> EvalChoice:
+    """Return a choice that uses the mapping of the training labels, if it asks for no other."""
+    found = None if choice.mapping or choice.protocols else mapping_of_labels(settings)
+    if found is None:
+        return choice
+    return EvalChoice(found, instead="remove that file (it came with U2SEG.DATA.LABELS)")
 
 
 def mapping_of_labels(settings: Settings) -> Path | None:

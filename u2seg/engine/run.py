@@ -12,16 +12,15 @@ from u2seg.config.schema import Settings
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.engine.evalchoice import (
     EvalChoice,
-    check_mapped_classes,
+    check_choice,
     eval_choice,
-    mapping_of_labels,
+    with_mapping_of_labels,
 )
 from u2seg.engine.evaldata import truth_of, truth_paths
 from u2seg.engine.setup import EVAL_NAME, label_space, setup_cfg
 from u2seg.errors import UserError
 
 if TYPE_CHECKING:
-    from u2seg.evaluation import GroundTruth
     from u2seg.evaluation.truth import Truth
 
 logger = logging.getLogger(__name__)
@@ -67,6 +66,8 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
             return {}
     cfg = setup_cfg(args)
     choice = eval_choice(args, settings_from_cfg(cfg))
+    if cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] == EVAL_NAME:
+        _comparison(cfg, choice)
     if args.eval_only:
         model = _trained_model(cfg, args.resume)
         if not cfg.DATASETS.TEST:
@@ -113,25 +114,18 @@ def evaluate(
     from u2seg.engine.predict import predict_records
     from u2seg.engine.ranks import host_ranks
     from u2seg.engine.writer import PredictionWriter
-    from u2seg.evaluation import evaluate_folder, format_metrics
+    from u2seg.evaluation import PSEUDO_LABELS, evaluate_folder, format_metrics
     from u2seg.evaluation.few import some_images
     from u2seg.evaluation.protocol_table import format_protocols
 
     name = cfg.DATASETS.TEST[0]
-    settings, reference = _comparison(cfg, name)
+    settings, truth, choice = _comparison(cfg, choice or EvalChoice(), part=images > 0)
     target = Path(folder or Path(cfg.OUTPUT_DIR) / EVALUATION_DIR)
-    truth = _truth(name, settings)
-    choice = choice or EvalChoice()
-    mapping = choice.mapping
-    if name == EVAL_NAME and not choice.protocols:
-        mapping = mapping or mapping_of_labels(settings)
-    check_mapped_classes(mapping, truth)
     writer = PredictionWriter(target, label_space(settings))
     comm.synchronize()
     records = DatasetCatalog.get(name)
     if images:
         records = records[:images]
-        settings = replace(settings, eval=replace(settings.eval, fit_share=0.0))
     predict_records(cfg, model, records, writer)
     if images:
         truth = some_images(truth, (record["image_id"] for record in records))
@@ -139,8 +133,8 @@ def evaluate(
         target,
         truth,
         settings.eval,
-        mapping,
-        reference,
+        choice.mapping,
+        str(truth_paths(settings)[0]) if name == EVAL_NAME else PSEUDO_LABELS,
         ranks=host_ranks(),
         protocols=choice.protocols,
     )
@@ -151,27 +145,39 @@ def evaluate(
     return metrics
 
 
-def _comparison(cfg: Any, name: str) -> tuple[Settings, str]:
-    """Return the settings of the evaluation and what it compares with, in words."""
-    from u2seg.evaluation import PSEUDO_LABELS
+def _comparison(
+    cfg: Any, choice: EvalChoice, *, part: bool = False
+) -> tuple[Settings, Truth, EvalChoice]:
+    """Return the settings of an evaluation, its truth, and what is used; refused if it cannot be.
 
-    settings = settings_from_cfg(cfg)
+    Args:
+        cfg: From ``setup_cfg``; it has a test set.
+        choice: Of the command line.
+        part: Only some images will be scored, and none held out.
+
+    Raises:
+        UserError: as ``check_choice``, or if the truth is missing or garbled.
+    """
+    from u2seg.evaluation.files import GroundTruth, read_truth
+
+    settings, name = settings_from_cfg(cfg), cfg.DATASETS.TEST[0]
+    if part:
+        settings = replace(settings, eval=replace(settings.eval, fit_share=0.0))
+    truth: Truth
     if name == EVAL_NAME:
-        return settings, str(truth_paths(settings)[0])
-    logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the pseudo-labels themselves, id by id")
-    # Pseudo-labels bear the model's own ids: another mapping would only flatter.
-    return replace(settings, eval=settings.eval.identity()), PSEUDO_LABELS
+        truth = truth_of(settings)
+        choice = with_mapping_of_labels(choice, settings)
+    else:
+        from detectron2.data import MetadataCatalog
 
-
-def _truth(name: str, settings: Settings) -> GroundTruth | Truth:
-    from detectron2.data import MetadataCatalog
-
-    from u2seg.evaluation import GroundTruth
-
-    if name == EVAL_NAME:
-        return truth_of(settings)
-    metadata = MetadataCatalog.get(name)
-    return GroundTruth(Path(metadata.panoptic_json), Path(metadata.panoptic_root))
+        logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the pseudo-labels, id by id")
+        # Pseudo-labels bear the model's own ids: another mapping would only flatter.
+        settings = replace(settings, eval=settings.eval.identity())
+        metadata = MetadataCatalog.get(name)
+        paths = Path(metadata.panoptic_json), Path(metadata.panoptic_root)
+        truth = read_truth(GroundTruth(*paths))
+    check_choice(choice, settings, truth)
+    return settings, truth, choice
 
 
 def _trained_model(cfg: Any, resume: bool) -> Any:

@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from u2seg.config.evaluation import PROTOCOLS, EvalSettings
-from u2seg.errors import UserError
+from u2seg.config.evaluation import PROTOCOLS, RULE_KEYS, EvalSettings
 from u2seg.evaluation.bootstrap import Source
 from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
 from u2seg.evaluation.crop import cropped
@@ -27,29 +26,27 @@ from u2seg.evaluation.details import write_details
 from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, score
 from u2seg.evaluation.files import GroundTruth, Predictions, read_predictions, read_truth
 from u2seg.evaluation.gather import ImageTable
-from u2seg.evaluation.holdout import Split, describe_fit, hold_out
+from u2seg.evaluation.holdout import Split, describe_fit
 from u2seg.evaluation.intervals import ci95, detection_sources, figure_sources
 from u2seg.evaluation.mapping import (
     ClusterMapping,
-    check_classes,
-    check_clusters,
     fit_mapping,
     identity_mapping,
 )
-from u2seg.evaluation.mapping_file import mapping_json, read_mapping
+from u2seg.evaluation.mapping_file import mapping_json
 from u2seg.evaluation.merges import stuff_merging
 from u2seg.evaluation.panoptic_baselines import (
     NOTES,
     Baseline,
     baselines,
     headline,
-    read_labels,
 )
 from u2seg.evaluation.passes import Ranks, gather
-from u2seg.evaluation.protocols import EvalProtocol, protocol_of
+from u2seg.evaluation.plan import MappingFile, Plan, plan_evaluation
+from u2seg.evaluation.protocols import EvalProtocol
 from u2seg.evaluation.provenance import file_hashes, provenance
 from u2seg.evaluation.resampled_ap import Matches
-from u2seg.evaluation.taskfit import rule_for, settled, truth_words
+from u2seg.evaluation.taskfit import settled, truth_words
 from u2seg.evaluation.truth import INSTANCES, Truth
 from u2seg.io.atomic import write_json
 
@@ -67,6 +64,7 @@ class _Pass:
         tables: Tables of the images that are scored.
         settings: ``U2SEG.EVAL``.
         reference: What the predictions are compared with, for people.
+        given: Whether the mapping was given, and not fitted.
     """
 
     truth: Truth
@@ -75,6 +73,7 @@ class _Pass:
     tables: list[ImageTable]
     settings: EvalSettings
     reference: str
+    given: bool = False
 
 
 def evaluate_folder(
@@ -97,7 +96,8 @@ def evaluate_folder(
             unless ``settings.fit_share`` holds some out.
         settings: Protocol and thresholds.
         mapping: ``mapping.json`` of an earlier evaluation (e.g. of a held-out split) to use
-            instead of fitting one; its protocol is then used, not that of ``settings``.
+            instead of fitting one; its protocol is then used, and other rules that are asked
+            for are refused.
         reference: What the predictions are compared with, for people; ``PSEUDO_LABELS`` if it
             is no ground truth; empty = the path of the truth.
         workers: Processes that read the images; the result does not depend on it.
@@ -119,23 +119,19 @@ def evaluate_folder(
 
     Raises:
         UserError: if a file is missing or garbled; predictions are for images without truth;
-            sizes differ; a PNG holds ids that its JSON lacks; a setting contradicts the
-            protocol; or the mapping is of other clusters or classes.
+            sizes differ; a PNG holds ids that its JSON lacks; or as ``plan_evaluation``.
     """
     true_set = read_truth(truth) if isinstance(truth, GroundTruth) else truth
     predicted = cropped(read_predictions(Path(predictions), true_set), true_set)
-    chosen = _protocols(settings, protocols, len(predicted.panoptic.things))
-    rules = [rule_for(rule, true_set) for rule in chosen]
-    given = _given(mapping, predicted, true_set, settings, rules)
-    if given is None:
-        _check_identity(rules, predicted, true_set)
-    fit_ids, score_ids = _parts(true_set, settings.fit_share)
-    labels = _labels(settings, true_set, mapping, given)
+    clusters = (predicted.panoptic.things, predicted.panoptic.stuff)
+    used = MappingFile(mapping) if mapping is not None else None
+    plan = plan_evaluation(true_set, clusters, settings, used, protocols)
     tables = gather(true_set, predicted, workers=workers, ranks=ranks)
     if ranks is not None and ranks.rank > 0:
         return {}
-    fit, scored = ([t for t in tables if t.image_id in ids] for ids in (fit_ids, score_ids))
-    kept = {i: found for i, found in predicted.instances.items() if i in score_ids}
+    parts = (plan.fit_ids, plan.score_ids)
+    fit, scored = ([t for t in tables if t.image_id in ids] for ids in parts)
+    kept = {i: found for i, found in predicted.instances.items() if i in plan.score_ids}
     shared = _Pass(
         truth=true_set,
         predicted=replace(predicted, instances=kept),
@@ -143,18 +139,16 @@ def evaluate_folder(
         tables=scored,
         settings=settings,
         reference=reference or str(true_set.source),
+        given=plan.given is not None,
     )
     _warn_empty(scored)
     hashes = file_hashes(predicted.folder, true_set.source, mapping)
-    if given is not None:
-        rules = [_brought(rules[0], given)]
-    metrics = _score(shared, rules, given)
-    rivals = baselines(settings, true_set, predicted, tables, labels, workers)
+    rivals = baselines(settings, true_set, predicted, tables, plan.labels, workers)
+    metrics = _score(shared, plan.rules, plan.given)
     if rivals:
-        metrics["baselines"] = {
-            rival.name: _baseline(rival, shared, rules, fit_ids, given) for rival in rivals
-        }
-    metrics["provenance"] = provenance(_settings_tree(settings), hashes)
+        metrics["baselines"] = {rival.name: _baseline(rival, shared, plan) for rival in rivals}
+    rules = {rule.name: _rules_json(rule, plan.given) for rule in plan.rules}
+    metrics["provenance"] = provenance(_settings_tree(settings), rules, hashes)
     write_json(predicted.folder / "metrics.json", metrics, indent=1)
     return metrics
 
@@ -173,7 +167,7 @@ def _score(
         mapping = given or _fit(rule, shared)
         scored = _scored(rule, mapping, shared)
         results[rule.name] = {
-            "protocol": _protocol(rule, mapping, shared),
+            "protocol": _protocol(mapping, shared),
             "class_agnostic": agnostic,
             **scored.blocks,
             "stuff_merging": stuff_merging(
@@ -207,25 +201,19 @@ def _scoring(rule: EvalProtocol, shared: _Pass) -> Scoring:
     return Scoring(rule.merge_stuff, rule.unmatched, shared.settings.instance_score)
 
 
-def _baseline(
-    rival: Baseline,
-    model: _Pass,
-    rules: Sequence[EvalProtocol],
-    fit_ids: set[int],
-    given: ClusterMapping | None,
-) -> dict[str, Any]:
+def _baseline(rival: Baseline, model: _Pass, plan: Plan) -> dict[str, Any]:
     """Return the headline figures of a baseline under each protocol, fitted anew if at all."""
     chosen = {table.image_id for table in model.tables}
     found = rival.predicted.instances
     kept = replace(rival.predicted, instances={i: found[i] for i in sorted(chosen & set(found))})
-    fit, tables = ([t for t in rival.tables if t.image_id in ids] for ids in (fit_ids, chosen))
+    fit, tables = ([t for t in rival.tables if t.image_id in ids] for ids in (plan.fit_ids, chosen))
     shared = replace(model, predicted=kept, fit=fit, tables=tables)
     results = {}
-    for rule in rules:
-        mapping = given or _fit(rule, shared)
+    for rule in plan.rules:
+        mapping = plan.given or _fit(rule, shared)
         scored = _scored(rule, mapping, shared)
         results[rule.name] = {
-            "protocol": _protocol(rule, mapping, shared),
+            "protocol": _protocol(mapping, shared),
             **headline(scored.blocks),
             "ci95": _intervals(shared, scored, {}),
         }
@@ -259,81 +247,19 @@ def _draws(shared: _Pass, sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def _settings_tree(settings: EvalSettings) -> dict[str, Any]:
-    return {key.upper(): value for key, value in asdict(settings).items()}
+    """Return ``U2SEG.EVAL`` but for what the protocols say."""
+    stated = {"protocol", *RULE_KEYS}
+    return {k.upper(): value for k, value in asdict(settings).items() if k not in stated}
 
 
-def _protocols(settings: EvalSettings, names: Sequence[str], num_things: int) -> list[EvalProtocol]:
-    chosen = names or (settings.protocol,)
-    return [protocol_of(replace(settings, protocol=name), num_things) for name in chosen]
-
-
-def _given(
-    path: Path | None,
-    predicted: Predictions,
-    truth: Truth,
-    settings: EvalSettings,
-    rules: Sequence[EvalProtocol],
-) -> ClusterMapping | None:
-    """Return the mapping of a file, if one is given, checked against model and truth."""
-    if path is None:
-        return None
-    if settings.fit_share or len(rules) > 1:
-        other = (
-            f"U2SEG.EVAL.FIT_SHARE is {settings.fit_share}"
-            if settings.fit_share
-            else f"{len(rules)} protocols are asked for"
-        )
-        raise UserError(
-            f"the mapping {path} is given and {other}, but a given mapping leaves nothing to fit: "
-            "leave one of the two out"
-        )
-    mapping = read_mapping(path)
-    check_clusters(mapping, path, (predicted.panoptic.things, predicted.panoptic.stuff))
-    check_classes(mapping, path, truth)
-    return mapping
-
-
-def _check_identity(rules: Sequence[EvalProtocol], predicted: Predictions, truth: Truth) -> None:
-    """Refuse, before the pass, ids that are no classes where a protocol takes them for classes."""
-    for rule in rules:
-        if rule.matching == "identity":
-            identity_mapping(rule, predicted.panoptic, truth)
-
-
-def _brought(rule: EvalProtocol, mapping: ClusterMapping) -> EvalProtocol:
-    """Return a protocol that scores as that of a mapping does."""
-    stated = mapping.protocol
-    return replace(
-        rule,
-        name=str(stated["name"]),
-        unmatched=stated["unmatched"],
-        merge_stuff=stated["merge_stuff"],
-    )
-
-
-def _labels(
-    settings: EvalSettings, truth: Truth, path: Path | None, given: ClusterMapping | None
-) -> Predictions | None:
-    """Return the label files to score beside the model, if any, before the work starts."""
-    if not settings.labels:
-        return None
-    labels = read_labels(Path(settings.labels), truth)
-    if path is not None and given is not None:
-        check_clusters(given, path, (labels.panoptic.things, labels.panoptic.stuff))
-    return cropped(labels, truth)
-
-
-def _parts(truth: Truth, share: float) -> tuple[set[int], set[int]]:
-    if not share:
-        return set(truth.stems), set(truth.stems)
-    fit, score = hold_out(truth.stems, share)
-    return set(fit), set(score)
+def _rules_json(rule: EvalProtocol, given: ClusterMapping | None) -> dict[str, Any]:
+    return rule.to_json() if given is None else given.protocol
 
 
 def _fit(rule: EvalProtocol, shared: _Pass) -> ClusterMapping:
     clusters, truth = shared.predicted.panoptic, shared.truth
     if rule.matching == "identity":
-        mapping = identity_mapping(rule, clusters, truth)
+        mapping = identity_mapping(rule, (clusters.things, clusters.stuff), truth)
     else:
         share = shared.settings.fit_share
         mapping = fit_mapping(rule, shared.fit, clusters, truth, share)
@@ -347,7 +273,7 @@ def _warn_empty(tables: Sequence[ImageTable]) -> None:
         logger.warning("%d of %d images have no prediction and count as empty", empty, len(tables))
 
 
-def _protocol(rule: EvalProtocol, clusters: ClusterMapping, shared: _Pass) -> dict[str, Any]:
+def _protocol(clusters: ClusterMapping, shared: _Pass) -> dict[str, Any]:
     truth, predicted, tables = shared.truth, shared.predicted, shared.tables
     scored = Split.of(truth, [table.image_id for table in tables])
     fit = describe_fit(clusters.fitted_on, scored)
@@ -358,7 +284,7 @@ def _protocol(rule: EvalProtocol, clusters: ClusterMapping, shared: _Pass) -> di
         "mapping": fit,
         "mapping_fitted_on": fit["in_words"],
         "instance_score": shared.settings.instance_score,
-        "stuff_votes_from": "stuff maps" if predicted.has_stuff_maps else "panoptic segments",
+        "stuff_votes_from": _stuff_votes_from(clusters, shared),
         "images": len(tables),
         "images_without_prediction": sum(table.empty for table in tables),
         "clusters": {
@@ -369,3 +295,12 @@ def _protocol(rule: EvalProtocol, clusters: ClusterMapping, shared: _Pass) -> di
         },
         "classes": {"things": len(truth.things), "stuff": len(truth.stuff)},
     }
+
+
+def _stuff_votes_from(mapping: ClusterMapping, shared: _Pass) -> str | None:
+    """Return which maps voted for stuff; None if nothing was fitted on these images."""
+    fitted_here = mapping.fitted_on is not None and not shared.given
+    if not fitted_here:
+        return None
+    maps = mapping.protocol["apart"] and shared.predicted.has_stuff_maps
+    return "stuff maps" if maps else "panoptic segments"

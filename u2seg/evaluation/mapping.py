@@ -22,6 +22,7 @@ ClusterIds = tuple[tuple[int, ...], tuple[int, ...]]
 """Category ids of K thing and S stuff clusters."""
 ClassList = tuple[tuple[int, str, bool], ...]
 """Id, name, and whether it is a thing, of every class; things first."""
+LEAVE_OUT = "leave --mapping out"
 
 
 @dataclass(frozen=True)
@@ -163,37 +164,54 @@ def _rows(
 
 
 def identity_mapping(
-    protocol: EvalProtocol, predicted: PanopticSet, truth: Truth
+    protocol: EvalProtocol, clusters: ClusterIds, truth: Truth, whose: str = "the model"
 ) -> ClusterMapping:
-    """Return the mapping of a model whose category ids are the true ones.
+    """Return the mapping of predictions whose category ids are the true ones.
+
+    Args:
+        protocol: Its matching is ``identity``.
+        clusters: Predicted categories.
+        truth: Gives the classes.
+        whose: What predicted them, for the message.
 
     Raises:
         UserError: if a predicted category is no true category of the same kind.
     """
-    for kind in ("things", "stuff"):
-        strange = sorted(set(getattr(predicted, kind)) - set(getattr(truth, kind)))
+    for kind, ours, known in zip(
+        ("things", "stuff"), clusters, (truth.things, truth.stuff), strict=True
+    ):
+        strange = sorted(set(ours) - set(known))
         if strange:
             raise UserError(
-                f"the protocol is {protocol.name} with matching 'identity', but the predicted "
-                f"{kind} category {strange[0]} is none of {truth.source}: choose another "
+                f"the protocol is {protocol.name} with matching 'identity', but the {kind} "
+                f"category {strange[0]} of {whose} is none of {truth.source}: choose another "
                 "U2SEG.EVAL.PROTOCOL, such as one-to-one"
             )
+    things, stuff = clusters
     return ClusterMapping(
-        things={i: i for i in predicted.things},
-        stuff={i: i for i in predicted.stuff},
+        things={i: i for i in things},
+        stuff={i: i for i in stuff},
         protocol=protocol.to_json(),
-        clusters=(predicted.things, predicted.stuff),
+        clusters=clusters,
         classes=class_list(truth),
     )
 
 
-def check_clusters(mapping: ClusterMapping, path: Path, clusters: ClusterIds) -> None:
+def check_clusters(
+    mapping: ClusterMapping,
+    path: Path,
+    clusters: ClusterIds,
+    instead: str = LEAVE_OUT,
+    whose: str = "this model has",
+) -> None:
     """Refuse a mapping of a model with other clusters.
 
     Args:
         mapping: Read from ``path``.
         path: For the message.
         clusters: Of the model.
+        instead: What to do to be rid of the mapping, for the message.
+        whose: Who has these clusters, for the message.
 
     Raises:
         UserError: if they differ; names both numbers.
@@ -201,17 +219,25 @@ def check_clusters(mapping: ClusterMapping, path: Path, clusters: ClusterIds) ->
     for kind, ours, theirs in zip(("thing", "stuff"), clusters, mapping.clusters, strict=True):
         if set(ours) == set(theirs):
             continue
-        counts = f"{len(theirs)} {kind} clusters, this model has {len(ours)}"
+        counts = f"{len(theirs)} {kind} clusters, {whose} {len(ours)}"
         if len(ours) == len(theirs):
             counts += f" of other ids, e.g. {min(set(ours) ^ set(theirs))}"
         raise UserError(
             f"{path} is the mapping of a model with {counts}: take the mapping.json that an "
-            "evaluation of this model wrote, or leave --mapping out"
+            f"evaluation of this model wrote, or {instead}"
         )
 
 
-def check_classes(mapping: ClusterMapping, path: Path, truth: Truth) -> None:
+def check_classes(
+    mapping: ClusterMapping, path: Path, truth: Truth, instead: str = LEAVE_OUT
+) -> None:
     """Refuse a mapping to other classes than those of the truth.
+
+    Args:
+        mapping: Read from ``path``.
+        path: For the message.
+        truth: Gives the classes.
+        instead: What to do to be rid of the mapping, for the message.
 
     Raises:
         UserError: if they differ; names the numbers and the first class that differs.
@@ -225,5 +251,5 @@ def check_classes(mapping: ClusterMapping, path: Path, truth: Truth) -> None:
         f"{path} maps to {len(theirs)} classes ({mapping.class_set or 'a set without a name'}), "
         f"{truth.source} has {len(ours)}: "
         f"{where} {'thing' if odd[2] else 'stuff'} {odd[0]} {odd[1]!r}. Evaluate on the classes "
-        "the mapping was made for, or leave --mapping out to fit a new one"
+        f"the mapping was made for (U2SEG.EVAL.CLASSES), or {instead} to fit a new one"
     )

@@ -42,11 +42,19 @@ def file_hashes(predictions: Path, truth: Path, mapping: Path | None = None) -> 
     return {name: sha256_file(path) for name, path in sorted(files.items()) if path.is_file()}
 
 
-def provenance(settings: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+def provenance(
+    settings: Mapping[str, Any], protocols: Mapping[str, Any], hashes: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the block ``provenance`` of ``metrics.json``.
 
     Args:
-        settings: ``U2SEG.EVAL``, keys as in YAML.
+        settings: ``U2SEG.EVAL`` but for the rules of protocols, keys as in YAML.
+        protocols: Name -> rules that were used, wherever they come from.
         hashes: From ``file_hashes``.
     """
-    return {"versions": versions(), "settings": dict(settings), "sha256": dict(hashes)}
+    return {
+        "versions": versions(),
+        "settings": dict(settings),
+        "protocols": dict(protocols),
+        "sha256": dict(hashes),
+    }
