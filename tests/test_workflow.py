@@ -103,7 +103,7 @@ def test_rounds_of_self_training_build_on_each_other(tmp_path: Path) -> None:
         keys = dict(zip(opts[::2], opts[1::2], strict=True))
         assert keys["MODEL.WEIGHTS"] == str(before / "train" / "model_final.pth")
         assert float(keys["SOLVER.BASE_LR"]) == 0.01  # half, in every round
-        assert keys["U2SEG.TRAIN.DROPLOSS"] == "False"
+        assert keys["U2SEG.TRAIN.DROPLOSS"] == keys["U2SEG.TRAIN.SKIP_HEADS"] == "False"
     page = (run / "report.html").read_text()
     assert "Rounds of self-training" in page and page.count("<figcaption>round 2<") == 4
     before = (run / "rounds/2/train/model_final.pth").read_bytes()

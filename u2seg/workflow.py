@@ -232,7 +232,8 @@ def _relabel(
     opts += ["SOLVER.BASE_LR", repr(rate * rounds.lr_factor)]
     opts += ["U2SEG.TRAIN.DROPLOSS", str(rounds.droploss)]
     if rounds.start == "previous":
-        opts += ["MODEL.WEIGHTS", str(before.final_model)]
+        # Its own model fits: heads are only skipped of the weights a user named.
+        opts += ["MODEL.WEIGHTS", str(before.final_model), "U2SEG.TRAIN.SKIP_HEADS", "False"]
     return opts
 
 
