@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from tests.evaluation.datasets import FILES, relabelled, write_predictions, write_truth
 from tests.evaluation.label_files import CLUSTERS, SPACE, write_labels
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
@@ -23,6 +23,9 @@ from u2seg.evaluation.panoptic_baselines import (
     read_labels,
 )
 from u2seg.evaluation.passes import gather
+from u2seg.evaluation.protocols import StuffRule
+from u2seg.evaluation.votes import stuff_votes
+from u2seg.io.png import write_label_png
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def test_random_clusters_keep_kinds_and_segments_and_follow_the_seed(model):
     every = [drawn(seed) for seed in range(30)]
     seen: dict[int, set[int]] = {}
     for random in every:
-        assert random.name == RANDOM and not random.predicted.has_stuff_maps
+        assert random.name == RANDOM and random.predicted.has_stuff_maps
         for before, after in zip(tables, random.tables, strict=True):
             assert after.overlap is before.overlap and list(after.predicted) == list(
                 before.predicted
@@ -84,9 +87,47 @@ def test_random_clusters_keep_kinds_and_segments_and_follow_the_seed(model):
             stuff = after.stuff_pixels
             assert stuff.pixels.sum() == before.overlap.pixels.sum()
             assert set(stuff.cluster.tolist()) <= {4, 5, -1, -2}
+            # the stuff map here says what the segments say, and is renamed as they are
+            cells = before.stuff_pixels
+            was = zip(cells.cluster.tolist(), cells.true_class.tolist(), strict=True)
+            new = {(renamed.get(c, c), t) for c, t in was}
+            assert set(zip(stuff.cluster.tolist(), stuff.true_class.tolist(), strict=True)) == new
     assert seen == {3: {1, 2, 3}, 1: {1, 2, 3}, 5: {4, 5}, 4: {4, 5}}
     again = drawn(3)
     assert [t.predicted for t in again.tables] == [t.predicted for t in every[3].tables]
+
+
+def test_one_cluster_votes_with_the_stuff_maps(model):
+    """The stuff map of image 21 gives 2 pixels of sky and 1 of grass, that of 22 its 15 of grass.
+
+    All are cluster 4 then: 2 votes for sky, 16 for grass. The segments would give 8 and 22.
+    """
+    folder, truth = model
+    stuff = np.zeros((4, 6), np.uint8)
+    stuff[0, :2], stuff[3, 0], stuff[3, 1] = 1, 2, 255
+    write_label_png(folder / "stuff" / FILES[21], stuff)
+    true_set = read_truth(truth)
+    predicted = read_predictions(folder, true_set)
+    settings = EvalSettings(baselines=True)
+    one = baselines(settings, true_set, predicted, gather(true_set, predicted))[1]
+    assert one.name == ONE
+    assert stuff_votes(one.tables, (4, 5), (3, 4), StuffRule()).tolist() == [[16, 2], [0, 0]]
+    first = one.tables[0].stuff_pixels
+    rows = zip(
+        first.cluster.tolist(), first.true_class.tolist(), first.pixels.tolist(), strict=True
+    )
+    assert [row for row in rows if row[0] == 4] == [(4, 3, 1), (4, 4, 2)]
+
+
+@pytest.mark.parametrize("score", ["x", None, 7, True])
+def test_scores_of_labels_are_numbers(model, tmp_path, score):
+    _, truth = model
+    path = write_labels(tmp_path / "run") / "panoptic" / "instances.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["score"] = score
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"instances\.json: the annotation of id 1: 'score' is"):
+        read_labels(tmp_path / "run", read_truth(truth))
 
 
 def test_labels_are_paired_by_file_name_and_keep_their_scores(model, tmp_path):
@@ -153,7 +194,7 @@ def test_a_given_mapping_is_that_of_the_baselines_too(model, tmp_path):
     content["categories"].append({"id": 6, "name": "more", "isthing": 0})
     (labels / "panoptic" / "panoptic.json").write_text(json.dumps(content))
     (folder / "panoptic" / "second.png").unlink()
-    with pytest.raises(UserError, match="2 stuff clusters, this model has 3"):
+    with pytest.raises(UserError, match=r"2 stuff clusters, the labels .*run have 3"):
         evaluate_folder(folder, truth, settings, mapping=given)
 
 

@@ -202,10 +202,21 @@ def stuff_pixels(
     classes = {s: info.category for s, info in truth.items() if not info.crowd}
     cluster = np.array([clusters.get(p, NONE) for p in overlap.predicted.tolist()], np.int64)
     true_class = np.array([classes.get(t, NONE) for t in overlap.truth.tolist()], np.int64)
+    return stuff_cells(cluster, true_class, overlap.pixels)
+
+
+def stuff_cells(cluster: Ints, true_class: Ints, pixels: Ints) -> StuffPixels:
+    """Return the pixels of equal cluster and class summed up; (N,) each, N > 0.
+
+    Examples:
+        >>> cells = stuff_cells(np.array([5, 5, 4]), np.array([3, 3, 3]), np.array([1, 2, 4]))
+        >>> cells.cluster.tolist(), cells.true_class.tolist(), cells.pixels.tolist()
+        ([4, 5], [3, 3], [4, 3])
+    """
     cells, inverse = np.unique(np.stack([cluster, true_class]), axis=1, return_inverse=True)
-    pixels = np.zeros(cells.shape[1], dtype=np.int64)
-    np.add.at(pixels, inverse.reshape(-1), overlap.pixels)
-    return StuffPixels(cells[0], cells[1], pixels)
+    sums = np.zeros(cells.shape[1], dtype=np.int64)
+    np.add.at(sums, inverse.reshape(-1), pixels)
+    return StuffPixels(cells[0], cells[1], sums)
 
 
 def _detections(results: Sequence[dict[str, Any]]) -> Detections:

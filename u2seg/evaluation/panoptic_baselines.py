@@ -7,7 +7,8 @@
 * ``labels``: the files of a labelling run, scored as if a model had predicted them.
 
 All are matched to classes by the rules of the model beside them and fitted anew, or share the
-mapping that the model was given.
+mapping that the model was given. The first two vote with the maps the model votes with, its stuff
+maps renamed like its segments.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ import numpy.typing as npt
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation.files import (
+    SCORES,
     PanopticSet,
     Predictions,
     compressed_result,
     read_panoptic_set,
 )
-from u2seg.evaluation.gather import ANY_THING, ImageTable, stuff_pixels
+from u2seg.evaluation.gather import ImageTable, StuffPixels, stuff_cells
 from u2seg.evaluation.passes import gather
 from u2seg.evaluation.table import Cell, align, interval_cell
 from u2seg.evaluation.truth import Truth
-from u2seg.io.coco import read_instances
+from u2seg.io.coco import check_score, read_instances
 from u2seg.io.paths import stem_of
 
 RANDOM, ONE, LABELS = "random_clusters", "one_cluster", "labels"
@@ -140,8 +142,8 @@ def read_labels(folder: Path, truth: Truth) -> Predictions:
         truth: Gives the image ids.
 
     Raises:
-        UserError: if a file is missing or garbled, no image is in the truth, or a label has
-            another size than the true image.
+        UserError: if a file is missing or garbled, no image is in the truth, a label has
+            another size than the true image, or a score is no number in 0..1.
     """
     source = Path(folder) / "panoptic" / "panoptic.json"
     if not source.is_file():
@@ -185,6 +187,7 @@ def _label_instances(
         if true_id is not None and not record.get("iscrowd"):
             size = found.sizes[pairs[true_id]]
             result = {"score": 1.0, **record, "image_id": true_id}
+            check_score(f"{path}: the annotation of id {record['id']}", result, *SCORES)
             rows.setdefault(true_id, []).append(compressed_result(result, size))
     return rows
 
@@ -216,8 +219,7 @@ def _redrawn(
     predicted: Predictions, tables: Sequence[ImageTable], draw: Draw
 ) -> tuple[Predictions, list[ImageTable]]:
     """Return predictions and tables with other clusters; no file is read again."""
-    stuff = set(predicted.panoptic.stuff)
-    rows = [_redrawn_table(table, draw, stuff) for table in tables]
+    rows = [_redrawn_table(table, draw) for table in tables]
     instances = {
         table.image_id: [
             {**result, "category_id": int(cluster)}
@@ -227,21 +229,28 @@ def _redrawn(
         ]
         for table in rows
     }
-    return replace(predicted, instances=instances, has_stuff_maps=False), rows
+    return replace(predicted, instances=instances), rows
 
 
-def _redrawn_table(table: ImageTable, draw: Draw, stuff: set[int]) -> ImageTable:
+def _redrawn_table(table: ImageTable, draw: Draw) -> ImageTable:
     old = [*table.predicted.values(), *table.detections.cluster.tolist()]
     new = draw(np.array(old, dtype=np.int64), table.image_id)
     segments, detections = new[: len(table.predicted)], new[len(table.predicted) :]
     clusters = dict(zip(table.predicted, segments.tolist(), strict=True))
-    votes = {s: c if c in stuff else ANY_THING for s, c in clusters.items()}
     return replace(
         table,
         predicted=clusters,
         detections=replace(table.detections, cluster=detections),
         pairs=replace(table.pairs, cluster=detections[table.pairs.detection]),
-        stuff_pixels=table.stuff_pixels
-        if table.empty
-        else stuff_pixels(table.overlap, votes, table.truth),
+        stuff_pixels=_redrawn_stuff(table.stuff_pixels, draw, table.image_id),
     )
+
+
+def _redrawn_stuff(cells: StuffPixels, draw: Draw, image_id: int) -> StuffPixels:
+    """Return the pixels that vote for stuff, of the same map as the model's, under new clusters."""
+    if not len(cells.cluster):
+        return cells
+    cluster = cells.cluster.copy()
+    real = cluster > 0  # else no cluster, or some thing
+    cluster[real] = draw(cluster[real], image_id)
+    return stuff_cells(cluster, cells.true_class, cells.pixels)
