@@ -11,6 +11,8 @@ import pytest
 
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.evaluation.label_files import write_labels
+from u2seg.errors import UserError
+from u2seg.evaluation.command import evaluate_files, evaluate_parser, parse_evaluate
 from u2seg.structures.labels import LabelSpace
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate.py"
@@ -93,6 +95,33 @@ def test_protocol_and_key_that_disagree(arguments: list[object]) -> None:
     assert done.returncode == 2
     assert "MATCHING is 'majority', but the protocol cups makes it" in done.stderr
     assert run(*arguments, "--protocol", "coups").returncode == 2
+
+
+def test_keys_are_checked_beside_the_options(arguments: list[object], tmp_path: Path) -> None:
+    """One key's meaning depends on another that an option sets."""
+    words = [str(word) for word in arguments]
+
+    def evaluate(*more: str) -> str:
+        parser = evaluate_parser("")
+        return evaluate_files(parse_evaluate(parser, [*words, *more, "U2SEG.EVAL.BOOTSTRAP", "0"]))
+
+    with pytest.raises(UserError, match=r"MERGE_TRUE_STUFF is True, expected False where"):
+        evaluate("U2SEG.EVAL.MERGE_TRUE_STUFF", "True")
+    truth = tmp_path / "truth.json"
+    truth.write_text(truth.read_text().replace('"grass"', '"river"').replace('"sky"', '"sea"'))
+    assert "classes of coco-95" in evaluate(
+        "--classes", "coco-95", "U2SEG.EVAL.MERGE_TRUE_STUFF", "True"
+    )
+    metrics = json.loads((tmp_path / "p/metrics.json").read_text())
+    assert metrics["protocol"]["merge_true_stuff"] is metrics["protocol"]["merge_stuff"] is True
+    with pytest.raises(UserError, match=r"APART is False, but the protocol cups makes it True"):
+        evaluate("--protocol", "cups", "U2SEG.EVAL.APART", "False")
+    with pytest.raises(UserError, match=r"FIT_SHARE is 0.5, expected 0 where ids are classes"):
+        evaluate("--protocol", "identity", "--fit-fraction", "0.5")
+    with pytest.raises(UserError, match=r"FIT_SHARE is nan|FIT_SHARE is 'NaN'"):
+        evaluate("--fit-fraction", "nan")
+    with pytest.raises(UserError, match=r"a: b holds no panoptic"):
+        evaluate("--labels", "a: b")
 
 
 def test_a_share_is_held_out(arguments: list[object]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from u2seg.config.evaluation import EvalSettings
@@ -117,12 +117,22 @@ def evaluate_files(args: argparse.Namespace) -> str:
 
 
 def _settings(args: argparse.Namespace) -> EvalSettings:
-    """Return the settings of the file and the keys, with the options above them."""
+    """Return the settings of the file and the keys, with the options above them.
+
+    The options are made keys before any key is checked: what one key may be can depend on another.
+    """
+    names = expand_names(args.protocol)
     given = {
-        "fit_share": args.fit_fraction,
-        "baselines": args.baselines or None,
-        "labels": args.labels,
-        "classes": args.classes or None,
+        "PROTOCOL": names[0] if names else None,
+        "FIT_SHARE": args.fit_fraction,
+        "BASELINES": args.baselines or None,
+        "LABELS": args.labels,
+        "CLASSES": args.classes or None,
     }
-    chosen = {key: value for key, value in given.items() if value is not None}
-    return replace(load_settings(args.config_file, args.opts).eval, **chosen)
+    words = [
+        word
+        for key, value in given.items()
+        if value is not None
+        for word in (f"U2SEG.EVAL.{key}", json.dumps(value))
+    ]
+    return load_settings(args.config_file, [*args.opts, *words]).eval
