@@ -19,9 +19,8 @@ from u2seg.evaluation.files import read_predictions, read_truth
 from u2seg.evaluation.gather import NONE
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.passes import gather
-from u2seg.evaluation.provenance import file_hashes, provenance
+from u2seg.evaluation.provenance import provenance
 from u2seg.evaluation.worst import ImageScore, image_scores, ranked, worst_images
-from u2seg.io.atomic import sha256_bytes
 from u2seg.io.png import read_panoptic_png
 from u2seg.structures.labels import LabelSpace
 
@@ -137,20 +136,10 @@ def test_worst_images_can_be_drawn_from_files_alone(scored):
     assert (ids == predicted.panoptic.read_ids(21)).all()
 
 
-def test_hashes_are_those_of_the_files_and_nothing_else_enters(scored, tmp_path):
-    truth, predicted, _ = scored
-    found = file_hashes(predicted.folder, truth.source)
-    names = ["instances.json", "labelspace.json", "panoptic.json"]
-    assert list(found) == [*(f"predictions/{name}" for name in names), "truth"]
-    assert found["truth"] == sha256_bytes((tmp_path / "truth.json").read_bytes())
-    mapping = tmp_path / "mapping.json"
-    mapping.write_text("{}")
-    with_mapping = file_hashes(predicted.folder, tmp_path, mapping)
-    assert "truth" not in with_mapping, "a folder has no hash"
-    assert with_mapping["mapping"] == sha256_bytes(b"{}")
-    block = provenance({"SEED": 0}, {}, found)
+def test_provenance_holds_versions_and_what_it_is_given():
+    block = provenance({"SEED": 0}, {}, {"truth": "ab"})
     assert set(block) == {"versions", "settings", "protocols", "sha256"}
-    assert block["versions"]["numpy"] == np.__version__
+    assert block["versions"]["numpy"] == np.__version__ and block["sha256"] == {"truth": "ab"}
 
 
 def test_a_truth_that_cannot_be_read_again_is_named(scored, tmp_path):

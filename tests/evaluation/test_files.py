@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
@@ -143,7 +144,7 @@ def test_missing_or_empty_truth(folder: Path, truth: GroundTruth, tmp_path: Path
 def test_identity_needs_true_ids(folder: Path, truth: GroundTruth) -> None:
     with pytest.raises(
         UserError,
-        match=r"'identity', but the predicted things category 3 is none of .* such as one-to-one",
+        match=r"'identity', but the things category 3 of the model is none of .* such as one-to-one",
     ):
         evaluate_folder(folder, truth, EvalSettings(matching="identity"))
 
@@ -307,3 +308,18 @@ def test_instances_without_a_panoptic_annotation_still_count(
     assert metrics["instances"]["segm"]["AP"] == pytest.approx(100.0)
     content = json.loads((folder / "mapping.json").read_text())
     assert content["things"]["3"]["votes"] == 3
+
+
+def test_folders_of_maps_that_are_void_everywhere_are_said_to_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes, maps = formats.camvid(tmp_path)
+    for path in maps.glob("*.png"):
+        formats.grey(path, [[11, 11], [11, 11]])
+    folder = write_predictions(tmp_path / "p", {}, SPACE)
+    metrics = evaluate_folder(
+        folder, open_truth("camvid", [classes, maps]), EvalSettings(bootstrap=0)
+    )
+    assert metrics["semantic"]["mIoU"] is None
+    assert "none of the 2 scored images of" in caplog.text
+    assert "2 of 2 images have no panoptic prediction" in caplog.text

@@ -13,7 +13,7 @@ positive: both are in ``unmatched``; an image without prediction counts as an em
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,19 @@ from u2seg.evaluation.bootstrap import Source
 from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
 from u2seg.evaluation.crop import cropped
 from u2seg.evaluation.details import write_details
-from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, score
+from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, score, treated_rows
 from u2seg.evaluation.files import GroundTruth, Predictions, read_predictions, read_truth
 from u2seg.evaluation.gather import ImageTable
+from u2seg.evaluation.hashes import input_hashes
 from u2seg.evaluation.holdout import Split, describe_fit
-from u2seg.evaluation.intervals import ci95, detection_sources, figure_sources
+from u2seg.evaluation.intervals import ci95, detection_sources, figure_sources, treatment_sources
 from u2seg.evaluation.mapping import (
     ClusterMapping,
     fit_mapping,
     identity_mapping,
 )
 from u2seg.evaluation.mapping_file import mapping_json
-from u2seg.evaluation.merges import stuff_merging
+from u2seg.evaluation.merges import Rows, merging_rows, stuff_merging
 from u2seg.evaluation.panoptic_baselines import (
     NOTES,
     Baseline,
@@ -44,7 +45,7 @@ from u2seg.evaluation.panoptic_baselines import (
 from u2seg.evaluation.passes import Ranks, gather
 from u2seg.evaluation.plan import MappingFile, Plan, plan_evaluation
 from u2seg.evaluation.protocols import EvalProtocol
-from u2seg.evaluation.provenance import file_hashes, provenance
+from u2seg.evaluation.provenance import provenance
 from u2seg.evaluation.resampled_ap import Matches
 from u2seg.evaluation.taskfit import settled, truth_words
 from u2seg.evaluation.truth import INSTANCES, Truth
@@ -141,8 +142,8 @@ def evaluate_folder(
         reference=reference or str(true_set.source),
         given=plan.given is not None,
     )
-    _warn_empty(scored)
-    hashes = file_hashes(predicted.folder, true_set.source, mapping)
+    _warn_empty(true_set, scored)
+    hashes = input_hashes(true_set, predicted, mapping, plan.labels)
     rivals = baselines(settings, true_set, predicted, tables, plan.labels, workers)
     metrics = _score(shared, plan.rules, plan.given)
     if rivals:
@@ -165,16 +166,17 @@ def _score(
         (folder / _mapping_name(old)).unlink(missing_ok=True)
     for rule in rules:
         mapping = given or _fit(rule, shared)
-        scored = _scored(rule, mapping, shared)
+        scored, scoring = _scored(rule, mapping, shared), _scoring(rule, shared)
+        merging = merging_rows(shared.truth, shared.tables, mapping, scoring)
         results[rule.name] = {
             "protocol": _protocol(mapping, shared),
             "class_agnostic": agnostic,
             **scored.blocks,
-            "stuff_merging": stuff_merging(
-                shared.truth, shared.tables, mapping, _scoring(rule, shared)
-            ),
+            "stuff_merging": stuff_merging(shared.truth, merging),
             "unmatched_clusters": unmatched_clusters(clusters, shared.predicted.panoptic, mapping),
-            "ci95": _intervals(shared, scored, limits),
+            "ci95": _intervals(
+                shared, scored, limits, _treatments(shared.truth, scored, scoring, merging)
+            ),
         }
         first = rule is rules[0]
         name = _mapping_name("" if first else rule.name)
@@ -186,6 +188,17 @@ def _score(
     if len(rules) > 1:
         metrics = {**metrics, "protocols": results}
     return metrics
+
+
+def _treatments(
+    truth: Truth, scored: Scored, scoring: Scoring, merging: Mapping[str, Rows]
+) -> list[Source]:
+    """Return the sources of panoptic quality under other treatments than the headline's."""
+    sources = treatment_sources(truth, "stuff_merging", merging)
+    if scored.blocks["unmatched"] is not None:
+        rows = treated_rows(scored.counts, scoring)
+        sources += treatment_sources(truth, "unmatched", rows)
+    return sources
 
 
 def _mapping_name(protocol: str) -> str:
@@ -230,11 +243,13 @@ def _class_agnostic(shared: _Pass) -> tuple[dict[str, Any] | None, dict[str, Any
     return block, _draws(shared, detection_sources({"class_agnostic": matches}))
 
 
-def _intervals(shared: _Pass, scored: Scored, known: dict[str, Any]) -> dict[str, Any] | None:
+def _intervals(
+    shared: _Pass, scored: Scored, known: dict[str, Any], more: Sequence[Source] = ()
+) -> dict[str, Any] | None:
     """Return the block ``ci95``; ``known`` are trees over the same draws."""
     if not shared.settings.bootstrap:
         return None
-    sources = figure_sources(shared.truth, scored.counts)
+    sources = [*figure_sources(shared.truth, scored.counts), *more]
     sources += detection_sources({"instances": scored.matches})
     return {**_draws(shared, sources), **known}
 
@@ -267,10 +282,22 @@ def _fit(rule: EvalProtocol, shared: _Pass) -> ClusterMapping:
     return replace(mapping, class_set=str(truth_words(truth)["class_set"]))
 
 
-def _warn_empty(tables: Sequence[ImageTable]) -> None:
+def _warn_empty(truth: Truth, tables: Sequence[ImageTable]) -> None:
     empty = sum(table.empty for table in tables)
     if empty:
-        logger.warning("%d of %d images have no prediction and count as empty", empty, len(tables))
+        logger.warning(
+            "%d of %d images have no panoptic prediction and count as empty maps",
+            empty,
+            len(tables),
+        )
+    if not any(table.truth or table.instances for table in tables):
+        logger.warning(
+            "no figure is defined: none of the %d scored images of %s has a segment or an "
+            "instance of its %d classes",
+            len(tables),
+            truth.source,
+            len(truth.names),
+        )
 
 
 def _protocol(clusters: ClusterMapping, shared: _Pass) -> dict[str, Any]:

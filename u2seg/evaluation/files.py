@@ -91,9 +91,18 @@ class PanopticSet:
         check_shape(path, ids.shape, self.sizes[image_id], f"{self.source} declares")
         return ids
 
+    @property
+    def lists(self) -> tuple[Path, ...]:
+        """Files besides the JSON and the PNGs: none."""
+        return ()
+
     def path(self, image_id: int) -> Path:
         """Return the path of an image's PNG; UserError if its name leaves the folder."""
         return self._folder.join(self.file_names[image_id])
+
+    def maps(self, image_id: int) -> tuple[Path, ...]:
+        """Return the PNG of an image; UserError as ``path``."""
+        return (self.path(image_id),)
 
     @cached_property
     def _folder(self) -> Folder:

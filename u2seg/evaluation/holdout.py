@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from u2seg.errors import UserError
+from u2seg.evaluation.hashes import file_sha256
 from u2seg.evaluation.truth import Truth
 
 _KEY = 12
 """Hexadecimal digits of an image's key: for a million images a collision is unlikely (0.2 %)."""
-_READ = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,4 @@ def _position(stem: str) -> float:
 def _file_hash(truth: Truth) -> str:
     if not truth.source.is_file():
         return ""
-    digest = hashlib.sha256()
-    with truth.source.open("rb") as file:
-        while block := file.read(_READ):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(truth.source)

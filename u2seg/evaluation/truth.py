@@ -69,8 +69,15 @@ class Truth(Protocol):
     def tasks(self) -> frozenset[str]:
         """Return the tasks this truth can answer, a subset of ``TASKS``."""
 
+    @property
+    def lists(self) -> tuple[Path, ...]:
+        """Return the files it was read from besides ``source`` and the maps."""
+
     def path(self, image_id: int) -> Path:
         """Return the file that messages name for an image."""
+
+    def maps(self, image_id: int) -> tuple[Path, ...]:
+        """Return the PNGs that ``read`` decodes for an image."""
 
     def read(self, image_id: int) -> TrueImage:
         """Return the truth of an image of ``stems``.

@@ -56,9 +56,18 @@ class TruthView:
         """What can be answered."""
         return self.truth.tasks
 
+    @property
+    def lists(self) -> tuple[Path, ...]:
+        """Files besides the source and the maps."""
+        return self.truth.lists
+
     def path(self, image_id: int) -> Path:
         """Return the file of an image."""
         return self.truth.path(image_id)
+
+    def maps(self, image_id: int) -> tuple[Path, ...]:
+        """Return the PNGs of an image."""
+        return self.truth.maps(image_id)
 
     def read(self, image_id: int) -> TrueImage:
         """Return the truth of an image; UserError as ``Truth.read``."""
@@ -88,6 +97,10 @@ class RenumberedTruth(TruthView):
     def path(self, image_id: int) -> Path:
         """Return the file of an image."""
         return self.truth.path(self.numbers[image_id])
+
+    def maps(self, image_id: int) -> tuple[Path, ...]:
+        """Return the PNGs of an image."""
+        return self.truth.maps(self.numbers[image_id])
 
     def read(self, image_id: int) -> TrueImage:
         """Return the truth of an image; UserError as ``Truth.read``."""

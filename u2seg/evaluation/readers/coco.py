@@ -92,9 +92,18 @@ class InstanceTruth:
         """The instance task."""
         return frozenset({INSTANCES})
 
+    @property
+    def lists(self) -> tuple[Path, ...]:
+        """Files besides the JSON: none."""
+        return ()
+
     def path(self, image_id: int) -> Path:
         """Return the JSON."""
         return self.source
+
+    def maps(self, image_id: int) -> tuple[Path, ...]:
+        """Return the PNGs of an image: none."""
+        return ()
 
     def read(self, image_id: int) -> TrueImage:
         """Return the instances of an image over a map that is void."""

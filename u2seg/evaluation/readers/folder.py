@@ -30,6 +30,7 @@ class FolderTruth:
         stems: Image id -> relative name of the photograph, without suffix.
         sizes: Image id -> (H, W), from the heads of the PNGs.
         tasks: What it can answer.
+        lists: Files it was read from besides ``source`` and the PNGs, such as a list of classes.
     """
 
     source: Path
@@ -40,10 +41,15 @@ class FolderTruth:
     stems: Mapping[int, str]
     sizes: Mapping[int, tuple[int, int]]
     tasks: frozenset[str]
+    lists: tuple[Path, ...] = ()
 
     def path(self, image_id: int) -> Path:
         """Return the PNG of an image."""
         return self.files[image_id]
+
+    def maps(self, image_id: int) -> tuple[Path, ...]:
+        """Return the PNGs of an image."""
+        return (self.files[image_id],)
 
     def read(self, image_id: int) -> TrueImage:
         """Return the truth of an image; UserError as ``Truth.read``."""

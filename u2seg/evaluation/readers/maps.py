@@ -107,5 +107,6 @@ def open_class_maps(classes: Path, maps: Path) -> ClassMapTruth:
         stuff=tuple(names),
         tasks=frozenset({SEMANTIC}),
         ignore=known.ignore,
+        lists=(classes,),
         **folder_parts(found),
     )

@@ -43,6 +43,11 @@ class VocTruth(FolderTruth):
 
     objects: Mapping[int, Path] | None = None
 
+    def maps(self, image_id: int) -> tuple[Path, ...]:
+        """Return the map of classes of an image, and that of objects if there is one."""
+        objects = () if self.objects is None else (self.objects[image_id],)
+        return (*super().maps(image_id), *objects)
+
     def read(self, image_id: int) -> TrueImage:
         """Return the truth of an image; UserError as ``Truth.read``.
 
