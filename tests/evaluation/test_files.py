@@ -144,7 +144,7 @@ def test_missing_or_empty_truth(folder: Path, truth: GroundTruth, tmp_path: Path
 def test_identity_needs_true_ids(folder: Path, truth: GroundTruth) -> None:
     with pytest.raises(
         UserError,
-        match=r"'identity', but the things category 3 of the model is none of .* such as one-to-one",
+        match=r"'identity', but the things category 3 of the model is none of .* one-to-one",
     ):
         evaluate_folder(folder, truth, EvalSettings(matching="identity"))
 
