@@ -96,6 +96,18 @@ def test_state_survives_a_checkpoint_and_goes_on_alike() -> None:
     assert float(ema_weights(content)["0.weight"][0, 0]) == 2
 
 
+def test_a_resumed_average_moves_to_the_model() -> None:
+    """Checkpoints are read on the CPU; ``meta`` stands for a GPU, whose tensors do not mix."""
+    saved = WeightAverage(0.5)
+    saved.start(model())
+    average, module = WeightAverage(0.5), model().to("meta")
+    average.load_state_dict(saved.state_dict())
+    average.start(module)
+    average.update(module)
+    assert {value.device.type for value in average.weights.values()} == {"meta"}
+    assert average.updates == 1
+
+
 def test_a_checkpoint_without_average_is_refused() -> None:
     for content in ({"model": {}}, {KEY: 3}, {KEY: {"decay": 0.9}}):
         with pytest.raises(UserError, match=r"a\.pth holds no moving average .*EMA_DECAY"):

@@ -43,11 +43,22 @@ class WeightAverage:
         self.decay = decay
         self.weights: dict[str, Tensor] = {}
         self.updates = 0
+        self._placed = True
 
     def start(self, model: nn.Module) -> None:
-        """Begin with a model's weights; nothing happens if there is an average already."""
+        """Begin with a model's weights; an average there is already goes to the model's devices.
+
+        Raises:
+            KeyError: as ``update``.
+        """
         if not self.weights:
             self.weights = {name: value.clone() for name, value in _state(model).items()}
+        elif not self._placed:  # read from a checkpoint, whose tensors are on the CPU
+            own = _state(model)
+            self.weights = {
+                name: value.to(own[name].device) for name, value in self.weights.items()
+            }
+        self._placed = True
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -82,13 +93,10 @@ class WeightAverage:
         return {"decay": self.decay, "updates": self.updates, "model": dict(self.weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's state; weights go to the device of those there were."""
-        device = next((value.device for value in self.weights.values()), None)
-        self.weights = {
-            name: value.clone() if device is None else value.to(device, copy=True)
-            for name, value in state["model"].items()
-        }
+        """Go on from a checkpoint's state; its weights stay where they are until ``start``."""
+        self.weights = {name: value.clone() for name, value in state["model"].items()}
         self.updates = int(state["updates"])
+        self._placed = False
 
 
 def ema_weights(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> dict[str, Tensor]:
