@@ -27,6 +27,8 @@ from u2seg.evaluation.resampled_ap import Matches, detection_source
 from u2seg.evaluation.semantic import confusion_matrix, mean_iou, pixel_accuracy
 from u2seg.structures.masks import encode_mask, mask_box
 
+STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
+"""Figure -> its place in pycocotools' summary."""
 EVERY_PAIR = np.array([[2, 0], [1, 1], [0, 2]], dtype=np.int32)
 """All resamples of two images; the middle one comes up in half of the draws."""
 
@@ -184,6 +186,22 @@ def test_average_precision_of_two_images_by_hand():
     assert found["AR100"] == pytest.approx([100.0, 50.0, 0.0])
 
 
+def test_recall_of_the_first_detection_by_hand():
+    """Image 1: the better of two detections is an error. Image 2: the only one is right.
+
+    AR1 of image 1 twice: 0, both: 1 of 2, image 2 twice: 1; AR10 looks at all detections.
+    """
+    run = coco_run(
+        [box(1, 1, 0, 8), box(2, 1, 0, 8)],
+        [box(1, 1, 0, 8, score=0.6), box(1, 1, 20, 8, score=0.9), box(2, 1, 0, 8, score=0.5)],
+        [1, 2],
+    )
+    found = Matches.from_run(run).scores(EVERY_PAIR)
+    assert found["AR1"] == pytest.approx([0.0, 50.0, 100.0])
+    for name in ("AR10", "AR100"):
+        assert found[name] == pytest.approx([100.0] * 3)
+
+
 def random_set(rng, images):
     truth, found, score = [], [], iter(rng.permutation(1000) / 1000)
     for image in images:
@@ -212,7 +230,7 @@ def test_average_precision_is_pycocotools_of_the_images_repeated():
             for rows in (truth, found)
         ]
         stats = coco_run(*repeated, range(len(copies))).stats
-        for name, index in (("AP", 0), ("AP50", 1), ("AP75", 2), ("AR100", 8)):
+        for name, index in STATS.items():
             assert scores[name][number] == pytest.approx(100 * stats[index], abs=1e-10), name
 
 
@@ -223,7 +241,7 @@ def test_average_precision_without_instances_is_undefined():
     assert np.isnan(missed.scores(EVERY_PAIR)["AP"][0])
     assert missed.scores(EVERY_PAIR)["AP"][1:].tolist() == [0.0, 0.0]
     found = confidence_intervals([detection_source(missed, "a", "b")], 2, resamples=40, seed=0)
-    assert found["a"]["b"] == {key: [0.0, 0.0] for key in ("AP", "AP50", "AP75", "AR100")}
+    assert found["a"]["b"] == {key: [0.0, 0.0] for key in STATS}
 
 
 @pytest.mark.shared
@@ -239,5 +257,5 @@ def test_average_precision_of_stored_results(kind):
         run.accumulate()
         run.summarize()
     scores = Matches.from_run(run).scores(np.ones((1, len(run.params.imgIds)), np.int32))
-    for name, index in (("AP", 0), ("AP50", 1), ("AP75", 2), ("AR100", 8)):
+    for name, index in STATS.items():
         assert scores[name][0] == pytest.approx(100 * run.stats[index], abs=1e-10)

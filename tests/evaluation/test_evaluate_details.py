@@ -11,7 +11,7 @@ import pytest
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
-from tests.evaluation.test_taskfit import result_folder
+from tests.evaluation.test_taskfit import result_folder, river_and_sea
 from u2seg.config.evaluation import EvalSettings
 from u2seg.evaluation import evaluate_folder, format_metrics
 from u2seg.evaluation.readers import scored_truth
@@ -49,10 +49,40 @@ def test_intervals_of_two_images_by_hand(files):
             low, high = ci95[part][kind]["AP"]
             assert low < metrics[part][kind]["AP"] < high
             assert high == pytest.approx(100.0)
-    assert set(ci95["instances"]["segm"]) == {"AP", "AP50", "AP75", "AR100"}
+    assert set(ci95["instances"]["segm"]) == {"AP", "AP50", "AP75", "AR1", "AR10", "AR100"}
     table = format_metrics(metrics).splitlines()
     row = table.index(next(line for line in table if line.startswith("all")))
     assert table[row + 1].split() == ["95", "%", *[f"{first:.1f}-100.0"] * 2, "100.0-100.0"]
+
+
+def test_intervals_of_both_treatments_of_clusters_without_a_class(tmp_path):
+    """The second cat of image 22 has a cluster of its own; image 21 alone is perfect.
+
+    22 twice: cats 2 / (2 + 2/2) as void, 2 / (2 + 2/2 + 2/2) as false positives; grass is right.
+    """
+    maps = relabelled({1: 3, 2: 1, 3: 5, 4: 4})
+    maps[22][1][102] = 2
+    folder = write_predictions(tmp_path / "p", maps, SPACE)
+    metrics = evaluate_folder(folder, write_truth(tmp_path), EvalSettings(bootstrap=200))
+    found = metrics["ci95"]["unmatched"]
+    assert found["void"]["all"]["PQ"] == pytest.approx([100 * (2 / 3 + 1) / 2, 100.0])
+    assert found["false_positive"]["all"]["PQ"] == pytest.approx([100 * (1 / 2 + 1) / 2, 100.0])
+    assert found["void"] == metrics["ci95"]["panoptic"]
+    assert "stuff_merging" not in metrics["ci95"]
+    settings = EvalSettings(bootstrap=200, unmatched="false_positive")
+    counted = evaluate_folder(folder, write_truth(tmp_path), settings)
+    assert counted["ci95"]["unmatched"] == found
+
+
+def test_intervals_of_both_mergings(tmp_path):
+    """One image: one water on river and sea is nothing, or all."""
+    paths = river_and_sea(tmp_path)
+    folder = result_folder(tmp_path / "p", {"a": [[2, 2, 2, 2]]}, LabelSpace(1, 1))
+    settings = EvalSettings(classes="coco-95", bootstrap=20)
+    truth = scored_truth("coco-panoptic", paths, settings, folder)
+    found = evaluate_folder(folder, truth, settings)["ci95"]["stuff_merging"]
+    assert found["neither"]["all"]["PQ"] == [0.0, 0.0]
+    assert found["both"]["stuff"]["PQ"] == [100.0, 100.0]
 
 
 def test_no_resamples_no_intervals(files):

@@ -121,7 +121,10 @@ def confidence_intervals(
 
 
 def panoptic_source(
-    counts: Sequence[Mapping[int, ClassCounts]], things: Sequence[int], stuff: Sequence[int]
+    counts: Sequence[Mapping[int, ClassCounts]],
+    things: Sequence[int],
+    stuff: Sequence[int],
+    name: Sequence[str] = ("panoptic",),
 ) -> Source:
     """Return the source of PQ, SQ and RQ of all, thing and stuff classes.
 
@@ -129,9 +132,10 @@ def panoptic_source(
         counts: Counts of each image.
         things: Class ids.
         stuff: Class ids, none of them a thing.
+        name: First words of the figures' names.
 
     Returns:
-        Figures ``("panoptic", part, "PQ")`` and so on, as ``mean_quality`` defines them: the
+        Figures ``(*name, part, "PQ")`` and so on, as ``mean_quality`` defines them: the
         classes that occur in a resample are averaged.
     """
     order = {category: column for column, category in enumerate([*things, *stuff])}
@@ -151,9 +155,9 @@ def panoptic_source(
         weight = tp + 0.5 * fp + 0.5 * fn
         quality = {"PQ": _ratio(iou, weight), "SQ": _ratio(iou, tp), "RQ": _ratio(tp, weight)}
         return {
-            ("panoptic", part, name): _mean(values[:, columns], occurs[:, columns])
+            (*name, part, measure): _mean(values[:, columns], occurs[:, columns])
             for part, columns in split.items()
-            for name, values in quality.items()
+            for measure, values in quality.items()
         }
 
     return figures

@@ -142,18 +142,45 @@ def both_treatments(
         ``void`` and ``false_positive``, each with ``all``, ``things`` and ``stuff``; and
         ``segments``, the number of false positives that make the difference.
     """
-    first, second = panoptic_totals(counts), panoptic_totals(counts)
-    counted = scoring.unmatched == FALSE_POSITIVE
-    extra = 0
-    for image in counts:
-        _add(first if counted else second, image.unmatched, -1 if counted else 1)
-        extra += sum(row.fp for row in image.unmatched.values())
-    parts = {"all": truth.names, "things": truth.things, "stuff": truth.stuff}
+    extra = sum(row.fp for image in counts for row in image.unmatched.values())
     quality = {
-        name: {part: panoptic.mean_quality(totals, ids) for part, ids in parts.items()}
-        for name, totals in ((VOID, first), (FALSE_POSITIVE, second))
+        name: quality_of_parts(truth, rows) for name, rows in treated_rows(counts, scoring).items()
     }
     return {**quality, "segments": extra}
+
+
+def treated_rows(
+    counts: Sequence[ImageCounts], scoring: Scoring
+) -> dict[str, list[dict[int, ClassCounts]]]:
+    """Return ``void`` and ``false_positive`` -> the panoptic counts of each image.
+
+    Args:
+        counts: Of all images.
+        scoring: With which they were counted.
+    """
+    counted = scoring.unmatched == FALSE_POSITIVE
+    own = [image.panoptic for image in counts]
+    other = []
+    for image in counts:
+        row: dict[int, ClassCounts] = {}
+        _add(row, image.panoptic)
+        _add(row, image.unmatched, -1 if counted else 1)
+        other.append(row)
+    return {VOID: other, FALSE_POSITIVE: own} if counted else {VOID: own, FALSE_POSITIVE: other}
+
+
+def quality_of_parts(truth: Truth, rows: Iterable[Mapping[int, ClassCounts]]) -> dict[str, Any]:
+    """Return panoptic quality of ``all``, ``things`` and ``stuff``.
+
+    Args:
+        truth: Names the classes.
+        rows: Counts of each image.
+    """
+    totals: dict[int, ClassCounts] = {}
+    for row in rows:
+        _add(totals, row)
+    parts = {"all": truth.names, "things": truth.things, "stuff": truth.stuff}
+    return {part: panoptic.mean_quality(totals, ids) for part, ids in parts.items()}
 
 
 def confusion_totals(truth: Truth, counts: Iterable[ImageCounts]) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ from u2seg.evaluation.bootstrap import (
     semantic_source,
 )
 from u2seg.evaluation.figures import ImageCounts
+from u2seg.evaluation.panoptic import ClassCounts
 from u2seg.evaluation.resampled_ap import Matches, detection_source
 from u2seg.evaluation.truth import PANOPTIC, SEMANTIC, Truth
 
@@ -44,6 +45,22 @@ def figure_sources(
         ]
         sources.append(semantic_source(cells, len(place)))
     return sources
+
+
+def treatment_sources(
+    truth: Truth, block: str, treatments: Mapping[str, Sequence[Mapping[int, ClassCounts]]]
+) -> list[Source]:
+    """Return the sources of panoptic quality under several treatments of the same segments.
+
+    Args:
+        truth: Names the classes.
+        block: ``unmatched`` or ``stuff_merging``.
+        treatments: Name -> counts of each image.
+    """
+    return [
+        panoptic_source(rows, truth.things, truth.stuff, (block, name))
+        for name, rows in treatments.items()
+    ]
 
 
 def detection_sources(matches: Mapping[str, Mapping[str, Matches]]) -> list[Source]:

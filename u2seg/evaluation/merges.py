@@ -8,26 +8,29 @@ stuff. The numbers differ: both are in a result.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from u2seg.evaluation.figures import Scoring, image_counts, panoptic_totals
+from u2seg.evaluation.figures import Scoring, image_counts, quality_of_parts
 from u2seg.evaluation.gather import ImageTable
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.overlap import Overlap
-from u2seg.evaluation.panoptic import mean_quality
+from u2seg.evaluation.panoptic import ClassCounts
 from u2seg.evaluation.segments import joined_segments, merge_targets
 from u2seg.evaluation.taskfit import class_view, collects_stuff
 from u2seg.evaluation.truth import PANOPTIC, Truth
 
+Rows = list[dict[int, ClassCounts]]
+"""Panoptic counts of each image."""
 
-def stuff_merging(
+
+def merging_rows(
     truth: Truth, tables: Sequence[ImageTable], mapping: ClusterMapping, scoring: Scoring
-) -> dict[str, Any] | None:
-    """Return panoptic quality under both treatments.
+) -> dict[str, Rows]:
+    """Return the panoptic counts under both treatments.
 
     Args:
         truth: Seen through a class set, its stuff not merged; else there is nothing to compare.
@@ -36,28 +39,30 @@ def stuff_merging(
         scoring: Of the rest; its ``merge_stuff`` is not asked.
 
     Returns:
-        ``neither`` (true and predicted segments as they are) and ``both`` (both merged), each
-        with ``all``, ``things`` and ``stuff``; None where no stuff class of the set collects
-        several classes.
+        ``neither`` (true and predicted segments as they are) and ``both`` (both merged); empty
+        where no stuff class of the set collects several classes.
     """
     view = class_view(truth)
     if PANOPTIC not in truth.tasks or view is None or view.merge_stuff:
-        return None
+        return {}
     if not collects_stuff(truth):
-        return None
+        return {}
     merged = [merged_truth(table, truth.stuff) for table in tables]
-    return {
-        name: _quality(truth, chosen, mapping, replace(scoring, merge_stuff=flag))
-        for name, chosen, flag in (("neither", tables, False), ("both", merged, True))
-    }
+    rows = {}
+    for name, chosen, flag in (("neither", tables, False), ("both", merged, True)):
+        treated = replace(scoring, merge_stuff=flag)
+        rows[name] = [image_counts(t, truth, mapping, treated).panoptic for t in chosen]
+    return rows
 
 
-def _quality(
-    truth: Truth, tables: Sequence[ImageTable], mapping: ClusterMapping, scoring: Scoring
-) -> dict[str, Any]:
-    totals = panoptic_totals(image_counts(table, truth, mapping, scoring) for table in tables)
-    parts = {"all": truth.names, "things": truth.things, "stuff": truth.stuff}
-    return {part: mean_quality(totals, ids) for part, ids in parts.items()}
+def stuff_merging(truth: Truth, rows: Mapping[str, Rows]) -> dict[str, Any] | None:
+    """Return panoptic quality under both treatments: ``all``, ``things`` and ``stuff`` of each.
+
+    Args:
+        truth: Names the classes.
+        rows: From ``merging_rows``; None is returned where they are empty.
+    """
+    return {name: quality_of_parts(truth, counts) for name, counts in rows.items()} or None
 
 
 def merged_truth(table: ImageTable, stuff: Collection[int]) -> ImageTable:

@@ -24,6 +24,8 @@ from u2seg.evaluation.bootstrap import Figures, Source, Values, Weights
 AT_ONCE = 4_000_000
 """Weights gathered at a time: 32 MB."""
 _STATS = {"AP": None, "AP50": 0.5, "AP75": 0.75}
+_FIRST = (1, 10)
+"""Detections of an image that AR1 and AR10 look at; AR100 looks at all there are."""
 
 Positions = npt.NDArray[np.int64]
 
@@ -37,12 +39,14 @@ class ClassMatches:
         hits: Of each threshold, the positions of true positives, ascending.
         ignored: Of each threshold, the positions of detections that count for nothing.
         truths: (N,) instances of the class that count in each image.
+        ranks: (D,) place of each detection among those of its image, from 0.
     """
 
     images: Positions
     hits: tuple[Positions, ...]
     ignored: tuple[Positions, ...]
     truths: npt.NDArray[np.int64]
+    ranks: Positions
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Matches:
         return cls(tuple(classes), np.asarray(params.iouThrs), np.asarray(params.recThrs))
 
     def scores(self, weights: Weights) -> dict[str, Values]:
-        """Return AP, AP50, AP75 and AR100 of weighted images.
+        """Return AP, AP50, AP75, AR1, AR10 and AR100 of weighted images.
 
         Args:
             weights: (R, N) int32, how often each image counts.
@@ -88,6 +92,7 @@ class Matches:
         """
         shape = (len(weights), len(self.thresholds))
         precision, recall, classes = np.zeros(shape), np.zeros(shape), np.zeros(len(weights))
+        firsts = {first: np.zeros(shape) for first in _FIRST}
         for part in self.classes:
             step = max(1, AT_ONCE // max(1, len(part.images)))
             for start in range(0, len(weights), step):
@@ -96,10 +101,15 @@ class Matches:
                 ap, ar = _accumulate(part, weights[rows], truths, self.recalls)
                 precision[rows] += ap
                 recall[rows] += ar
+                for first, sums in firsts.items():
+                    sums[rows] += _recall_of_first(part, weights[rows], truths, first)
                 classes[rows] += truths > 0
         defined = np.where(classes > 0, classes, np.nan)[:, None]
         precision, recall = 100.0 * precision / defined, 100.0 * recall / defined
-        found = {"AR100": recall.mean(axis=1)}
+        found = {
+            f"AR{first}": (100.0 * sums / defined).mean(axis=1) for first, sums in firsts.items()
+        }
+        found["AR100"] = recall.mean(axis=1)
         for name, threshold in _STATS.items():
             chosen = np.ones(shape[1], bool) if threshold is None else self.thresholds == threshold
             found[name] = precision[:, chosen].mean(axis=1)
@@ -119,6 +129,7 @@ def _class_matches(records: list[dict[str, Any] | None], thresholds: int) -> Cla
     """Return the detections of one class from its record of each image."""
     truths = np.zeros(len(records), dtype=np.int64)
     images, scores = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    ranks = [np.zeros(0, dtype=np.int64)]
     matched, ignored = [np.zeros((thresholds, 0), bool)], [np.zeros((thresholds, 0), bool)]
     for index, record in enumerate(records):
         if record is None:
@@ -126,6 +137,7 @@ def _class_matches(records: list[dict[str, Any] | None], thresholds: int) -> Cla
         truths[index] = np.count_nonzero(np.asarray(record["gtIgnore"]) == 0)
         count = len(record["dtScores"])
         images.append(np.full(count, index))
+        ranks.append(np.arange(count))
         scores.append(np.asarray(record["dtScores"], dtype=np.float64))
         matched.append(np.asarray(record["dtMatches"], dtype=bool))
         ignored.append(np.asarray(record["dtIgnore"], dtype=bool))
@@ -137,6 +149,7 @@ def _class_matches(records: list[dict[str, Any] | None], thresholds: int) -> Cla
         hits=tuple(np.flatnonzero(row) for row in match & ~ignore),
         ignored=tuple(np.flatnonzero(row) for row in ignore),
         truths=truths,
+        ranks=np.concatenate(ranks)[order],
     )
 
 
@@ -161,6 +174,20 @@ def _accumulate(
         ap[:, t] = np.take_along_axis(curve, steps, axis=1).mean(axis=1)
         ar[:, t] = found[:, -1] / np.maximum(truths, 1)
     return np.where(truths[:, None] > 0, ap, 0.0), ar
+
+
+def _recall_of_first(
+    part: ClassMatches, weights: Weights, truths: npt.NDArray[np.int64], first: int
+) -> Values:
+    """Return the (R, T) recall, 0..1, of the best detections of each image alone.
+
+    pycocotools matches 100 detections of an image once and leaves the later ones out, too.
+    """
+    recall = np.zeros((len(weights), len(part.hits)))
+    for t, hits in enumerate(part.hits):
+        early = part.images[hits[part.ranks[hits] < first]]
+        recall[:, t] = weights[:, early].sum(axis=1, dtype=np.int64) / np.maximum(truths, 1)
+    return recall
 
 
 def _least_hits(truths: npt.NDArray[np.int64], recalls: Values) -> npt.NDArray[np.int64]:
