@@ -124,6 +124,25 @@ def test_a_drawn_seed_is_resumed_too(
     assert_same(output, tmp_path)
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["none", "of a shorter training"])
+def test_the_final_weights_are_written_where_the_end_was_missed(
+    whole: tuple[list[str], Path, dict[int, float]], tmp_path: Path, older: bool
+) -> None:
+    """Killed between the last numbered checkpoint and ``model_final.pth``."""
+    words, output, _ = whole
+    name = f"model_{LENGTH - 1:07d}.pth"
+    for suffix in ("", ".sha256"):
+        shutil.copy(output / f"{name}{suffix}", tmp_path)
+    if older:
+        shutil.copy(output / "model_0000003.pth", tmp_path / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text(name)
+    assert train([*words, "OUTPUT_DIR", str(tmp_path)], resume=True) == {}
+    assert_same(output, tmp_path)
+    assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == LENGTH - 1
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert (tmp_path / "model_final.pth.sha256").is_file()
+
+
 def test_a_damaged_checkpoint_is_not_resumed_from(
     whole: tuple[list[str], Path, dict[int, float]], tmp_path: Path
 ) -> None:

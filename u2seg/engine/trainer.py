@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from u2seg.engine.loop import Iteration
 
 logger = logging.getLogger(__name__)
+FINAL = "model_final"
+"""The host's name of the last checkpoint, without ending."""
 
 
 class TrainerParts:
@@ -233,6 +235,7 @@ def run_training(trainer: Any, resume: bool) -> None:
         trainer.resume_or_load(resume=resume)
         if trainer.start_iter >= trainer.max_iter:
             logger.info("training is finished already (%d iterations)", trainer.start_iter)
+            _save_final(trainer)
         else:
             trainer.train()
     except StageError as error:
@@ -242,6 +245,19 @@ def run_training(trainer: Any, resume: bool) -> None:
         # The host closes them after a complete training only.
         for writer in getattr(trainer, "event_writers", ()):
             writer.close()
+
+
+def _save_final(trainer: Any) -> None:
+    """Save the final weights of a training that was killed before it could.
+
+    The host writes the last numbered checkpoint first. A ``model_final.pth`` that
+    ``last_checkpoint`` does not name is missing, or of an earlier, shorter training.
+    """
+    from detectron2.utils import comm
+
+    last = Path(trainer.checkpointer.get_checkpoint_file()) if comm.is_main_process() else None
+    if last is not None and last.stem != FINAL:
+        trainer.checkpointer.save(FINAL, iteration=trainer.start_iter - 1)
 
 
 def _unexpected(record: logging.LogRecord) -> bool:
