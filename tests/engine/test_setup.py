@@ -116,6 +116,13 @@ def test_a_dumped_config_loads_again_as_the_same(tmp_path: Path) -> None:
         ("SOLVER: {IMS_PER_BATCH: 0}", "SOLVER.IMS_PER_BATCH is 0"),
         ("SOLVER: {LR_SCHEDULER_NAME: Foo}", "SOLVER.LR_SCHEDULER_NAME is 'Foo'"),
         ("DATALOADER: {NUM_WORKERS: -1}", "DATALOADER.NUM_WORKERS is -1"),
+        ("SOLVER: {MOMENTUM: -1}", "SOLVER.MOMENTUM is -1.0, expected >= 0"),
+        ("SOLVER: {WEIGHT_DECAY: -1}", "SOLVER.WEIGHT_DECAY is -1.0, expected >= 0"),
+        ("SOLVER: {WARMUP_METHOD: foo}", "SOLVER.WARMUP_METHOD is 'foo', expected one of"),
+        ("SOLVER: {CLIP_GRADIENTS: {CLIP_TYPE: foo}}", "CLIP_TYPE is 'foo', expected one of"),
+        ("INPUT: {CROP: {TYPE: foo}}", "INPUT.CROP.TYPE is 'foo', expected one of"),
+        ("MODEL: {FPN: {NORM: GN, OUT_CHANNELS: 20}}", "OUT_CHANNELS is 20, expected a multiple"),
+        ("MODEL: {PIXEL_STD: [1.0, 0.0, 1.0]}", "MODEL.PIXEL_STD is [1.0, 0.0, 1.0], expected"),
         ("VERSION: 1", "VERSION is 1"),
         ("SOLVER: !!python/object/apply:os.system ['touch OWNED']", "not plain YAML"),
         ("_BASE_: https://example.org/x.yaml", "must be the path of a local file"),
@@ -130,6 +137,48 @@ def test_bad_files_are_refused(
         build_cfg(tmp_path / "bad.yaml", CPU)
     assert message in str(caught.value)
     assert not os.path.exists("OWNED")
+
+
+def test_cascade_stages_without_weights_of_their_boxes_are_refused() -> None:
+    words = ["MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "(0.5,0.6)"]
+    with pytest.raises(UserError, match=r"IOUS is \(0.5, 0.6\), one per stage.*WEIGHTS has 3"):
+        build_cfg(BASE_CONFIG, [*CPU, *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("SOLVER.MAX_ITER 8 SOLVER.STEPS (8,)", "STEPS is (8,) and SOLVER.MAX_ITER 8: expected"),
+        ("SOLVER.MAX_ITER 8 SOLVER.STEPS (4,2)", "expected steps >= 1 in rising order"),
+        ("SOLVER.MAX_ITER 8 SOLVER.STEPS (0,)", "expected steps >= 1 in rising order"),
+        ("SOLVER.MAX_ITER 1 SOLVER.STEPS () SOLVER.NESTEROV True SOLVER.MOMENTUM 0", "NESTEROV"),
+        ("SOLVER.REFERENCE_WORLD_SIZE 3", "3, but SOLVER.IMS_PER_BATCH 16 is no multiple of it"),
+        ("TEST.EXPECTED_RESULTS [['a','b','c',1,2]]", "TEST.EXPECTED_RESULTS is [["),
+    ],
+)
+def test_what_only_a_training_stumbles_over_is_refused_there(words: str, message: str) -> None:
+    given = [*CPU, "SOLVER.IMS_PER_BATCH", "16", *words.split()]
+    build_cfg(BASE_CONFIG, given)
+    with pytest.raises(UserError) as caught:
+        build_cfg(BASE_CONFIG, given, training=True)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("steps", ["()", "(3,5)", "(3,9)"])
+def test_steps_in_order_before_or_after_the_end_are_fine(steps: str) -> None:
+    build_cfg(BASE_CONFIG, [*CPU, "SOLVER.MAX_ITER", "8", "SOLVER.STEPS", steps], training=True)
+
+
+def test_steps_are_compared_as_the_host_scales_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight processes instead of one: of 20 and 21 iterations round(2.5) = 2 and 3 remain."""
+    from detectron2.utils import comm
+
+    words = ["SOLVER.MAX_ITER", "21", "SOLVER.IMS_PER_BATCH", "16"]
+    words += ["SOLVER.REFERENCE_WORLD_SIZE", "1"]
+    monkeypatch.setattr(comm, "get_world_size", lambda: 8)
+    build_cfg(BASE_CONFIG, [*CPU, *words, "SOLVER.STEPS", "(20,)"], training=True)
+    with pytest.raises(UserError, match=r"scaled by SOLVER.REFERENCE_WORLD_SIZE \(3,\) and 3"):
+        build_cfg(BASE_CONFIG, [*CPU, *words, "SOLVER.STEPS", "(22,)"], training=True)
 
 
 def test_a_device_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,9 @@ _CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("MODEL.FPN.NORM", _NORMS),
     ("MODEL.SEM_SEG_HEAD.NORM", _NORMS),
     ("SOLVER.LR_SCHEDULER_NAME", ("WarmupMultiStepLR", "WarmupCosineLR")),
+    ("SOLVER.WARMUP_METHOD", ("linear", "constant")),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", ("value", "norm")),
+    ("INPUT.CROP.TYPE", ("relative_range", "relative", "absolute", "absolute_range")),
 )
 _AT_LEAST = (
     ("SOLVER.MAX_ITER", 1),
@@ -38,6 +41,9 @@ _AT_LEAST = (
     ("SOLVER.CHECKPOINT_PERIOD", 1),
     ("SOLVER.WARMUP_ITERS", 0),
     ("SOLVER.BASE_LR", 0),
+    ("SOLVER.MOMENTUM", 0),
+    ("SOLVER.WEIGHT_DECAY", 0),
+    ("SOLVER.REFERENCE_WORLD_SIZE", 0),
     ("DATALOADER.NUM_WORKERS", 0),
     ("TEST.EVAL_PERIOD", 0),
     ("TEST.DETECTIONS_PER_IMAGE", 1),
@@ -45,6 +51,16 @@ _AT_LEAST = (
     ("INPUT.MIN_SIZE_TEST", 1),
     ("INPUT.MAX_SIZE_TEST", 1),
 )
+_GROUPS = 32
+"""Groups of the host's group normalization."""
+_NORMALIZED = (
+    ("MODEL.RESNETS.NORM", "MODEL.RESNETS.STEM_OUT_CHANNELS"),
+    ("MODEL.RESNETS.NORM", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
+    ("MODEL.FPN.NORM", "MODEL.FPN.OUT_CHANNELS"),
+    ("MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_BOX_HEAD.CONV_DIM"),
+    ("MODEL.ROI_MASK_HEAD.NORM", "MODEL.ROI_MASK_HEAD.CONV_DIM"),
+)
+"""Which norm is applied to how many channels; the panoptic model checks its semantic head."""
 
 
 def check_host_settings(cfg: Any) -> None:
@@ -55,8 +71,9 @@ def check_host_settings(cfg: Any) -> None:
 
     Raises:
         UserError: for a name no registry knows (lists the known ones), a choice the host does
-            not have, a number that is too small, image sizes or channels that make no sense, or
-            a device that does not exist; names the key and the value.
+            not have, a number that is too small, image sizes or channels that make no sense,
+            cascade stages without weights of their boxes, or a device that does not exist; names
+            the key and the value.
     """
     _check_registries(cfg)
     for key, allowed in _CHOICES:
@@ -79,8 +96,78 @@ def check_host_settings(cfg: Any) -> None:
     for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
         if len(_get(cfg, key)) != 3:
             raise UserError(f"{key} is {_get(cfg, key)}, expected 3 numbers, one per channel")
+    if not all(value > 0 for value in cfg.MODEL.PIXEL_STD):
+        raise UserError(
+            f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}, expected numbers > 0: images are divided "
+            "by them"
+        )
+    _check_heads(cfg)
     _check_drop_loss(cfg)
     _check_device(str(cfg.MODEL.DEVICE))
+
+
+def check_training_settings(cfg: Any) -> None:
+    """Refuse what only a training stumbles over, some of it after the last iteration.
+
+    Args:
+        cfg: As of ``check_host_settings``.
+
+    Raises:
+        UserError: for steps of the schedule that are not in order or at its end, momentum of
+            Nesterov's kind without momentum, a batch that ``SOLVER.REFERENCE_WORLD_SIZE`` does
+            not divide, or ``TEST.EXPECTED_RESULTS``; names the key and the value.
+    """
+    solver = cfg.SOLVER
+    if solver.NESTEROV and not solver.MOMENTUM:
+        raise UserError("SOLVER.NESTEROV is True, it needs SOLVER.MOMENTUM > 0")
+    if cfg.TEST.EXPECTED_RESULTS:
+        raise UserError(
+            f"TEST.EXPECTED_RESULTS is {cfg.TEST.EXPECTED_RESULTS}, expected []: results are not "
+            "compared here, see metrics.json"
+        )
+    reference = solver.REFERENCE_WORLD_SIZE
+    if reference and solver.IMS_PER_BATCH % reference:
+        raise UserError(
+            f"SOLVER.REFERENCE_WORLD_SIZE is {reference}, but SOLVER.IMS_PER_BATCH "
+            f"{solver.IMS_PER_BATCH} is no multiple of it; 0 leaves batch and rate as they are"
+        )
+    _check_steps(solver)
+
+
+def _check_steps(solver: Any) -> None:
+    from detectron2.utils import comm
+
+    if solver.LR_SCHEDULER_NAME != "WarmupMultiStepLR":
+        return
+    reference = solver.REFERENCE_WORLD_SIZE
+    # With a reference the host shortens the schedule, and rounds it.
+    scale = comm.get_world_size() / reference if reference else 1.0
+    end, *steps = (round(value / scale) for value in (solver.MAX_ITER, *solver.STEPS))
+    told = f"SOLVER.STEPS is {tuple(solver.STEPS)} and SOLVER.MAX_ITER {solver.MAX_ITER}"
+    if scale != 1:
+        told += f", scaled by SOLVER.REFERENCE_WORLD_SIZE {tuple(steps)} and {end}"
+    if any(late <= early for early, late in zip([0, *steps], steps, strict=False)):
+        raise UserError(f"{told}: expected steps >= 1 in rising order")
+    if end < 1 or end in steps:
+        raise UserError(
+            f"{told}: expected MAX_ITER >= 1, and no step at MAX_ITER (later ones are ignored): "
+            "leave the step out, or train longer"
+        )
+
+
+def _check_heads(cfg: Any) -> None:
+    for norm, channels in _NORMALIZED:
+        if _get(cfg, norm) == "GN" and _get(cfg, channels) % _GROUPS:
+            raise UserError(
+                f"{channels} is {_get(cfg, channels)}, expected a multiple of {_GROUPS}, as "
+                f"{norm} is GN with {_GROUPS} groups"
+            )
+    cascade = cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    if "Cascade" in cfg.MODEL.ROI_HEADS.NAME and len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
+        raise UserError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS is {tuple(cascade.IOUS)}, one per stage, but "
+            f"BBOX_REG_WEIGHTS has {len(cascade.BBOX_REG_WEIGHTS)}: expected as many"
+        )
 
 
 def _check_drop_loss(cfg: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from u2seg.config.schema import Settings
 from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
-from u2seg.engine.checks import check_host_settings
+from u2seg.engine.checks import check_host_settings, check_training_settings
 from u2seg.engine.continuation import check_start
 from u2seg.engine.hostcfg import Flat, flatten, merge_values, merge_words
 from u2seg.errors import UserError
@@ -85,6 +85,8 @@ def build_cfg(
     _fit_device(cfg, training)
     u2seg.modeling.register()
     check_host_settings(cfg)
+    if training:
+        check_training_settings(cfg)
     if register:
         register_data(settings)
     _unshare(cfg)
