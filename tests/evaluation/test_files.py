@@ -218,7 +218,9 @@ def test_impossible_true_areas_are_refused_before_the_pass(
     folder: Path, truth: GroundTruth, way: str, area: float
 ) -> None:
     edit_segment(truth, area=area)
-    with pytest.raises(UserError, match=r"truth\.json.*(area 0|area 25|area 10{9}|'area' is 0.5)"):
+    with pytest.raises(
+        UserError, match=r"truth\.json.*(area 0|area 25|'area' is (0.5|1e.300), exp)"
+    ):
         evaluate_folder(folder, opened(truth, way), EvalSettings())
 
 

@@ -33,9 +33,10 @@ def test_maps_of_an_earlier_evaluation_are_removed(tmp_path: Path) -> None:
     assert named == {f"worst/{name}" for name in written}
 
 
-def test_a_map_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["worst/7_truth.png", "mapping_cups.json"])
+def test_a_file_that_cannot_be_removed_is_named(tmp_path: Path, name: str) -> None:
     truth = write_truth(tmp_path)
     folder = write_predictions(tmp_path / "p", relabelled(CLUSTERS), SPACE)
-    (folder / "worst" / "7_truth.png").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"cannot remove .*worst/7_truth\.png, left by an earlier"):
+    (folder / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"cannot remove .*{name}, left by an earlier run"):
         evaluate_folder(folder, truth, EvalSettings(bootstrap=0))

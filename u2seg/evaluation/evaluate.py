@@ -49,7 +49,7 @@ from u2seg.evaluation.provenance import provenance
 from u2seg.evaluation.resampled_ap import Matches
 from u2seg.evaluation.taskfit import settled, truth_words
 from u2seg.evaluation.truth import INSTANCES, Truth
-from u2seg.io.atomic import write_json
+from u2seg.io.atomic import remove_file, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def _score(
     clusters = count_clusters(shared.tables)
     results: dict[str, dict[str, Any]] = {}
     for old in PROTOCOLS if given is None else ():  # of an earlier evaluation in this folder
-        (folder / _mapping_name(old)).unlink(missing_ok=True)
+        remove_file(folder / _mapping_name(old))
     for rule in rules:
         mapping = given or _fit(rule, shared)
         scored, scoring = _scored(rule, mapping, shared), _scoring(rule, shared)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from u2seg.errors import UserError
 from u2seg.evaluation.csvfile import csv_text
 from u2seg.evaluation.figures import ImageCounts
 from u2seg.evaluation.files import Predictions
@@ -22,6 +21,7 @@ from u2seg.evaluation.gather import NONE
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.panoptic import mean_quality
 from u2seg.evaluation.truth import PANOPTIC, Truth
+from u2seg.io.atomic import remove_file
 from u2seg.io.png import write_panoptic_png
 
 SHOWN = 6
@@ -142,12 +142,7 @@ def _remove_others(folder: Path, images: Iterable[Mapping[str, Any]]) -> None:
     kept = {folder / image[name] for image in images for name in MAPS if image[name]}
     for path in sorted((folder / FOLDER).glob("*.png")):
         if _MAP.fullmatch(path.name) and path not in kept:
-            try:
-                path.unlink()
-            except OSError as error:
-                raise UserError(
-                    f"cannot remove {path}, left by an earlier evaluation: {error}"
-                ) from error
+            remove_file(path)
 
 
 def _spread(order: Sequence[int], shown: int) -> tuple[list[int], list[int], list[int]]:

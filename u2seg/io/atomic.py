@@ -54,6 +54,17 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink()
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file that an earlier run left, if it is there; UserError if that fails."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot remove {path}, left by an earlier run: {error.strerror}. Remove it, or choose "
+            "another output folder"
+        ) from error
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path | str, size: int = 0) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under ``path`` only if the block ends without an error.

@@ -319,7 +319,7 @@ def _check_segments(where: str, segments: list[Any], known: Mapping[int, Any]) -
         _check_types(name, segment, {"id": int, "category_id": int})
         _known(name, segment, "category_id", known)
         _check_number(name, segment, "area", 0.0)
-        if segment["area"] != int(segment["area"]):
+        if segment["area"] != int(segment["area"]) or segment["area"] > MAX_SIDE**2:
             raise UserError(f"{name}: 'area' is {segment['area']}, expected a number of pixels")
         _check_flag(name, segment, "iscrowd")
         if not 1 <= segment["id"] <= MAX_SEGMENT_ID or segment["id"] in seen:
