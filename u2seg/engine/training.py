@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from u2seg.engine.continuation import remember_settings
+from u2seg.engine.ranks import share_buffers
 from u2seg.engine.setup import build_cfg, setup_cfg
 from u2seg.errors import StageError, UserError
 from u2seg.io.checkpoints import load_checkpoint
@@ -61,6 +62,7 @@ def _evaluate_running(cfg: Any, trainer: Any) -> None:
     """Evaluate between iterations: the average, if there is one."""
     from u2seg.engine.run import evaluate
 
+    share_buffers(trainer.model, trainer.average)
     if trainer.average is None:
         evaluate(cfg, trainer.model)
         return
@@ -74,6 +76,7 @@ def _evaluate_trained(cfg: Any, trainer: Any, images: int = 0) -> dict[str, Any]
 
     from u2seg.engine.run import evaluate
 
+    share_buffers(trainer.model, trainer.average)
     metrics = evaluate(cfg, trainer.model, images=images)
     if trainer.average is None:
         return metrics
@@ -172,14 +175,18 @@ def _empty_folder(args: argparse.Namespace) -> Path:
 
 
 def _check_checkpoint(trainer: Any, folder: Path) -> tuple[float, int]:
-    """Write a checkpoint and read it again; return seconds of writing and bytes."""
+    """Write a checkpoint and read it again; return seconds of writing and bytes.
+
+    The first process does: it writes what is its own, into a folder that others may not see.
+    """
     import torch
     from detectron2.utils import comm
 
     start = time.perf_counter()
     trainer.checkpointer.save("model_dry_run")
     seconds = time.perf_counter() - start
-    comm.synchronize()
+    if not comm.is_main_process():
+        return seconds, 0
     path = folder / "model_dry_run.pth"
     found = load_checkpoint(path)["model"]
     written = trainer.checkpointer.model.state_dict()
