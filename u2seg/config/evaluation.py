@@ -58,7 +58,8 @@ class EvalSettings:
             all classes, which needs pixels for votes of both.
         unmatched: What segments of clusters without a class are in the headline PQ: ``void``
             (they claim no pixel) or ``false_positive``. Both are in every result.
-        merge_stuff: Merge predicted segments that map to the same stuff class of an image.
+        merge_stuff: Merge predicted segments that map to the same stuff class of an image. With a
+            class set that collects several stuff classes into one, ``merge_true_stuff`` decides.
         instance_score: Instances below this are left out of AP, 0..1.
         fit_share: Share of the images on which the mapping is fitted, the rest being scored, by a
             hash of the photograph's name; 0 = fit and score on all images. 0 <= share < 1.
@@ -71,8 +72,8 @@ class EvalSettings:
             are scored beside the model; empty = none.
         classes: Class set to score over: ``truth`` (the truth's own classes), ``coco-95`` and
             others, see datasets/README.md.
-        merge_true_stuff: With a class set: merge true segments of one stuff class in an image.
-            The released evaluation does not.
+        merge_true_stuff: With a class set: merge true segments of one stuff class in an image,
+            and predicted ones with them. The released evaluation does not.
         crop: Semantic metrics on the square in the middle after resizing to this short side in
             pixels, both by the nearest pixel (STEGO: 320 for COCO-Stuff 27); 0 = whole images.
     """
