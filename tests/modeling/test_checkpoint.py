@@ -344,3 +344,21 @@ def test_arrays_of_objects_are_no_weights(tmp_path: Path) -> None:
     (tmp_path / "objects.pkl").write_bytes(pickle.dumps(objects))
     with pytest.raises(UserError, match=r"'weight' is an array of object, expected numbers"):
         load_weights(torch.nn.Linear(2, 2), tmp_path / "objects.pkl")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, strict: bool) -> None:
+    """An evaluation would report scores of 0, a training fail at its first iteration."""
+    broken, model = small(), small(1)
+    with torch.no_grad():
+        broken.weight.view(-1)[:2] = torch.tensor([float("nan"), float("inf")])
+    torch.save({"model": broken.state_dict()}, tmp_path / "model.pth")
+    before = copy.deepcopy(model)
+    with pytest.raises(UserError, match=r"model.pth: 2 of 4 numbers of weight are NaN or inf"):
+        load_weights(model, tmp_path / "model.pth", strict=strict)
+    assert same(model, before)
+    array = np.array([1.0, np.nan], dtype=np.float32)
+    with (tmp_path / "model.pkl").open("wb") as file:
+        pickle.dump({"model": {"weight": array}, "__author__": "us"}, file)
+    with pytest.raises(UserError, match="1 of 2 numbers of weight"):
+        load_weights(model, tmp_path / "model.pkl", strict=strict)

@@ -43,7 +43,8 @@ def to_host_layout(content: dict[str, Any], file_name: str) -> dict[str, Any]:
         ``matching_heuristics``, as the host's loader expects; other entries are kept.
 
     Raises:
-        UserError: if there are no weights in it, or a weight is neither tensor nor array.
+        UserError: if there are no weights in it, or a weight is neither tensor nor array, or
+            holds NaN or infinite numbers.
     """
     suffix = PurePath(file_name).suffix
     if suffix == ".pkl" and not ("model" in content and "__author__" in content):
@@ -81,9 +82,27 @@ def _checked(model: Mapping[str, Any], file_name: str) -> dict[str, Any]:
                 f"{file_name}: {name!r} is an array of {value.dtype}, expected numbers: this is "
                 "not a file of model weights"
             )
+        _refuse_non_finite(name, value, file_name)
     if not model:
         raise UserError(f"{file_name} holds no weights")
     return dict(model)
+
+
+def _refuse_non_finite(name: str, value: Any, file_name: str) -> None:
+    """Refuse weights with which nothing can be predicted: every score would be NaN or 0."""
+    if isinstance(value, np.ndarray):
+        bad = value.size - int(np.isfinite(value).sum())
+        size = value.size
+    else:
+        size = value.numel()
+        bad = size - int(torch.isfinite(value).sum())
+    if not bad:
+        return
+    raise UserError(
+        f"{file_name}: {bad} of {size} numbers of {name} are NaN or infinite: the file is "
+        "damaged, or the training that wrote it had diverged. Take an earlier checkpoint or "
+        "another file"
+    )
 
 
 def rename_torchvision(model: Mapping[str, Any]) -> dict[str, Any] | None:
