@@ -156,6 +156,18 @@ def test_a_state_keeps_the_seed_and_refuses_other_data() -> None:
         other.load_state_dict({**state, "images": 6})
 
 
+def test_other_labels_of_as_many_images_are_refused() -> None:
+    def labelled(digest: str) -> TrainStream:
+        return TrainStream(RECORDS, augment, StreamPlan(seed=3, batch=4), labels=digest)
+
+    state = labelled("a" * 64).state_dict()
+    labelled("a" * 64).load_state_dict(state)
+    with pytest.raises(UserError, match=r"began with other labels .*digest a{12}, now b{12}\)"):
+        labelled("b" * 64).load_state_dict(state)
+    # checkpoints of earlier versions do not say
+    labelled("b" * 64).load_state_dict({"seed": 3, "images": 5})
+
+
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match=r"IMS_PER_BATCH 4 must be a multiple .* processes, 3"):
         StreamPlan(seed=0, batch=4, world=3)
@@ -187,6 +199,25 @@ def test_from_a_config(tmp_path: Path) -> None:
     assert len({s["image"].shape for batch in found for s in batch}) > 1
     names = {s["stem"] for batch in found for s in batch}
     assert names == {"a/0", "b/1", "2", "3"}
+
+
+@pytest.mark.d2
+def test_the_state_from_a_config_notices_changed_labels(tmp_path: Path) -> None:
+    """Another sum of one label file; what else the manifest says does not matter."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from u2seg.data.stream import build_train_loader
+    from u2seg.io.atomic import sha256_file, write_json
+
+    cfg = config(tmp_path)
+    panoptic = tmp_path / "labels" / "panoptic"
+    files = {"instances.json": sha256_file(panoptic / "instances.json"), "stuff/**.png": "0" * 64}
+    write_json(panoptic / "manifest.json", {"files": files, "seed": 0})
+    state = build_train_loader(cfg).state_dict()
+    write_json(panoptic / "manifest.json", {"seed": 1, "files": files})
+    build_train_loader(cfg).load_state_dict(state)
+    write_json(panoptic / "manifest.json", {"files": {**files, "stuff/**.png": "1" * 64}})
+    with pytest.raises(UserError, match="began with other labels"):
+        build_train_loader(cfg).load_state_dict(state)
 
 
 @pytest.mark.d2

@@ -5,6 +5,8 @@ The readers know no catalog and no config: folder in, list of records out.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +114,23 @@ def _check_unchanged(folder: Path) -> None:
                 f"another sha256. Delete {manifest} and make the labels again with "
                 "tools/generate_pseudo.py --resume, or put the original file back"
             )
+
+
+def labels_digest(root: Path | str) -> str:
+    """Return a digest of the labels in a folder, 64 hexadecimal digits.
+
+    It covers all label files by their sums in ``panoptic/manifest.json``, not where the folder
+    lies or when it was made.
+
+    Args:
+        root: Output folder of ``generate_pseudo.py``.
+
+    Raises:
+        UserError: if the manifest is missing or garbled.
+    """
+    content = read_json_object(Path(root) / "panoptic" / "manifest.json")
+    described = json.dumps(content.get("files", content), sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def read_pseudo_panoptic(root: Path | str, image_root: Path | str = "") -> list[Record]:

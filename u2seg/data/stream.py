@@ -22,6 +22,7 @@ from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.copy_paste import CopyPaste
 from u2seg.data.mapper import PanopticMapper
 from u2seg.data.order import BatchOrder, epoch_permutation
+from u2seg.data.pseudo import labels_digest
 from u2seg.errors import UserError
 from u2seg.structures.draws import DRAW, DRAW_SEED, derived_seed
 
@@ -128,6 +129,7 @@ class TrainStream:
         transform: Seed -> what changes each list of samples, in this process.
         memory: How many earlier batches it remembers; when a training is resumed, they are
             loaded again.
+        labels: Digest of the labels, from ``data.pseudo.labels_digest``; empty = unknown.
     """
 
     def __init__(
@@ -138,30 +140,37 @@ class TrainStream:
         *,
         transform: Callable[[int], BatchTransform] | None = None,
         memory: int = 0,
+        labels: str = "",
     ) -> None:
         self.records = records
         self.mapper = mapper
         self.plan = plan
         self.transform = transform
         self.memory = memory if transform else 0
+        self.labels = labels
         self.seed = plan.seed
         self.start_iteration = 0
 
-    def state_dict(self) -> dict[str, int]:
-        """Return what the order depends on besides the settings."""
-        return {"seed": self.seed, "images": len(self.records)}
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the samples depend on besides the settings."""
+        return {"seed": self.seed, "images": len(self.records), "labels": self.labels}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the order of ``state_dict``, with its seed.
 
         Raises:
-            UserError: if the data set has another number of images now.
+            UserError: if the data set has another number of images now, or other labels.
         """
+        then, now = state.get("labels", ""), self.labels  # earlier versions did not note them
+        changed = ""
         if state["images"] != len(self.records):
+            changed = f"{state['images']} images, there are {len(self.records)} now"
+        elif then and now and then != now:
+            changed = f"other labels of these images (digest {then[:12]}, now {now[:12]})"
+        if changed:
             raise UserError(
-                f"the training began with {state['images']} images, there are "
-                f"{len(self.records)} now: put the old labels back, or start anew in another "
-                "OUTPUT_DIR (MODEL.WEIGHTS may name the last checkpoint)"
+                f"the training began with {changed}: put the old labels back, or start anew in "
+                "another OUTPUT_DIR (MODEL.WEIGHTS may name the last checkpoint)"
             )
         self.seed = state["seed"]
 
@@ -274,6 +283,7 @@ def build_train_loader(cfg: Any, start_iteration: int = 0) -> TrainStream:
         plan,
         transform=functools.partial(CopyPaste, paste) if paste.enabled else None,
         memory=paste.memory,
+        labels=labels_digest(cfg.U2SEG.DATA.LABELS) if cfg.U2SEG.DATA.LABELS else "",
     )
     stream.start_iteration = start_iteration
     return stream

@@ -26,10 +26,10 @@ def build_stream_hook(stream: TrainStream) -> Any:
         def before_step(self) -> None:
             seed_everything(step_seed(stream.seed, self.trainer.iter, comm.get_rank()))
 
-        def state_dict(self) -> dict[str, int]:
+        def state_dict(self) -> dict[str, Any]:
             return stream.state_dict()
 
-        def load_state_dict(self, state: dict[str, int]) -> None:
+        def load_state_dict(self, state: dict[str, Any]) -> None:
             stream.load_state_dict(state)
 
     return StreamHook()
