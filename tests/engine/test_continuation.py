@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.continuation import REMEMBERED, check_start, remember_settings
+from u2seg.engine.continuation import REMEMBERED, check_same, check_start, remember_settings
 from u2seg.engine.setup import build_cfg
 from u2seg.errors import UserError
 
@@ -74,6 +75,61 @@ def test_the_end_of_a_cosine_may_not_move(words: list[str], tmp_path: Path) -> N
     check(words, *more)
     with pytest.raises(UserError, match=r"SOLVER.MAX_ITER was 2, is 9"):
         check(words, *more, "SOLVER.MAX_ITER", "9")
+
+
+@pytest.mark.parametrize(("old", "new"), [("2", "9"), ("9", "2"), ("2", "3"), ("4", "3")])
+def test_the_end_of_a_warm_up_may_not_move(
+    words: list[str], tmp_path: Path, old: str, new: str
+) -> None:
+    """The host's warm-up of 4 iterations ends after MAX_ITER, if that is fewer."""
+    more = ["SOLVER.WARMUP_ITERS", "4", "OUTPUT_DIR", str(tmp_path)]
+    begun = build_cfg(BASE_CONFIG, [*words, *more, "SOLVER.MAX_ITER", old])
+    remember_settings(begun, resume=False)
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    with pytest.raises(UserError, match=rf"SOLVER.MAX_ITER was {old}, is {new}"):
+        check(words, *more, "SOLVER.MAX_ITER", new)
+
+
+def test_behind_the_warm_up_the_end_may_move(words: list[str], tmp_path: Path) -> None:
+    more = ["SOLVER.WARMUP_ITERS", "4", "OUTPUT_DIR", str(tmp_path)]
+    begun = build_cfg(BASE_CONFIG, [*words, *more, "SOLVER.MAX_ITER", "4"])
+    remember_settings(begun, resume=False)
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    check(words, *more, "SOLVER.MAX_ITER", "9")
+
+
+NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.SEM_SEG_HEAD.NORM")
+
+
+def of_many_processes(cfg: Any, norm: str = "SyncBN") -> Any:
+    """Return the config as several processes on GPUs have it, where SyncBN stays."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key in NORMS:
+        cfg.merge_from_list([key, norm])
+    return cfg
+
+
+@pytest.mark.parametrize("more_processes", [True, False])
+def test_the_number_of_processes_may_change_with_sync_bn(
+    words: list[str], caplog: pytest.LogCaptureFixture, more_processes: bool
+) -> None:
+    one = build_cfg(BASE_CONFIG, [*words, *(word for key in NORMS for word in (key, "BN"))])
+    many = of_many_processes(one)
+    now, then = (many, one) if more_processes else (one, many)
+    check_same(now, yaml.safe_load(then.dump()))
+    (told,) = [record.getMessage() for record in caplog.records]
+    was, found = ("BN", "SyncBN") if more_processes else ("SyncBN", "BN")
+    assert f"MODEL.FPN.NORM {found}, MODEL.RESNETS.NORM {found}" in told
+    assert f"({was} when it began)" in told
+    assert told.endswith("all processes together" if more_processes else "each process")
+
+
+def test_norms_of_another_kind_may_not_change(words: list[str]) -> None:
+    one = build_cfg(BASE_CONFIG, words)
+    sync, group = of_many_processes(one), of_many_processes(one, "GN")
+    with pytest.raises(UserError, match=r"MODEL.FPN.NORM was 'SyncBN', is 'GN'"):
+        check_same(group, yaml.safe_load(sync.dump()))
 
 
 def test_more_than_five_changes_are_counted(words: list[str]) -> None:

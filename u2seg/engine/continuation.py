@@ -72,6 +72,9 @@ def remember_settings(cfg: Any, resume: bool) -> None:
 def check_same(cfg: Any, remembered: dict[str, Any]) -> None:
     """Refuse to go on with other settings; see ``check_start``.
 
+    SyncBN and BN are taken as equal, with a warning: one process has BN for SyncBN, and the number
+    of processes may change.
+
     Args:
         cfg: Of now.
         remembered: Tree of nested keys, of the beginning.
@@ -80,11 +83,18 @@ def check_same(cfg: Any, remembered: dict[str, Any]) -> None:
         UserError: for the first keys whose values differ.
     """
     now, then = (_plain(flatten(tree)) for tree in (cfg, remembered))
-    changed = [
-        key
-        for key in sorted(now.keys() & then.keys())
-        if now[key] != then[key] and _matters(key, cfg)
-    ]
+    differ = [key for key in sorted(now.keys() & then.keys()) if now[key] != then[key]]
+    norms = [key for key in differ if _only_synchronized(key, now[key], then[key])]
+    changed = [key for key in differ if key not in norms and _matters(key, now, then)]
+    if norms and not changed:
+        logger.warning(
+            "the training in %s goes on with %s (%s when it began): statistics of a batch are now "
+            "those of %s",
+            cfg.OUTPUT_DIR,
+            ", ".join(f"{key} {now[key]}" for key in norms),
+            then[norms[0]],
+            "all processes together" if now[norms[0]] == "SyncBN" else "each process",
+        )
     if changed:
         shown = "; ".join(f"{key} was {then[key]!r}, is {now[key]!r}" for key in changed[:5])
         more = f", and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -117,10 +127,16 @@ def _check_batch(cfg: Any) -> None:
         )
 
 
-def _matters(key: str, cfg: Any) -> bool:
+def _only_synchronized(key: str, now: Any, then: Any) -> bool:
+    return key.endswith(".NORM") and {now, then} == {"BN", "SyncBN"}
+
+
+def _matters(key: str, now: dict[str, Any], then: dict[str, Any]) -> bool:
     if key == "SOLVER.MAX_ITER":
-        # Only a schedule of given steps does not depend on the end.
-        return str(cfg.SOLVER.LR_SCHEDULER_NAME) != "WarmupMultiStepLR"
+        # Only a schedule of given steps does not depend on the end, and the host ends the warm-up
+        # there at the latest.
+        warmed_up = min(now[key], then[key]) >= now["SOLVER.WARMUP_ITERS"]
+        return now["SOLVER.LR_SCHEDULER_NAME"] != "WarmupMultiStepLR" or not warmed_up
     if key.startswith("U2SEG.") and not _any(key, _OF_TRAINING):
         return False
     return not _any(key, _MAY_DIFFER)
