@@ -124,6 +124,23 @@ def test_a_drawn_seed_is_resumed_too(
     assert_same(output, tmp_path)
 
 
+def test_precise_statistics_do_not_depend_on_an_interruption(tmp_path: Path) -> None:
+    """PreciseBN after iterations 2, 4 and 5; what is resumed begins after the first of them."""
+    labels = make_labels(tmp_path, tuple(f"{number}.png" for number in range(6)))
+    words = [*data_words(labels, tmp_path / "calm"), *EVERYTHING, "SOLVER.MAX_ITER", "5"]
+    words += ["SEED", "-1", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"]
+    words += ["TEST.EVAL_PERIOD", "2", "TEST.PRECISE_BN.ENABLED", "True"]
+    words += ["TEST.PRECISE_BN.NUM_ITER", "2"]
+    calm = train(words)
+    for part in ("model_0000002.pth", "model_0000002.pth.sha256"):
+        (tmp_path / "killed").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "calm" / part, tmp_path / "killed")
+    (tmp_path / "killed" / "last_checkpoint").write_text("model_0000002.pth")
+    found = train([*words, "OUTPUT_DIR", str(tmp_path / "killed")], resume=True)
+    assert found == pytest.approx({i: calm[i] for i in (3, 4)}, abs=1e-6)
+    assert_same(tmp_path / "calm", tmp_path / "killed")
+
+
 @pytest.mark.parametrize("older", [False, True], ids=["none", "of a shorter training"])
 def test_the_final_weights_are_written_where_the_end_was_missed(
     whole: tuple[list[str], Path, dict[int, float]], tmp_path: Path, older: bool

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from u2seg.data.stream import TrainStream, seed_everything, step_seed
+from u2seg.data.stream import Sample, TrainStream, seed_everything, step_seed
 
 
 def build_stream_hook(stream: TrainStream) -> Any:
@@ -33,3 +37,26 @@ def build_stream_hook(stream: TrainStream) -> Any:
             stream.load_state_dict(state)
 
     return StreamHook()
+
+
+class FirstBatches:
+    """Endless batches for PreciseBN: the first ones of a training, again and again.
+
+    The host's hook keeps one iterator for all its calls, each of which takes ``number`` batches.
+    As every call gets the same ones, the statistics depend on the weights alone, and not on how
+    many calls there have been since the training was resumed.
+
+    Args:
+        stream: Of this process; its seed may still change.
+        number: Batches until they begin anew, >= 1.
+    """
+
+    def __init__(self, stream: TrainStream, number: int) -> None:
+        self.stream, self.number = stream, number
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        while True:
+            first = copy.copy(self.stream)
+            first.start_iteration = 0
+            first.plan = replace(first.plan, workers=0)
+            yield from itertools.islice(first, self.number)

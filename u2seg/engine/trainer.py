@@ -131,7 +131,7 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
     from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
     from detectron2.utils import comm
 
-    from u2seg.engine.stream_hook import build_stream_hook
+    from u2seg.engine.stream_hook import FirstBatches, build_stream_hook
 
     class PeriodicEvaluation(HookBase):  # type: ignore[misc]
         """Evaluates between iterations, never after the last."""
@@ -152,9 +152,15 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
 
         def build_hooks(self) -> list[Any]:
             kept = [h for h in super().build_hooks() if not isinstance(h, hooks.EvalHook)]
+            kept = [self.precise_bn() if isinstance(h, hooks.PreciseBN) else h for h in kept]
             writers = [i for i, h in enumerate(kept) if isinstance(h, hooks.PeriodicWriter)]
             kept.insert(writers[0] if writers else len(kept), PeriodicEvaluation())
             return [build_stream_hook(self.stream), *kept]
+
+        def precise_bn(self) -> Any:
+            number = cfg.TEST.PRECISE_BN.NUM_ITER
+            batches = FirstBatches(self.stream, number)
+            return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, number)
 
     return Trainer(cfg)
 
