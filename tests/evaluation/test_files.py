@@ -12,6 +12,7 @@ import pytest
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import GroundTruth, evaluate_folder, passes
@@ -325,3 +326,19 @@ def test_folders_of_maps_that_are_void_everywhere_are_said_to_be(
     assert metrics["semantic"]["mIoU"] is None
     assert "none of the 2 scored images of" in caplog.text
     assert "2 of 2 images have no panoptic prediction" in caplog.text
+
+
+@pytest.mark.shared
+@needs_shared("golden", "pq", "edge")
+def test_panopticapis_case_of_two_areas_is_refused_by_the_command(tmp_path: Path) -> None:
+    """``count_matches`` goes by the JSON as panopticapi does; an evaluation does not go on."""
+    golden = SHARED / "golden" / "pq" / "edge"
+    content = json.loads((golden / "gt.json").read_text())
+    predicted = json.loads((golden / "pred.json").read_text())
+    folder = tmp_path / "p"
+    folder.mkdir()
+    (folder / "panoptic.json").write_text(json.dumps({**content, **predicted}))
+    (folder / "panoptic").symlink_to(golden / "pred")
+    (folder / "instances.json").write_text("[]")
+    with pytest.raises(UserError, match=r"gt\.json: segment id \d+ of image \d+ has the area"):
+        evaluate_folder(folder, GroundTruth(golden / "gt.json", golden / "gt"), EvalSettings())
