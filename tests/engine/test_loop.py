@@ -94,6 +94,46 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(size: int, parts: int)
         assert one.images == other.images == size
 
 
+class Unequal(nn.Module):
+    """A mask loss over the images with objects, a semantic loss over the labelled pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, 1.0]))
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        masks = [s["x"] * self.w[0] for s in batch if s["instances"]]
+        pixels = torch.cat([s["sem_seg"] for s in batch])
+        pixels = pixels[pixels != 255] * self.w[1]
+        zero = self.w.sum() * 0.0
+        return {
+            "loss_mask": torch.stack(masks).mean() if masks else zero,
+            "loss_sem_seg": pixels.mean() if len(pixels) else zero,
+        }
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_parts_without_objects_or_stuff_do_not_weaken_the_loss(parts: int) -> None:
+    """Masks: (6 + 2) / 2 = 4, not 8 / 3; stuff: (1 + 2 + 3 + 6) / 4 = 3, not (2 + 6) / 3."""
+    batch = [
+        {"x": torch.tensor(6.0), "instances": ["a", "b"], "sem_seg": torch.tensor([255, 255, 255])},
+        {"x": torch.tensor(2.0), "instances": ["c"], "sem_seg": torch.tensor([1, 2, 3])},
+        {"x": torch.tensor(9.0), "instances": [], "sem_seg": torch.tensor([255, 6, 255])},
+    ]
+    found: list[Iteration] = []
+    loop = make(model=Unequal(), lr=0.1, first=[batch], parts=parts, done=found.append)
+    loop.run_step()
+    assert found[0].losses == pytest.approx({"loss_mask": 4.0, "loss_sem_seg": 3.0})
+    assert weights(loop).tolist() == pytest.approx([1 - 0.1 * 4, 1 - 0.1 * 3])
+
+
+def test_parts_of_a_batch_without_any_object_give_0() -> None:
+    batch = [{"instances": [], "sem_seg": torch.tensor([255])} for _ in range(2)]
+    found: list[Iteration] = []
+    make(model=Unequal(), first=[batch], parts=2, done=found.append).run_step()
+    assert found[0].losses == {"loss_mask": 0.0, "loss_sem_seg": 0.0}
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_loss_that_is_not_finite_changes_no_weight(parts: int) -> None:
     found: list[NonFinite] = []

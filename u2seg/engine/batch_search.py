@@ -156,7 +156,7 @@ def format_search(trials: Sequence[Trial], advice: Advice, processes: int, batch
         f"SOLVER.BASE_LR {advice.rate:.6g} U2SEG.TRAIN.ACCUMULATE 1",
         f"as many images as the config then means SOLVER.MAX_ITER {advice.iterations}; scale "
         "SOLVER.STEPS alike",
-        f"the config's batch as it is: SOLVER.IMS_PER_BATCH {batch} "
+        f"the config's batch in parts, nearly the same: SOLVER.IMS_PER_BATCH {batch} "
         f"U2SEG.TRAIN.ACCUMULATE {advice.parts}",
     ]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -20,8 +20,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from u2seg.engine.ema import WeightAverage
+from u2seg.engine.parts import Batch, loss_shares, split
 
-Batch = Sequence[dict[str, Any]]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -69,7 +69,8 @@ class TrainingLoop:
         model: Samples -> name -> scalar loss; in training mode.
         data_loader: Endless batches.
         optimizer: May clip the gradients itself.
-        parts: A batch is computed in so many parts, each weighted by its share of the images.
+        parts: A batch is computed in so many parts, each weighted by its share of the images
+            (masks and stuff: see ``parts.loss_shares``).
         dtype: Of mixed precision; None = float32. ``torch.float16`` scales the loss.
         average: Of the weights, updated after each iteration.
         clip: Clips the gradients, once the scale of the loss is taken out; None = nothing to do.
@@ -141,16 +142,16 @@ class TrainingLoop:
         """Accumulate the gradients of a batch; return the names and values of its losses."""
         parts = split(batch, self.parts)
         row: Tensor | None = None
-        for number, part in enumerate(parts, 1):
-            share = len(part) / len(batch)
+        shares = loss_shares(parts, self.device)
+        for number, (part, known) in enumerate(zip(parts, shares, strict=True), 1):
             with self._synchronized(number == len(parts)):
                 with precision(self.device, self.dtype):
                     losses: dict[str, Tensor] = self.model(part)
-                    loss = torch.stack([value.float() for value in losses.values()]).sum() * share
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                found = torch.stack([value.detach().float() for value in losses.values()]) * share
-                row = found if row is None else row + found
+                    weights = [known.get(name, len(part) / len(batch)) for name in losses]
+                    found = torch.stack([value.float() for value in losses.values()])
+                    found = found * found.new_tensor(weights)
+                self.scaler.scale(found.sum()).backward()  # type: ignore[no-untyped-call]
+            row = found.detach() if row is None else row + found.detach()
         if row is None:
             raise RuntimeError("the data loader gave a batch without images")
         return list(losses), row
@@ -176,19 +177,6 @@ class TrainingLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("grad_scaler"):
             self.scaler.load_state_dict(state["grad_scaler"])
-
-
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """Return a batch in at most ``parts`` parts whose sizes differ by one at most.
-
-    Examples:
-        >>> [len(part) for part in split([{}] * 5, 2)], [len(p) for p in split([{}], 2)]
-        ([3, 2], [1])
-    """
-    small, more = divmod(len(batch), parts)
-    sizes = [small + (number < more) for number in range(parts)]
-    starts = [sum(sizes[:number]) for number in range(parts)]
-    return [batch[s : s + size] for s, size in zip(starts, sizes, strict=True) if size]
 
 
 def precision(

@@ -16,7 +16,8 @@ from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.jsonfile import read_json_object
 
 if TYPE_CHECKING:
-    from u2seg.engine.loop import Batch, NonFinite
+    from u2seg.engine.loop import NonFinite
+    from u2seg.engine.parts import Batch
 
 FOLDER = "nonfinite"
 _TENSORS = ("image", "sem_seg")
@@ -118,17 +119,19 @@ def replay(
 def _losses(model: nn.Module, batch: Batch, parts: int, dtype: torch.dtype | None) -> str:
     from detectron2.utils.events import EventStorage
 
-    from u2seg.engine.loop import precision, split
+    from u2seg.engine.loop import precision
+    from u2seg.engine.parts import loss_shares, split
 
     losses: dict[str, float] = {}
     device = next(model.parameters()).device
     try:
         with torch.no_grad(), EventStorage():
-            for part in split(batch, parts):
+            pieces = split(batch, parts)
+            for part, known in zip(pieces, loss_shares(pieces, device), strict=True):
                 with precision(device, dtype):
                     found = model(part)
                 for name, value in found.items():
-                    share = len(part) / len(batch)
+                    share = known.get(name, len(part) / len(batch))
                     losses[name] = losses.get(name, 0.0) + float(value) * share
     except FloatingPointError as error:
         return str(error)
