@@ -25,7 +25,7 @@ from u2seg.modeling.sampling import (
     sample_labels,
     shares,
     weigh_losses,
-    with_seeded_parts,
+    with_own_parts,
 )
 from u2seg.structures.draws import DRAW_SEED
 
@@ -82,16 +82,17 @@ def test_generators_follow_the_images_and_the_stream() -> None:
     assert len({*numbers(ANCHORS), *numbers(PROPOSALS)}) == 4
 
 
-def test_only_the_hosts_sampling_parts_are_replaced() -> None:
+def test_only_the_hosts_own_parts_are_replaced() -> None:
     cfg = tiny_cfg()
-    seeded = with_seeded_parts(cfg).MODEL
+    seeded = with_own_parts(cfg).MODEL
     assert (seeded.PROPOSAL_GENERATOR.NAME, seeded.ROI_HEADS.NAME) == (
         "SeededRPN",
         "SeededCascadeROIHeads",
     )
+    assert seeded.ROI_MASK_HEAD.NAME == "OwnClassMaskHead"
     assert cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads"
     cfg.MODEL.ROI_HEADS.NAME = "PseudoCascadeROIHeads"
-    assert with_seeded_parts(cfg).MODEL.ROI_HEADS.NAME == "PseudoCascadeROIHeads"
+    assert with_own_parts(cfg).MODEL.ROI_HEADS.NAME == "PseudoCascadeROIHeads"
 
 
 def training_samples(model: Any, seeds: list[int], shared: int) -> tuple[Any, Any]:

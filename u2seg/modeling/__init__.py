@@ -11,5 +11,5 @@ prepare_host()
 
 def register() -> None:
     """Put this package's models into Detectron2's registries; harmless if repeated."""
-    for name in ("panoptic_cascade", "instance_cascade", "roi_heads", "rpn"):
+    for name in ("panoptic_cascade", "instance_cascade", "roi_heads", "rpn", "mask_head"):
         importlib.import_module(f"u2seg.modeling.{name}")

@@ -15,7 +15,7 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 
 from u2seg.modeling.combine import CombineRules, combine_panoptic
 from u2seg.modeling.panoptic_cascade import Sample, check_instance_heads
-from u2seg.modeling.sampling import CommonPadding, give_seeds, weigh_losses, with_seeded_parts
+from u2seg.modeling.sampling import CommonPadding, give_seeds, weigh_losses, with_own_parts
 
 
 @META_ARCH_REGISTRY.register()
@@ -35,7 +35,7 @@ class InstanceCascadeRCNN(CommonPadding, GeneralizedRCNN):  # type: ignore[misc]
     def __init__(self, cfg: Any) -> None:
         check_instance_heads(cfg)
         combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
-        super().__init__(with_seeded_parts(cfg))
+        super().__init__(with_own_parts(cfg))
         self.combine_rules = CombineRules(
             overlap=float(combine.OVERLAP_THRESH),
             stuff_area=float(combine.STUFF_AREA_LIMIT),

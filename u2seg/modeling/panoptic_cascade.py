@@ -29,7 +29,7 @@ from u2seg.modeling.sampling import (
     Counts,
     give_seeds,
     weigh_losses,
-    with_seeded_parts,
+    with_own_parts,
 )
 
 Sample = dict[str, Any]
@@ -56,7 +56,7 @@ class PanopticCascadeRCNN(CommonPadding, PanopticFPN):  # type: ignore[misc]
         """
         _check_config(cfg)
         weight = float(cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT)
-        plain = with_seeded_parts(cfg)
+        plain = with_own_parts(cfg)
         plain.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT = 1.0
         arguments: dict[str, Any] = super().from_config(plain)
         scale_instance_losses(arguments["roi_heads"], weight)

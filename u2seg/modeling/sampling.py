@@ -26,19 +26,23 @@ Counts = Mapping[str, torch.Tensor | int]
 """Name of a loss -> how many things this process took its mean over."""
 ANCHORS, PROPOSALS = 0, 1
 """Streams of random numbers of one image."""
-SEEDED_PARTS = {"RPN": "SeededRPN", "CascadeROIHeads": "SeededCascadeROIHeads"}
-"""Registered parts of the host -> the same with a generator per image."""
+OWN_PARTS = {
+    "RPN": "SeededRPN",
+    "CascadeROIHeads": "SeededCascadeROIHeads",
+    "MaskRCNNConvUpsampleHead": "OwnClassMaskHead",
+}
+"""Registered parts of the host -> ours: a generator per image, masks of the own class alone."""
 
 
-def with_seeded_parts(cfg: Any) -> Any:
+def with_own_parts(cfg: Any) -> Any:
     """Return a copy of a config whose proposal generator and heads are those of this package.
 
     Parts of other names stay; parameters and their names are the same.
     """
     cfg = cfg.clone()
     cfg.defrost()
-    for node in (cfg.MODEL.PROPOSAL_GENERATOR, cfg.MODEL.ROI_HEADS):
-        node.NAME = SEEDED_PARTS.get(node.NAME, node.NAME)
+    for node in (cfg.MODEL.PROPOSAL_GENERATOR, cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_MASK_HEAD):
+        node.NAME = OWN_PARTS.get(node.NAME, node.NAME)
     return cfg
 
 
