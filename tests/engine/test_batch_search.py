@@ -80,7 +80,8 @@ def test_the_table_and_the_advice_as_text() -> None:
         "recommended (2 in each of 2 processes): SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.0025 "
         "U2SEG.TRAIN.ACCUMULATE 1",
         "as many images as the config then means SOLVER.MAX_ITER 4000; scale SOLVER.STEPS alike",
-        "the config's batch in parts, nearly the same: SOLVER.IMS_PER_BATCH 16 U2SEG.TRAIN.ACCUMULATE 4",
+        "the config's batch in parts, nearly the same: SOLVER.IMS_PER_BATCH 16 "
+        "U2SEG.TRAIN.ACCUMULATE 4",
     ]
 
 
