@@ -15,6 +15,9 @@ from u2seg.benchmark.setting import Setting
 from u2seg.benchmark.train_inputs import write_label_folder
 from u2seg.benchmark.train_sides import TrainSizes
 from u2seg.compat import prepare_host
+from u2seg.data.pseudo import read_pseudo_panoptic
+from u2seg.scenes.kinds import SCENE_LABELS
+from u2seg.structures.labels import LabelSpace
 
 pytestmark = [
     pytest.mark.d2,
@@ -80,3 +83,20 @@ def test_rows_of_a_gpu_are_skipped_without_one(name: str) -> None:
     row = train.ROWS[name].measure(SETTING)
     assert (row.met, row.ours) == (SKIPPED, None)
     assert "no CUDA device" in row.note
+
+
+def test_scenes_in_a_larger_label_space(tmp_path: Path) -> None:
+    """Things keep their category, stuff moves behind the further things."""
+    small, large = (
+        read_pseudo_panoptic(
+            write_label_folder(tmp_path / str(space.num_things), 3, 64, space=space)
+        )
+        for space in (SCENE_LABELS, LabelSpace(num_things=300, num_stuff=27))
+    )
+    moved = 0
+    for one, other in zip(small, large, strict=True):
+        for before, after in zip(one["segments_info"], other["segments_info"], strict=True):
+            expected = before["category_id"] + (0 if before["isthing"] else 300 - 5)
+            assert after["category_id"] == expected
+            moved += expected > 300
+    assert moved

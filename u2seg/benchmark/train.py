@@ -29,6 +29,7 @@ from u2seg.benchmark.train_sides import (
     peer_config,
     peer_trainer,
 )
+from u2seg.structures.labels import LabelSpace
 
 AS_FAST = Target(">=", 0.97)
 FASTER = Target(">=", 1.2)
@@ -37,14 +38,18 @@ SAME_LOSS = 1e-5
 NO_GPU = "no CUDA device is visible"
 CPU = ("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SOLVER.AMP.ENABLED", "False")
 R18 = TrainSizes(words=(*CPU, "INPUT.MIN_SIZE_TRAIN", "(192,)", "INPUT.MAX_SIZE_TRAIN", "320"))
+PUBLISHED = LabelSpace(num_things=300, num_stuff=27)
+"""The smallest numbers of clusters of the published recipes."""
 R50 = TrainSizes(
     config="Base-U2Seg-R50-FPN.yaml",
+    space=PUBLISHED,
     words=(*CPU, "INPUT.MIN_SIZE_TRAIN", "(192,)", "SOLVER.IMS_PER_BATCH", "2",
            "MODEL.RPN.POST_NMS_TOPK_TRAIN", "500", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "128"),
     block=2,
 )  # fmt: skip
 GPU = TrainSizes(
     config="Base-U2Seg-R50-FPN.yaml",
+    space=PUBLISHED,
     words=("MODEL.DEVICE", "cuda", "DATALOADER.NUM_WORKERS", "8", "SOLVER.IMS_PER_BATCH", "16",
            "SOLVER.AMP.ENABLED", "False", "INPUT.MIN_SIZE_TRAIN", "(640,)"),
     photographs=256,
@@ -128,7 +133,9 @@ def _folder(sizes: TrainSizes) -> Iterator[tuple[Path, Path]]:
     """Yield the labels and a folder for the results, which is deleted in the end."""
     with tempfile.TemporaryDirectory(prefix="u2seg-train-") as name:
         root = Path(name)
-        made = sizes.labels or write_label_folder(root, sizes.photographs, sizes.side)
+        made = sizes.labels or write_label_folder(
+            root, sizes.photographs, sizes.side, space=sizes.space
+        )
         yield Path(made), root
 
 

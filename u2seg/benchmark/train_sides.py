@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from u2seg.scenes.kinds import SCENE_LABELS
+from u2seg.structures.labels import LabelSpace
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FEATURES = (
     "U2SEG.TRAIN.DROPLOSS", "True", "U2SEG.COPY_PASTE.ENABLED", "True",
@@ -32,6 +35,7 @@ class TrainSizes:
         side: Pixels a side of a scene.
         block: Iterations of a timed call.
         labels: Label folder; empty = scenes.
+        space: Numbers of clusters of the scenes.
     """
 
     config: str = "quickstart/Base-R18-FPN.yaml"
@@ -40,6 +44,7 @@ class TrainSizes:
     side: int = 512
     block: int = 3
     labels: str = ""
+    space: LabelSpace = SCENE_LABELS
 
 
 class Running:
