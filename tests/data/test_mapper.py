@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,35 @@ def test_crowds_are_ignored_regions_and_no_instances(tmp_path: Path) -> None:
     rows, columns = sample["ignored"].nonzero(as_tuple=True)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (24, 39, 23, 38)
     assert int(sample["ignored"].sum()) == 256
+
+
+def test_void_is_ignored_where_no_stuff_is_learnt_and_objects_are_pasted(tmp_path: Path) -> None:
+    """Void in columns 0..9, flipped to 54..63; the crowd of 16x16 pixels is ignored as well."""
+    from detectron2.data import transforms
+
+    from tests.label_folder import BASE_CONFIG, data_words
+    from u2seg.engine.setup import build_cfg
+
+    labels = make_labels(tmp_path)
+    record = read_pseudo_panoptic(labels)[1]
+    stuff = np.array(Image.open(record["sem_seg_file_name"]))
+    stuff[:, :10] = 255
+    Image.fromarray(stuff).save(record["sem_seg_file_name"])
+    words = [*data_words(labels, tmp_path / "out")]
+    words += ["MODEL.META_ARCHITECTURE", "InstanceCascadeRCNN", "U2SEG.COPY_PASTE.ENABLED"]
+
+    def sample(pasting: str) -> dict[str, Any]:
+        mapper = PanopticMapper.from_cfg(build_cfg(BASE_CONFIG, [*words, pasting]), True)
+        mapper.augmentations = transforms.AugmentationList([transforms.RandomFlip(prob=1.0)])
+        return mapper(record)
+
+    assert "ignored" not in sample("False")
+    found = sample("True")
+    assert "sem_seg" not in found
+    assert found["ignored"].all(0).nonzero()[:, 0].tolist() == list(range(54, 64))
+    assert int(found["ignored"].sum()) == 64 * 10
+    record["annotations"][0]["iscrowd"] = 1
+    assert int(sample("True")["ignored"].sum()) == 64 * 10 + 256
 
 
 def test_flip_moves_image_and_labels_alike(tmp_path: Path) -> None:

@@ -73,7 +73,10 @@ class PanopticMapper:
         image_format: Channel order of the model's input, ``RGB`` or ``BGR``.
         max_pixels: Refuse larger photographs.
         num_stuff: S, to refuse damaged stuff targets; 0 = unchecked.
-        with_stuff: Read the stuff targets; a model of instances alone has no use for them.
+        with_stuff: Put the stuff targets into the samples; a model of instances alone has no use
+            for them.
+        with_void: Without ``with_stuff``, mark their void pixels as ignored; copy-paste respects
+            that.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class PanopticMapper:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         num_stuff: int = 0,
         with_stuff: bool = True,
+        with_void: bool = False,
     ) -> None:
         from detectron2.data import transforms
 
@@ -93,6 +97,7 @@ class PanopticMapper:
         self.max_pixels = max_pixels
         self.num_stuff = num_stuff
         self.with_stuff = with_stuff
+        self.with_void = with_void and not with_stuff
 
     @classmethod
     def from_cfg(cls, cfg: Any, is_train: bool) -> PanopticMapper:
@@ -104,6 +109,7 @@ class PanopticMapper:
             cfg.U2SEG.IMAGES.MAX_PIXELS,
             cfg.U2SEG.SEMANTICS.NUM_CLASSES,
             cfg.MODEL.META_ARCHITECTURE != INSTANCES_ALONE,
+            bool(cfg.U2SEG.COPY_PASTE.ENABLED),
         )
 
     def __call__(self, record: Record) -> Record:
@@ -113,8 +119,8 @@ class PanopticMapper:
             The record plus ``image``, (3, h, w) uint8 tensor after augmentation, 0..255; when
             training also ``sem_seg``, (h, w) int64, unless left out; ``instances`` with
             ``gt_boxes`` (x0, y0, x1, y1), ``gt_classes`` 0..K-1 and ``gt_masks`` (bit masks,
-            maybe none); and ``ignored``, (h, w) bool, if crowds are annotated: they are no
-            instances.
+            maybe none); and ``ignored``, (h, w) bool, if crowds are annotated, which are no
+            instances, or with ``with_void``.
 
         Raises:
             StageError: as ``read_photograph``, or if the stuff target is damaged.
@@ -129,20 +135,22 @@ class PanopticMapper:
         if self.image_format == "BGR":
             image = np.ascontiguousarray(image[:, :, ::-1])
         stuff = None
-        if self.is_train and self.with_stuff and stuff_file:
+        if self.is_train and (self.with_stuff or self.with_void) and stuff_file:
             stuff = self._stuff(stuff_file, image.shape[:2])
         augmented = transforms.AugInput(image, sem_seg=stuff)
         applied = self.augmentations(augmented)
         height, width = augmented.image.shape[:2]
         sample["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if self.is_train:
-            if stuff is not None:
+            if stuff is not None and self.with_stuff:
                 sample["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype(np.int64))
             sample["instances"] = self._instances(annotations, applied, (height, width))
+            ignored = [augmented.sem_seg == VOID] if stuff is not None and self.with_void else []
             crowds = [record for record in annotations if record.get("iscrowd", 0)]
             if crowds:
-                masks = self._masks(crowds, applied, (height, width))
-                sample["ignored"] = torch.from_numpy(masks.any(axis=0))
+                ignored.append(self._masks(crowds, applied, (height, width)).any(axis=0))
+            if ignored:
+                sample["ignored"] = torch.from_numpy(np.any(ignored, axis=0))
         return sample
 
     def _stuff(self, path: str, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
