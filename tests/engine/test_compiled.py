@@ -58,3 +58,22 @@ def test_an_error_of_the_module_itself_is_raised() -> None:
     compile_forward(module, backend="eager")
     with pytest.raises(RuntimeError, match="channels"):
         module(torch.ones(1, 3, 4, 4))
+
+
+def test_running_out_of_memory_is_no_failure_of_the_compiler(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(graph: Any, inputs: Any) -> Any:
+        def run(*arguments: Any) -> NoReturn:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+        return run
+
+    module = network()
+    compile_forward(module, backend=full)
+    with caplog.at_level(logging.WARNING, "u2seg"):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="out of memory"):
+                module(torch.randn(1, 1, 4, 4))
+    assert is_compiled(module)
+    assert not [r for r in caplog.records if r.name == "u2seg.engine.compiled"]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from u2seg.engine.batch_trial import memory_is_full
+
 logger = logging.getLogger(__name__)
 _MARK = "of_torch_compile"
 
@@ -16,7 +18,8 @@ def compile_forward(module: nn.Module, **options: Any) -> None:
     """Compile the forward pass of a module, in place; its parameter names stay as they are.
 
     Compilation happens at the first call. If it fails (no C++ compiler, say), the log tells why
-    and the module goes on without it.
+    and the module goes on without it. Running out of memory is no failure of the compiler and is
+    raised.
 
     Args:
         module: Its ``forward`` is replaced.
@@ -29,6 +32,8 @@ def compile_forward(module: nn.Module, **options: Any) -> None:
         try:
             return compiled(*arguments, **named)
         except (RuntimeError, OSError, ImportError) as error:
+            if memory_is_full(error):
+                raise
             told = " ".join(line.strip() for line in str(error).splitlines()[:3])
             logger.warning(
                 "U2SEG.TRAIN.COMPILE: torch.compile failed (%s: %s); going on without it",
