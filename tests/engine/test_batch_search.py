@@ -216,3 +216,34 @@ def test_the_flag_searches_and_does_not_train(
     with caplog.at_level(logging.INFO, logger="u2seg"):
         assert run.launch_run(train_parser().parse_intermixed_args(words)) == 0
     assert any("1.5 GB" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--dry-run", "--eval-only"],
+        ["--find-batch-size", "--replay", "x.json"],
+        ["--replay", "x.json", "--dry-run"],
+        ["--eval-only", "--find-batch-size"],
+    ],
+)
+def test_two_things_at_once_are_refused(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from u2seg.engine.args import train_parser
+
+    with pytest.raises(SystemExit) as caught:
+        train_parser().parse_intermixed_args(["--config-file", "a.yaml", *flags, "SEED", "1"])
+    assert caught.value.code == 2
+    assert f"argument {flags[-2] if flags[-1] == 'x.json' else flags[-1]}: not allowed with" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_memory_limit_without_the_search_is_refused() -> None:
+    from u2seg.engine.args import train_parser
+    from u2seg.engine.run import launch_run
+
+    words = ["--config-file", "a.yaml", "--memory-limit", "2"]
+    with pytest.raises(UserError, match="--memory-limit 2 belongs to --find-batch-size"):
+        launch_run(train_parser().parse_intermixed_args(words))

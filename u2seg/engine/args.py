@@ -35,14 +35,15 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR"
     )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    instead.add_argument(
         "--dry-run",
         action="store_true",
         help="rehearse in OUTPUT_DIR/dry-run: two iterations, checkpoint, evaluation, report; "
         "tells what the training will cost",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--find-batch-size",
         action="store_true",
         help="try real training steps: how many images fit, how fast, which settings follow",
@@ -55,7 +56,7 @@ def train_parser() -> argparse.ArgumentParser:
         help="with --find-batch-size: memory of a process (default: 80 %% of what is free on a "
         "CPU, all of a GPU)",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--replay",
         metavar="FILE",
         default="",

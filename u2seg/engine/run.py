@@ -31,10 +31,15 @@ def launch_run(args: argparse.Namespace) -> int:
     """Run ``train_or_evaluate`` in one process or several; return the exit code.
 
     Raises:
-        UserError: as ``processes.run_in_processes``.
+        UserError: as ``processes.run_in_processes``, or for a limit that nothing would heed.
     """
     from u2seg.engine.processes import run_in_processes
 
+    if args.memory_limit and not args.find_batch_size:
+        raise UserError(
+            f"--memory-limit {args.memory_limit:g} belongs to --find-batch-size; a training takes "
+            "the memory that its batch needs"
+        )
     if args.find_batch_size:
         from u2seg.engine.batch_trial import find_batch_size
 
