@@ -115,11 +115,19 @@ def test_seeded_by_hand() -> None:
 
 
 def test_derived_seeds_are_63_bits_of_numpys_seed_sequence() -> None:
-    word = int(np.random.SeedSequence((3, 8, 1)).generate_state(1, np.uint64)[0])
-    assert derived_seed(3, 8, 1) == word // 2
+    """Of the count and the numbers, each as a low and a high word."""
+    words = [3, 0, 3, 0, 8, 0, 5, 2]
+    expected = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    assert derived_seed(3, 8, 5 + (2 << 32)) == expected // 2
     seeds = {step_seed(1, i, r) for i in range(20) for r in range(4)}
     assert len(seeds) == 80
     assert max(seeds) < 2**63
+
+
+def test_other_numbers_give_another_seed() -> None:
+    assert derived_seed(1, 2) != derived_seed(1, 2, 0)
+    assert derived_seed(1 + (2 << 32), 3) != derived_seed(1, 2, 3)
+    assert derived_seed(2**63 - 1) != derived_seed(2**63 - 2)
 
 
 class Notes:

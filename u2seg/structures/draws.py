@@ -11,10 +11,17 @@ DRAW_SEED = "draw_seed"
 
 
 def derived_seed(*words: int) -> int:
-    """Return a seed of 63 bits from non-negative numbers; other numbers give another one.
+    """Return a seed of 63 bits from numbers below 2^64; other numbers give another one.
+
+    (Two sequences of numbers have the same seed by chance alone, with probability 2^-63.)
 
     Examples:
         >>> derived_seed(1, 2) == derived_seed(1, 2), derived_seed(1, 2) == derived_seed(2, 1)
         (True, False)
+        >>> derived_seed(1, 2) == derived_seed(1, 2, 0)
+        False
     """
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # NumPy joins the 32-bit words of all numbers and ignores zeros at the end: without their
+    # count, and a fixed length of each, different numbers could become the same words.
+    entropy = np.array([len(words), *words], dtype=np.uint64).view(np.uint32)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
