@@ -141,6 +141,35 @@ def test_precise_statistics_do_not_depend_on_an_interruption(tmp_path: Path) -> 
     assert_same(tmp_path / "calm", tmp_path / "killed")
 
 
+def test_the_state_of_a_host_trainer_is_gone_on_with(tmp_path: Path) -> None:
+    """One group and one rate per parameter; the last layers' rate is four times the others'."""
+    from u2seg.engine.setup import setup_cfg
+    from u2seg.engine.trainer import build_trainer
+
+    words = [*data_words(make_labels(tmp_path), tmp_path), "U2SEG.TRAIN.HEAD_LR_FACTOR", "4"]
+    args = train_parser().parse_intermixed_args(["--config-file", str(BASE_CONFIG), *words])
+    trainer = build_trainer(setup_cfg(args), lambda _: None)
+    trainer.iter = 1
+    calm = trainer.state_dict()
+    rates = [group["initial_lr"] for group in trainer.loop.optimizer.param_groups]
+    assert sorted(set(rates)) == pytest.approx([0.02, 0.08])
+    optimizer = calm["_trainer"]["optimizer"]
+    single = [
+        {**group, "params": [p]} for group in optimizer["param_groups"] for p in group["params"]
+    ]
+    host = {
+        **calm,
+        "_trainer": {"optimizer": {**optimizer, "param_groups": single}, "iteration": 1},
+        "hooks": {"LRScheduler": {"base_lrs": [g["initial_lr"] for g in single], "last_epoch": 2}},
+    }
+    trainer.load_state_dict(host)
+    assert [g["params"] for g in trainer.loop.optimizer.state_dict()["param_groups"]] == [
+        g["params"] for g in optimizer["param_groups"]
+    ]
+    assert trainer.scheduler.last_epoch == 2
+    assert trainer.scheduler.get_lr() == pytest.approx(rates)  # warmed up, no drop yet
+
+
 @pytest.mark.parametrize("older", [False, True], ids=["none", "of a shorter training"])
 def test_the_final_weights_are_written_where_the_end_was_missed(
     whole: tuple[list[str], Path, dict[int, float]], tmp_path: Path, older: bool

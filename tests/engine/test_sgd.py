@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 from u2seg.compat import prepare_host
 from u2seg.engine.loop import TrainingLoop
-from u2seg.engine.sgd import clip_norms, clip_values, fused_sgd
+from u2seg.engine.sgd import clip_norms, clip_values, fitting_state, fused_sgd
+from u2seg.errors import UserError
 
 
 def model() -> nn.Module:
@@ -65,6 +67,43 @@ def test_the_same_weights_as_the_host(clip: dict[str, Any]) -> None:
 
 
 @pytest.mark.d2
+@pytest.mark.d2
+def test_the_hosts_state_is_gone_on_with() -> None:
+    """Three steps of the host, which has a group per parameter, then three of both."""
+    from detectron2.solver import build_optimizer
+
+    cfg = config()
+    theirs, ours = model(), model()
+    host = build_optimizer(cfg, theirs)
+    fast, _ = fused_sgd(build_optimizer(cfg, ours), cfg.SOLVER.CLIP_GRADIENTS)
+    fused = [group["fused"] for group in fast.param_groups]
+    for number in range(6):
+        x = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(number))
+        if number == 3:
+            ours.load_state_dict(theirs.state_dict())
+            saved = copy.deepcopy(host.state_dict())  # or both would have the same momentum
+            with pytest.raises(ValueError, match="number of parameter groups"):
+                fast.load_state_dict(saved)
+            fast.load_state_dict(fitting_state(saved, fast))
+        for module, optimizer in ((theirs, host), (ours, fast)):
+            optimizer.zero_grad()
+            module(x).square().mean().mul(20).backward()
+            optimizer.step()
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-7)
+    assert [group["fused"] for group in fast.param_groups] == fused
+    again = fast.state_dict()
+    assert fitting_state(again, fast) == again
+
+
+@pytest.mark.d2
+def test_the_state_of_other_parameters_is_refused() -> None:
+    more = torch.optim.SGD([*model().parameters(), nn.Parameter(torch.ones(1))], 0.1)
+    message = r"1 groups of 7 parameters, this training's has 1 of 6: .*MODEL.WEIGHTS"
+    with pytest.raises(UserError, match=message):
+        fitting_state(more.state_dict(), torch.optim.SGD(model().parameters(), 0.1))
+
+
 def test_clipping_of_another_kind_is_left_to_the_host() -> None:
     from detectron2.solver import build_optimizer
 

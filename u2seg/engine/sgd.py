@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
+from u2seg.errors import UserError
+
 Clip = Callable[[], None]
 
 
@@ -64,6 +66,47 @@ def merged_groups(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         found = merged.setdefault(tuple(sorted(options.items())), {**options, "params": []})
         found["params"] += group["params"]
     return list(merged.values())
+
+
+def fitting_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer for one of the same parameters, whose groups are merged.
+
+    Checkpoints of Detectron2 have a group per parameter.
+
+    Args:
+        state: From ``state_dict``.
+        optimizer: That is to load it.
+
+    Returns:
+        It as it is, if the groups are of the same sizes; else with its groups merged likewise.
+
+    Raises:
+        UserError: if the groups then differ too.
+
+    Examples:
+        >>> p, q = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+        >>> old = SGD([{"params": [p]}, {"params": [q]}], lr=0.1).state_dict()
+        >>> new = fitting_state(old, SGD([p, q], lr=0.1))
+        >>> [group["params"] for group in new["param_groups"]]
+        [[0, 1]]
+    """
+    own, saved = optimizer.param_groups, state["param_groups"]
+    if _sizes(saved) == _sizes(own):
+        return dict(state)
+    merged = merged_groups(saved)
+    if _sizes(merged) != _sizes(own):
+        raise UserError(
+            f"the optimizer's state is of {len(saved)} groups of {sum(_sizes(saved))} parameters, "
+            f"this training's has {len(own)} of {sum(_sizes(own))}: it is of other settings. Start "
+            "anew in another OUTPUT_DIR, with MODEL.WEIGHTS on this checkpoint"
+        )
+    for group, mine in zip(merged, own, strict=True):
+        group.update({key: mine[key] for key in ("foreach", "fused") if key in mine})
+    return {**state, "param_groups": merged}
+
+
+def _sizes(groups: Iterable[Mapping[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
 
 
 def clip_norms(gradients: list[Tensor], limit: float) -> None:

@@ -94,12 +94,22 @@ class TrainerParts:
         return {**TrainerBase.state_dict(self), "_trainer": self.loop.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``."""
+        """Go on from ``state_dict``, or from that of a Detectron2 trainer.
+
+        Raises:
+            UserError: if the optimizer's state is of other parameters.
+        """
         from detectron2.engine import TrainerBase
+
+        from u2seg.engine.sgd import fitting_state
 
         TrainerBase.load_state_dict(self, state)
         if "_trainer" in state:
-            self.loop.load_state_dict(state["_trainer"])
+            optimizer = self.loop.optimizer
+            fitting = fitting_state(state["_trainer"]["optimizer"], optimizer)
+            self.loop.load_state_dict({**state["_trainer"], "optimizer": fitting})
+            # The saved schedule has one of each group that there was.
+            self.scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         else:
             logger.warning("the checkpoint has no state of the optimizer: momentum starts at 0")
 
