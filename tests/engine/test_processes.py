@@ -188,7 +188,9 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     assert max(apart) < 0.01 * learnt
     assert apart[0] < 1e-5 < learnt
     log = (tmp_path / "two" / "log.txt").read_text()
-    assert "world size" in log.lower() and "2" in log
+    assert "World size: 2" in log
+    alone = (tmp_path / "one" / "log.txt").read_text()
+    assert "World size: 2" not in alone and "World size: 1" in alone
     assert (tmp_path / "two" / "evaluation" / "metrics.json").is_file()
     # and one process may go on where two were
     mixed = tmp_path / "mixed"
