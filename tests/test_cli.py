@@ -29,7 +29,11 @@ def test_returns_the_code_of_the_body() -> None:
     [
         (UserError("no such folder"), 2, "error: no such folder\n"),
         (StageError("shard 3 failed"), 1, "error: shard 3 failed\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; the same command goes on (tools/train_net.py: with --resume)\n",
+        ),
     ],
 )
 def test_expected_errors_are_one_line(

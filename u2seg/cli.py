@@ -78,7 +78,8 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 def _report(error: BaseException, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    message = "interrupted" if isinstance(error, KeyboardInterrupt) else f"error: {error}"
+    interrupted = "interrupted; the same command goes on (tools/train_net.py: with --resume)"
+    message = interrupted if isinstance(error, KeyboardInterrupt) else f"error: {error}"
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
     return code

@@ -339,9 +339,21 @@ def _add_seconds(path: Path, name: str, start: float) -> None:
 
 
 def _line(name: str, metrics: dict[str, Any]) -> str:
+    """Return a model's headline figures in words.
+
+    Examples:
+        >>> _line("model", {"panoptic": {"all": {"PQ": 12.34, "SQ": 50.0, "RQ": 24.0}}})
+        'model: PQ 12.3, SQ 50.0, RQ 24.0'
+        >>> _line("model", {"protocol": {"reference": "pseudo-labels"}})
+        'model: PQ 0.0 (agreement with the pseudo-labels, not accuracy)'
+    """
+    from u2seg.evaluation import PSEUDO_LABELS
+
     panoptic = metrics.get("panoptic", {}).get("all", {})
     values = [f"{key} {panoptic[key]:.1f}" for key in ("PQ", "SQ", "RQ") if panoptic.get(key)]
-    return f"{name}: {', '.join(values) or 'PQ 0.0'}"
+    against = metrics.get("protocol", {}).get("reference") == PSEUDO_LABELS
+    told = " (agreement with the pseudo-labels, not accuracy)" if against else ""
+    return f"{name}: {', '.join(values) or 'PQ 0.0'}{told}"
 
 
 def _ratio(before: dict[str, Any], after: dict[str, Any]) -> str:
