@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,10 @@ def inputs(given: Files | None, sizes: EvaluateSizes) -> Iterator[Files]:
 def pq(
     setting: Setting, *, threads: int, given: Files | None = None, sizes: EvaluateSizes = SIZES
 ) -> Row:
-    """Return the row of panoptic quality from files, in one process."""
+    """Return the row of panoptic quality from files, in one process.
+
+    The target is for the threads of this machine; one thread alone is told without a target.
+    """
     with inputs(given, sizes) as files:
         truth = read_truth(files.truth)
         pair = alternate(
@@ -72,7 +76,7 @@ def pq(
         decoding = _seconds_of_decoding(files)
     worst, counted = disagreement(truth, pair.our_result, pair.peer_result)
     same = counted and worst <= EQUAL
-    return judged(
+    row = judged(
         f"pq_{threads}",
         pair.ours,
         pair.peer,
@@ -87,6 +91,7 @@ def pq(
         f"alone needs {decoding:.2g} s to decode the files",
         correct=same,
     )
+    return row if threads > 1 else replace(row, target="none", met=same)
 
 
 def disagreement(truth: PanopticSet, ours: dict[str, Any], peer: Counts) -> tuple[float, bool]:
