@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from u2seg.io.sources import find_files
 
 
 @dataclass(frozen=True)
-class FolderTruth:
+class FolderTruth(ABC):
     """A truth in a folder of PNGs; subclasses say how one is read.
 
     Args:
@@ -51,9 +52,9 @@ class FolderTruth:
         """Return the PNGs of an image."""
         return (self.files[image_id],)
 
+    @abstractmethod
     def read(self, image_id: int) -> TrueImage:
         """Return the truth of an image; UserError as ``Truth.read``."""
-        raise NotImplementedError
 
     def checked(self, path: Path, image_id: int, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a map of an image; UserError if its shape is not that of the image."""
