@@ -113,7 +113,6 @@ class TrainingLoop:
         if self.average is not None:
             self.average.start(self.model)
         random = random_state(self.device)
-        self.optimizer.zero_grad(set_to_none=True)
         try:
             names, row = self._gradients(batch)
         except FloatingPointError as error:  # the host's proposals are not finite
@@ -150,6 +149,8 @@ class TrainingLoop:
                     weights = [known.get(name, len(part) / len(batch)) for name in losses]
                     found = torch.stack([value.float() for value in losses.values()])
                     found = found * found.new_tensor(weights)
+                if number == 1:  # here, not before the losses: the memory is used again at once
+                    self.optimizer.zero_grad(set_to_none=True)
                 self.scaler.scale(found.sum()).backward()  # type: ignore[no-untyped-call]
             row = found.detach() if row is None else row + found.detach()
         if row is None:
