@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from detectron2.structures import ImageList, Instances
 from detectron2.utils import comm
 
+from u2seg.modeling.shared_masks import with_shared_masks
 from u2seg.structures.draws import DRAW_SEED
 
 Counts = Mapping[str, torch.Tensor | int]
@@ -152,9 +153,14 @@ class SharedCascade(SeededSampling):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """Return the sampled proposals with their targets, as the host does; count them."""
+        """Return the sampled proposals with their targets, as the host does; count them.
+
+        Their ``gt_masks`` refer to those of ``targets``, where the host copies them.
+        """
         self.begin_batch()
-        sampled: list[Instances] = super().label_and_sample_proposals(proposals, targets)  # type: ignore[misc]
+        sampled: list[Instances] = super().label_and_sample_proposals(  # type: ignore[misc]
+            proposals, with_shared_masks(targets)
+        )
         classes = torch.cat([p.gt_classes for p in sampled])
         foreground = ((classes >= 0) & (classes < self.num_classes)).sum()
         self.loss_counts = {"loss_mask": foreground, **_stage_counts(0, sampled)}
