@@ -301,7 +301,7 @@ def _untrained_metrics(
         from u2seg.engine.run import evaluate
         from u2seg.engine.setup import build_cfg
 
-        # Not setup_cfg: the host would log everything twice, and write a second config.yaml.
+        # Not setup_cfg: it would end the log of the training, and write a second config.yaml.
         opts = [*opts, "OUTPUT_DIR", str(folders.untrained)]
         cfg = build_cfg(args.config_file, opts, register=True)
         torch.manual_seed(max(cfg.SEED, 0))

@@ -19,6 +19,7 @@ from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
 from u2seg.engine.checks import check_host_settings, check_training_settings
 from u2seg.engine.continuation import check_start
 from u2seg.engine.hostcfg import Flat, flatten, merge_values, merge_words
+from u2seg.engine.hostlog import set_up_host
 from u2seg.errors import UserError
 from u2seg.io.yamlfile import load_yaml
 from u2seg.structures.labels import LabelSpace
@@ -44,11 +45,7 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     if training:
         check_start(cfg, args.resume)
     _check_writable(Path(cfg.OUTPUT_DIR))
-    from detectron2.engine import default_setup
-
-    logger.info("config file %s, overrides %s", args.config_file, args.opts)
-    # Without its name: the host's echo of the file leaves it open, and the full config follows.
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    set_up_host(cfg, args)
     return cfg
 
 

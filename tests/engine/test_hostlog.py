@@ -1,0 +1,97 @@
+"""The host's log: one line for one event, in the file of its own run, without colours."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from u2seg.compat import prepare_host
+from u2seg.engine.hostlog import command_words
+from u2seg.engine.setup import setup_cfg
+
+pytestmark = pytest.mark.d2
+prepare_host()
+HOST = logging.getLogger("detectron2.engine")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    names = ("detectron2", "fvcore")
+    before = {name: logging.getLogger(name).handlers[:] for name in names}
+    yield
+    for name, handlers in before.items():
+        logging.getLogger(name).handlers[:] = handlers
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    return make_labels(tmp_path)
+
+
+def begin(labels: Path, output: Path, *more: str) -> None:
+    words = [*data_words(labels, output), *more]
+    file = str(BASE_CONFIG)
+    setup_cfg(argparse.Namespace(config_file=file, opts=words, eval_only=False, resume=False))
+
+
+def lines(output: Path, text: str) -> list[str]:
+    return [line for line in (output / "log.txt").read_text().splitlines() if text in line]
+
+
+def test_lines_of_later_runs_come_once_and_only_into_their_own_file(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for number, output in enumerate((first, second, first)):
+        begin(labels, output)
+        capsys.readouterr()
+        HOST.info("line %d", number)
+        assert capsys.readouterr().out.count(f"line {number}") == 1
+    assert [len(lines(first, f"line {n}")) for n in range(3)] == [1, 0, 1]
+    assert [len(lines(second, f"line {n}")) for n in range(3)] == [0, 1, 0]
+
+
+def test_handlers_of_others_stay(labels: Path, tmp_path: Path) -> None:
+    mine = logging.NullHandler()
+    logging.getLogger("detectron2").addHandler(mine)
+    for name in ("first", "second"):
+        begin(labels, tmp_path / name)
+    assert mine in logging.getLogger("detectron2").handlers
+
+
+def test_no_colour_reaches_the_file(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detectron2.engine import defaults
+
+    def coloured(code: str, _: str) -> str:
+        return code.replace("MODEL:", "\x1b[94mMODEL\x1b[39;49;00m:")
+
+    monkeypatch.setattr(defaults, "_highlight", coloured)
+    begin(labels, tmp_path / "out")
+    HOST.info("\x1b[36mtable\x1b[0m of %s", "\x1b[1;34mclasses\x1b[0m")
+    assert "\x1b" not in (tmp_path / "out" / "log.txt").read_text()
+    assert "MODEL:" in lines(tmp_path / "out", "MODEL:")
+    assert lines(tmp_path / "out", "table")[0].endswith("table of classes")
+
+
+def test_the_log_begins_with_the_command(labels: Path, tmp_path: Path) -> None:
+    begin(labels, tmp_path / "out", "SOLVER.STEPS", "(1, 2)", "SOLVER.MAX_ITER", "5")
+    (told,) = lines(tmp_path / "out", "Command line arguments")
+    assert f"--config-file {BASE_CONFIG} MODEL.DEVICE cpu" in told
+    assert told.endswith("SOLVER.STEPS '(1, 2)' SOLVER.MAX_ITER 5")
+    assert "Namespace" not in told
+
+
+def test_a_command_with_flags_and_values() -> None:
+    from u2seg.engine.args import train_parser
+
+    line = "--config-file a.yaml --eval-only --protocol all --num-gpus 2 SEED 1"
+    args = train_parser().parse_intermixed_args(shlex.split(line))
+    assert command_words(args) == line
