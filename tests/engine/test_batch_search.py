@@ -80,9 +80,25 @@ def test_the_table_and_the_advice_as_text() -> None:
         "recommended (2 in each of 2 processes): SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.0025 "
         "U2SEG.TRAIN.ACCUMULATE 1",
         "as many images as the config then means SOLVER.MAX_ITER 4000; scale SOLVER.STEPS alike",
-        "the config's batch in parts, nearly the same: SOLVER.IMS_PER_BATCH 16 "
+        "the config's batch in 4 parts, nearly the same: SOLVER.IMS_PER_BATCH 16 "
         "U2SEG.TRAIN.ACCUMULATE 4",
     ]
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        (3, "the config's batch in 2 parts, nearly the same: SOLVER.IMS_PER_BATCH 3 "
+         "U2SEG.TRAIN.ACCUMULATE 2"),
+        (2, "that is the config's own batch: nothing needs to change"),
+        (1, "the config's batch fits too, whole, with its own rate and MAX_ITER: "
+         "SOLVER.IMS_PER_BATCH 1 U2SEG.TRAIN.ACCUMULATE 1"),
+    ],
+)  # fmt: skip
+def test_parts_are_spoken_of_only_where_there_are_some(batch: int, told: str) -> None:
+    trials = [Trial(1, 0.5, 1.25), Trial(2, 0.8, 2.5), Trial(4, 0, 9, "full")]
+    advice = advise(trials, processes=1, batch=batch, rate=0.01, iterations=1000)
+    assert format_search(trials, advice, 1, batch).splitlines()[-1] == told
 
 
 def test_memory_is_told() -> None:

@@ -156,7 +156,15 @@ def format_search(trials: Sequence[Trial], advice: Advice, processes: int, batch
         f"SOLVER.BASE_LR {advice.rate:.6g} U2SEG.TRAIN.ACCUMULATE 1",
         f"as many images as the config then means SOLVER.MAX_ITER {advice.iterations}; scale "
         "SOLVER.STEPS alike",
-        f"the config's batch in parts, nearly the same: SOLVER.IMS_PER_BATCH {batch} "
-        f"U2SEG.TRAIN.ACCUMULATE {advice.parts}",
+        _config_batch(advice, batch),
     ]
     return "\n".join(lines)
+
+
+def _config_batch(advice: Advice, batch: int) -> str:
+    keys = f"SOLVER.IMS_PER_BATCH {batch} U2SEG.TRAIN.ACCUMULATE {advice.parts}"
+    if advice.parts > 1:
+        return f"the config's batch in {advice.parts} parts, nearly the same: {keys}"
+    if batch == advice.batch:
+        return "that is the config's own batch: nothing needs to change"
+    return f"the config's batch fits too, whole, with its own rate and MAX_ITER: {keys}"
