@@ -90,7 +90,7 @@ def test_the_table_and_the_advice_as_text() -> None:
     [
         (3, "the config's batch in 2 parts, nearly the same: SOLVER.IMS_PER_BATCH 3 "
          "U2SEG.TRAIN.ACCUMULATE 2"),
-        (2, "that is the config's own batch: nothing needs to change"),
+        (2, "that is the config's own batch: rate and MAX_ITER stay as they are"),
         (1, "the config's batch fits too, whole, with its own rate and MAX_ITER: "
          "SOLVER.IMS_PER_BATCH 1 U2SEG.TRAIN.ACCUMULATE 1"),
     ],

@@ -166,5 +166,5 @@ def _config_batch(advice: Advice, batch: int) -> str:
     if advice.parts > 1:
         return f"the config's batch in {advice.parts} parts, nearly the same: {keys}"
     if batch == advice.batch:
-        return "that is the config's own batch: nothing needs to change"
+        return "that is the config's own batch: rate and MAX_ITER stay as they are"
     return f"the config's batch fits too, whole, with its own rate and MAX_ITER: {keys}"
