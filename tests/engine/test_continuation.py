@@ -64,8 +64,10 @@ def test_what_changes_no_weight_may_change(words: list[str], more: tuple[str, ..
     ],
 )
 def test_what_changes_weights_may_not(words: list[str], key: str, value: str, told: str) -> None:
-    with pytest.raises(UserError, match=f"--resume with other settings .*{told}"):
+    with pytest.raises(UserError, match=f"--resume with other settings .*{told}") as caught:
         check(words, key, value)
+    assert "What changes the weights must stay; MODEL.DEVICE, DATALOADER" in str(caught.value)
+    assert str(caught.value).endswith("MODEL.WEIGHTS " + words[-1] + "/model_0000000.pth")
 
 
 def test_the_end_of_a_cosine_may_not_move(words: list[str], tmp_path: Path) -> None:
@@ -73,8 +75,13 @@ def test_the_end_of_a_cosine_may_not_move(words: list[str], tmp_path: Path) -> N
     remember_settings(check(words, *more), resume=False)
     (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
     check(words, *more)
-    with pytest.raises(UserError, match=r"SOLVER.MAX_ITER was 2, is 9"):
+    with pytest.raises(UserError, match=r"SOLVER.MAX_ITER was 2, is 9") as caught:
         check(words, *more, "SOLVER.MAX_ITER", "9")
+    told = str(caught.value)
+    assert "may change with WarmupMultiStepLR alone" in told
+    assert "LR_SCHEDULER_NAME is WarmupCosineLR, whose rates depend on the end" in told
+    assert "What changes the weights" not in told
+    assert told.endswith(f"in another OUTPUT_DIR, with MODEL.WEIGHTS {tmp_path}/model_0000000.pth")
 
 
 @pytest.mark.parametrize(("old", "new"), [("2", "9"), ("9", "2"), ("2", "3"), ("4", "3")])
@@ -86,8 +93,24 @@ def test_the_end_of_a_warm_up_may_not_move(
     begun = build_cfg(BASE_CONFIG, [*words, *more, "SOLVER.MAX_ITER", old])
     remember_settings(begun, resume=False)
     (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
-    with pytest.raises(UserError, match=rf"SOLVER.MAX_ITER was {old}, is {new}"):
+    with pytest.raises(UserError, match=rf"SOLVER.MAX_ITER was {old}, is {new}") as caught:
         check(words, *more, "SOLVER.MAX_ITER", new)
+    told = str(caught.value)
+    assert "old and new value are at least SOLVER.WARMUP_ITERS: SOLVER.WARMUP_ITERS is 4" in told
+
+
+def test_another_label_folder_is_told_by_its_rule(words: list[str], tmp_path: Path) -> None:
+    old, new = Path(words[words.index("U2SEG.DATA.LABELS") + 1]), make_labels(tmp_path)
+    with pytest.raises(UserError, match="goes on with the label folder that it began") as caught:
+        check(words, "U2SEG.DATA.LABELS", str(new))
+    assert f"U2SEG.DATA.LABELS was '{old}', is '{new}'" in str(caught.value)
+    assert "holds no labels now" not in str(caught.value)
+    moved = old.rename(old.with_name("moved"))
+    try:
+        with pytest.raises(UserError, match=rf"{old} holds no labels now: put them back"):
+            check(words, "U2SEG.DATA.LABELS", str(moved))
+    finally:
+        moved.rename(old)
 
 
 def test_behind_the_warm_up_the_end_may_move(words: list[str], tmp_path: Path) -> None:
@@ -137,7 +160,7 @@ def test_more_than_five_changes_are_counted(words: list[str]) -> None:
         "SEED", "7", "SOLVER.BASE_LR", "1.0", "SOLVER.GAMMA", "0.5", "SOLVER.MOMENTUM", "0.5",
         "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.WARMUP_ITERS", "7", "SOLVER.NESTEROV", "true",
     ]  # fmt: skip
-    with pytest.raises(UserError, match=r"and 2 more. Use the old values"):
+    with pytest.raises(UserError, match=r"and 2 more. What .* Use the old values"):
         check(words, *more)
 
 

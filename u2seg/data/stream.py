@@ -130,6 +130,7 @@ class TrainStream:
         memory: How many earlier batches it remembers; when a training is resumed, they are
             loaded again.
         labels: Digest of the labels, from ``data.pseudo.labels_digest``; empty = unknown.
+        folder: Where they lie, for messages.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class TrainStream:
         transform: Callable[[int], BatchTransform] | None = None,
         memory: int = 0,
         labels: str = "",
+        folder: str = "",
     ) -> None:
         self.records = records
         self.mapper = mapper
@@ -148,6 +150,7 @@ class TrainStream:
         self.transform = transform
         self.memory = memory if transform else 0
         self.labels = labels
+        self.folder = folder
         self.seed = plan.seed
         self.start_iteration = 0
 
@@ -169,8 +172,10 @@ class TrainStream:
             changed = f"other labels of these images (digest {then[:12]}, now {now[:12]})"
         if changed:
             raise UserError(
-                f"the training began with {changed}: put the old labels back, or start anew in "
-                "another OUTPUT_DIR (MODEL.WEIGHTS may name the last checkpoint)"
+                f"the training began with {changed}: U2SEG.DATA.LABELS {self.folder} was labelled "
+                "anew since. Put back what it held (tools/generate_pseudo.py makes the same labels "
+                "of the same photographs and settings), or start anew in another OUTPUT_DIR "
+                "(MODEL.WEIGHTS may name the last checkpoint)"
             )
         self.seed = state["seed"]
 
@@ -284,6 +289,7 @@ def build_train_loader(cfg: Any, start_iteration: int = 0) -> TrainStream:
         transform=functools.partial(CopyPaste, paste) if paste.enabled else None,
         memory=paste.memory,
         labels=labels_digest(cfg.U2SEG.DATA.LABELS) if cfg.U2SEG.DATA.LABELS else "",
+        folder=str(cfg.U2SEG.DATA.LABELS),
     )
     stream.start_iteration = start_iteration
     return stream

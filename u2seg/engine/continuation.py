@@ -98,10 +98,12 @@ def check_same(cfg: Any, remembered: dict[str, Any]) -> None:
     if changed:
         shown = "; ".join(f"{key} was {then[key]!r}, is {now[key]!r}" for key in changed[:5])
         more = f", and {len(changed) - 5} more" if len(changed) > 5 else ""
+        rules = "".join(f" {_RULES[key](now, then)}" for key in changed if key in _RULES)
         raise UserError(
             f"--resume with other settings than the training in {cfg.OUTPUT_DIR} began with: "
-            f"{shown}{more}. Use the old values, or start anew in another folder (MODEL.WEIGHTS "
-            "may name the last checkpoint)"
+            f"{shown}{more}.{rules or _RULE} Use the old values, or start anew from the "
+            "weights so far: without --resume, in another OUTPUT_DIR, with MODEL.WEIGHTS "
+            f"{_last_checkpoint(Path(cfg.OUTPUT_DIR))}"
         )
 
 
@@ -125,6 +127,47 @@ def _check_batch(cfg: Any) -> None:
             f"U2SEG.TRAIN.ACCUMULATE is {parts}, but a process has {batch // processes} image(s) "
             f"of SOLVER.IMS_PER_BATCH {batch}: expected at most that many parts"
         )
+
+
+def _last_checkpoint(folder: Path) -> Path:
+    path = folder / "last_checkpoint"
+    name = path.read_text("utf-8").strip() if path.is_file() else "model_final.pth"
+    return folder / name
+
+
+def _rule_of_end(now: dict[str, Any], then: dict[str, Any]) -> str:
+    """Say why this SOLVER.MAX_ITER may not change."""
+    schedule, warm_up = now["SOLVER.LR_SCHEDULER_NAME"], now["SOLVER.WARMUP_ITERS"]
+    if schedule != "WarmupMultiStepLR":
+        why = f"SOLVER.LR_SCHEDULER_NAME is {schedule}, whose rates depend on the end"
+    else:
+        why = (
+            f"SOLVER.WARMUP_ITERS is {warm_up}, and a warm-up longer than MAX_ITER is shortened "
+            "to it, so the rates differ"
+        )
+    return (
+        "SOLVER.MAX_ITER may change with WarmupMultiStepLR alone, if old and new value are at "
+        f"least SOLVER.WARMUP_ITERS: {why}."
+    )
+
+
+def _rule_of_labels(now: dict[str, Any], then: dict[str, Any]) -> str:
+    """Say why U2SEG.DATA.LABELS may not change."""
+    old = then["U2SEG.DATA.LABELS"]
+    lost = "" if Path(old, "panoptic").is_dir() else f" {old} holds no labels now: put them back."
+    return (
+        "A training goes on with the label folder that it began with, as the order of its "
+        f"images follows from it.{lost}"
+    )
+
+
+_RULES = {"SOLVER.MAX_ITER": _rule_of_end, "U2SEG.DATA.LABELS": _rule_of_labels}
+"""Key -> what to say of it, from the values of now and of the beginning."""
+_RULE = (
+    " What changes the weights must stay; MODEL.DEVICE, DATALOADER.NUM_WORKERS, "
+    "SOLVER.CHECKPOINT_PERIOD, TEST.EVAL_PERIOD and keys of labelling and evaluation may change "
+    "(docs/training.md)."
+)
 
 
 def _only_synchronized(key: str, now: Any, then: Any) -> bool:
