@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,31 @@ class TrainerParts:
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
         """Return the endless batches of ``cfg``'s labels."""
-        return build_train_loader(cfg)
+        stream = build_train_loader(cfg)
+        warn_without_things(cfg, stream.records)
+        return stream
+
+
+def warn_without_things(cfg: Any, records: Iterable[dict[str, Any]]) -> None:
+    """Warn of labels without a single thing to a model that detects things.
+
+    Args:
+        cfg: From ``setup_cfg``.
+        records: Of the training set; read up to the first that has a thing.
+    """
+    from detectron2.utils import comm
+
+    model = cfg.MODEL.META_ARCHITECTURE
+    if model == "SemanticSegmentor" or not comm.is_main_process():
+        return
+    if any(not a.get("iscrowd", 0) for record in records for a in record.get("annotations", ())):
+        return
+    logger.warning(
+        "%s has no thing (crowds aside), but %s trains to detect things: it will learn that there "
+        "are none. If there should be some, see what became of the masks in the labelling run",
+        Path(cfg.U2SEG.DATA.LABELS) / "panoptic" / "instances.json",
+        model,
+    )
 
 
 def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
