@@ -15,6 +15,7 @@ from u2seg.compat import prepare_host
 from u2seg.data.mapper import PanopticMapper, read_photograph
 from u2seg.data.pseudo import read_pseudo_panoptic
 from u2seg.errors import StageError
+from u2seg.structures.masks import encode_mask
 
 pytestmark = pytest.mark.d2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
@@ -119,6 +120,27 @@ def test_a_damaged_stuff_target_is_named(
         Image.fromarray(stuff).save(path)
     with pytest.raises(StageError, match=rf"1.png.*{message}.*generate_pseudo.py"):
         PanopticMapper([], is_train=True, num_stuff=2)(record)
+
+
+def test_things_that_a_crop_leaves_out_are_dropped(tmp_path: Path) -> None:
+    """The object of columns 25..40 and rows 24..39 is beyond a crop to the left 20 columns."""
+    from detectron2.data import transforms
+
+    class Left(transforms.Augmentation):
+        def get_transform(self, image: Any) -> Any:
+            return transforms.CropTransform(0, 0, 20, 64)
+
+    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    (thing,) = record["annotations"]
+    corner = np.zeros((64, 64), dtype=bool)
+    corner[:3, 2:6] = True
+    other = {**thing, "category_id": 0, "segmentation": encode_mask(corner)}
+    record["annotations"] = [thing, other]
+    instances = PanopticMapper([Left()], is_train=True)(record)["instances"]
+    assert instances.gt_classes.tolist() == [0]
+    assert instances.gt_boxes.tensor.tolist() == [[2.0, 0.0, 6.0, 3.0]]
+    assert np.array_equal(instances.gt_masks.tensor.numpy(), corner[None, :, :20])
+    assert record["annotations"] == [thing, other]
 
 
 def test_image_without_things_has_empty_masks(tmp_path: Path) -> None:

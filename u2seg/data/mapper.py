@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from u2seg.data.planes import augmented_masks
 from u2seg.data.resize import build_augmentations
 from u2seg.errors import StageError, UserError
 from u2seg.io.images import DEFAULT_MAX_PIXELS, BadImageError, read_image
 from u2seg.io.png import read_label_png
-from u2seg.structures.masks import decode_mask
 
 Record = dict[str, Any]
 VOID = 255
 INSTANCES_ALONE = "InstanceCascadeRCNN"
 """``MODEL.META_ARCHITECTURE`` without a semantic head."""
+_READ = ("annotations", "sem_seg_file_name")
+"""What a sample has in another form than its record."""
 REMAKE = "Make the labels again with tools/generate_pseudo.py --overwrite."
 
 
@@ -128,9 +130,9 @@ class PanopticMapper:
         import torch
         from detectron2.data import transforms
 
-        sample = copy.deepcopy(record)
-        annotations = sample.pop("annotations", [])
-        stuff_file = sample.pop("sem_seg_file_name", None)
+        annotations = record.get("annotations", [])
+        stuff_file = record.get("sem_seg_file_name")
+        sample = copy.deepcopy({k: v for k, v in record.items() if k not in _READ})
         image = read_photograph(record, self.max_pixels)
         if self.image_format == "BGR":
             image = np.ascontiguousarray(image[:, :, ::-1])
@@ -148,7 +150,7 @@ class PanopticMapper:
             ignored = [augmented.sem_seg == VOID] if stuff is not None and self.with_void else []
             crowds = [record for record in annotations if record.get("iscrowd", 0)]
             if crowds:
-                ignored.append(self._masks(crowds, applied, (height, width)).any(axis=0))
+                ignored.append(_masks(crowds, applied, (height, width))[0].any(axis=0))
             if ignored:
                 sample["ignored"] = torch.from_numpy(np.any(ignored, axis=0))
         return sample
@@ -163,7 +165,7 @@ class PanopticMapper:
                 f"{path} is {stuff.shape[0]}x{stuff.shape[1]} pixels (height x width), its "
                 f"photograph {size[0]}x{size[1]}. {REMAKE}"
             )
-        highest = int(stuff[stuff != VOID].max(initial=0))
+        highest = int((stuff + np.uint8(1)).max(initial=0)) - 1  # void is 255 and wraps to 0
         if self.num_stuff and highest > self.num_stuff:
             raise StageError(
                 f"{path} holds the value {highest}, but there are {self.num_stuff} stuff clusters "
@@ -174,26 +176,26 @@ class PanopticMapper:
     @staticmethod
     def _instances(annotations: list[Record], applied: Any, size: tuple[int, int]) -> Any:
         import torch
-        from detectron2.data import detection_utils
-        from detectron2.structures import BitMasks, Instances
+        from detectron2.structures import BitMasks, Boxes, Instances
 
         kept = [record for record in annotations if not record.get("iscrowd", 0)]
-        masks = PanopticMapper._masks(kept, applied, size)
-        instances = Instances(size)
-        instances.gt_classes = torch.tensor([r["category_id"] for r in kept], dtype=torch.int64)
-        # Present even when empty: the samples of a batch must agree on their fields.
-        instances.gt_masks = BitMasks(torch.from_numpy(masks))
         # Tight boxes of the masks as they are now: a crop or a resize may have cut them.
-        instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        return detection_utils.filter_empty_instances(instances) if kept else instances
+        masks, boxes = _masks(kept, applied, size)
+        classes = np.array([record["category_id"] for record in kept], dtype=np.int64)
+        seen = boxes[:, 2] > 0
+        if not seen.all():
+            masks, boxes, classes = masks[seen], boxes[seen], classes[seen]
+        instances = Instances(size)
+        # Present even when empty: the samples of a batch must agree on their fields.
+        instances.gt_classes = torch.from_numpy(classes)
+        instances.gt_masks = BitMasks(torch.from_numpy(masks))
+        instances.gt_boxes = Boxes(torch.from_numpy(boxes))
+        return instances
 
-    @staticmethod
-    def _masks(
-        annotations: list[Record], applied: Any, size: tuple[int, int]
-    ) -> npt.NDArray[np.bool_]:
-        """Return the augmented masks, (n, h, w)."""
-        masks = np.zeros((len(annotations), *size), dtype=bool)
-        for index, record in enumerate(annotations):
-            mask = decode_mask(record["segmentation"]).astype(np.uint8)
-            masks[index] = applied.apply_segmentation(mask)
-        return masks
+
+def _masks(
+    annotations: list[Record], applied: Any, size: tuple[int, int]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Return the augmented masks, (n, h, w), and their boxes."""
+    rles = [record["segmentation"] for record in annotations]
+    return augmented_masks(rles, size, applied.apply_segmentation)

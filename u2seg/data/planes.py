@@ -1,0 +1,98 @@
+"""Augment many masks at once: eight of them are the bits of one map.
+
+Augmentations treat labels by choosing pixels, never by mixing them, so the bits of a chosen pixel
+are the pixels of its masks. A map of bits costs about as much as one mask.
+
+Shapes: n masks, H x W pixels of the photograph, h x w of the augmented image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from u2seg.structures.masks import Rle, decode_mask
+
+Plane = npt.NDArray[np.uint8]
+BITS = 8
+"""Masks in a map."""
+
+
+def bit_plane(rles: Sequence[Rle]) -> Plane:
+    """Return up to eight masks as bits: mask k is 2^k.
+
+    Args:
+        rles: At least one, all of one size.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        ValueError: as ``decode_mask``, or if the sizes differ.
+
+    Examples:
+        >>> bit_plane([{"size": [1, 3], "counts": "12"}, {"size": [1, 3], "counts": "21"}]).tolist()
+        [[0, 1, 3]]
+    """
+    # Column by column, as the code of the masks.
+    plane = np.zeros(rles[0]["size"], dtype=np.uint8, order="F")
+    for bit, rle in enumerate(rles):
+        mask = decode_mask(rle)
+        if mask.shape != plane.shape:
+            raise ValueError(f"masks of {plane.shape} and {mask.shape} pixels in one image")
+        plane |= mask.view(np.uint8) << np.uint8(bit)
+    return np.ascontiguousarray(plane)
+
+
+def plane_boxes(plane: Plane, count: int) -> npt.NDArray[np.float32]:
+    """Return the tight boxes of the first masks of a map, (count, 4) x0, y0, x1, y1.
+
+    x1 and y1 are exclusive; the box of an empty mask is 0, 0, 0, 0.
+
+    Examples:
+        >>> plane_boxes(np.array([[0, 0, 0], [0, 1, 3]], np.uint8), 2).tolist()
+        [[1.0, 1.0, 3.0, 2.0], [2.0, 1.0, 3.0, 2.0]]
+    """
+    boxes = np.zeros((count, 4), dtype=np.float32)
+    columns, rows = (np.bitwise_or.reduce(plane, axis=axis) for axis in (0, 1))
+    for bit in range(count):
+        x, y = (np.flatnonzero(line & (1 << bit)) for line in (columns, rows))
+        if x.size:
+            boxes[bit] = x[0], y[0], x[-1] + 1, y[-1] + 1
+    return boxes
+
+
+def augmented_masks(
+    rles: Sequence[Rle], size: tuple[int, int], augment: Callable[[Plane], Plane]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Return masks after an augmentation, and their tight boxes.
+
+    Args:
+        rles: n masks, all of one size.
+        size: (h, w) of the augmented image.
+        augment: (H, W) uint8 -> (h, w) uint8; chooses pixels, as ``apply_segmentation`` of
+            Detectron2's transforms does.
+
+    Returns:
+        (n, h, w) bool and (n, 4) x0, y0, x1, y1 as of ``plane_boxes``.
+
+    Raises:
+        ValueError: as ``bit_plane``, or if ``augment`` returns another size.
+
+    Examples:
+        >>> rle = {"size": [1, 3], "counts": "21"}
+        >>> masks, boxes = augmented_masks([rle], (1, 3), lambda plane: plane[:, ::-1])
+        >>> masks.astype(int).tolist(), boxes.tolist()
+        ([[[1, 0, 0]]], [[0.0, 0.0, 1.0, 1.0]])
+    """
+    masks = np.empty((len(rles), *size), dtype=bool)
+    boxes = np.zeros((len(rles), 4), dtype=np.float32)
+    for first in range(0, len(rles), BITS):
+        some = rles[first : first + BITS]
+        plane = augment(bit_plane(some))
+        boxes[first : first + BITS] = plane_boxes(plane, len(some))
+        for bit in range(len(some)):
+            np.not_equal(plane & np.uint8(1 << bit), 0, out=masks[first + bit])
+    return masks, boxes
