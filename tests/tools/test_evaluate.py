@@ -58,6 +58,34 @@ def test_errors_end_with_2_and_one_line(arguments: list[object], tmp_path: Path)
     assert "Traceback" in run(*arguments, "--debug").stderr
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["--predictions", "--truth-json", "--truth-pngs", "--mapping", "--labels", "--config-file"],
+)
+def test_what_is_missing_is_said_by_option(
+    arguments: list[object], tmp_path: Path, option: str
+) -> None:
+    words = [*map(str, arguments), option, str(tmp_path / "gone")]  # the last one counts
+    with pytest.raises(UserError, match=f"{option} {tmp_path}/gone does not exist, expected"):
+        evaluate_files(parse_evaluate(evaluate_parser(""), words))
+    other = TOOL if option in ("--predictions", "--truth-pngs", "--labels") else TOOL.parent
+    with pytest.raises(UserError, match=f"{option} {other} is a .*, expected (a|the|mapping)"):
+        evaluate_files(parse_evaluate(evaluate_parser(""), [*words, option, str(other)]))
+
+
+def test_what_is_missing_is_said_before_libraries_are_loaded(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    words = ["--predictions", tmp_path, "--dataset", "voc", "--truth", tmp_path, gone]
+    command = [sys.executable, "-X", "importtime", str(TOOL), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    *loaded, last = done.stderr.splitlines()
+    assert last.startswith(f"error: --truth {gone} does not exist, expected a file or folder of")
+    names = {line.rpartition("|")[2].strip() for line in loaded}
+    assert "u2seg.evaluation.command" in names
+    assert not names & {"numpy", "scipy", "pycocotools", "PIL", "torch", "yaml"}
+
+
 def test_a_misspelt_key_is_named(arguments: list[object]) -> None:
     done = run(*arguments, "U2SEG.EVAL.MACHING", "majority")
     assert done.returncode == 2
@@ -120,8 +148,9 @@ def test_keys_are_checked_beside_the_options(arguments: list[object], tmp_path: 
         evaluate("--protocol", "identity", "--fit-fraction", "0.5")
     with pytest.raises(UserError, match=r"FIT_SHARE is nan|FIT_SHARE is 'NaN'"):
         evaluate("--fit-fraction", "nan")
+    (tmp_path / "a: b").mkdir()
     with pytest.raises(UserError, match=r"a: b holds no panoptic"):
-        evaluate("--labels", "a: b")
+        evaluate("--labels", str(tmp_path / "a: b"))
 
 
 def test_a_share_is_held_out(arguments: list[object]) -> None:
@@ -139,4 +168,5 @@ def test_baselines_are_rows_beside_the_model(arguments: list[object], tmp_path: 
     metrics = json.loads((tmp_path / "p/metrics.json").read_text())
     assert sorted(metrics["baselines"]) == ["labels", "one_cluster", "random_clusters"]
     done = run(*arguments, "--labels", tmp_path / "nowhere")
-    assert done.returncode == 2 and "--labels takes the output folder" in done.stderr
+    assert done.returncode == 2
+    assert "nowhere does not exist, expected the output folder of" in done.stderr

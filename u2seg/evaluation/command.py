@@ -1,4 +1,7 @@
-"""The work of ``tools/evaluate.py``: its options, and what it prints."""
+"""The work of ``tools/evaluate.py``: its options, and what it prints.
+
+Importing this loads nothing heavy: what is missing is said at once.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,24 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from u2seg.config.evaluation import EvalSettings
-from u2seg.config.load import load_settings
-from u2seg.evaluation.evaluate import evaluate_folder
-from u2seg.evaluation.panoptic_baselines import format_baselines
-from u2seg.evaluation.protocol_table import format_protocols
-from u2seg.evaluation.protocols import expand_names
-from u2seg.evaluation.readers import scored_truth
-from u2seg.evaluation.table import format_classes, format_metrics
+from u2seg.errors import UserError
+
+if TYPE_CHECKING:
+    from u2seg.config.evaluation import EvalSettings
+
+_FOLDERS = {
+    "predictions": "a folder of predictions, as tools/train_net.py leaves in OUTPUT_DIR/evaluation",
+    "truth_pngs": "the folder of PNGs that --truth-json names",
+    "labels": "the output folder of tools/generate_pseudo.py",
+}
+_FILES = {
+    "truth_json": "a COCO panoptic JSON",
+    "config_file": "a YAML file",
+    "mapping": "mapping.json of an earlier evaluation",
+}
+_EITHER = {"truth": "a file or folder of the format that --dataset names (datasets/README.md)"}
 
 
 def evaluate_parser(description: str) -> argparse.ArgumentParser:
@@ -84,6 +96,27 @@ def parse_evaluate(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argp
     return args
 
 
+def check_paths(args: argparse.Namespace) -> None:
+    """Refuse options that name what is not there, or a folder for a file.
+
+    Raises:
+        UserError: names the option and its value.
+    """
+    for name, expected in (_FOLDERS | _FILES | _EITHER).items():
+        value = getattr(args, name) or []
+        for path in map(Path, [value] if isinstance(value, str) else value):
+            if not path.exists():
+                wrong = "does not exist"
+            elif name in _FILES and not path.is_file():
+                wrong = "is a folder"
+            elif name in _FOLDERS and not path.is_dir():
+                wrong = "is a file"
+            else:
+                continue
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} {path} {wrong}, expected {expected}")
+
+
 def evaluate_files(args: argparse.Namespace) -> str:
     """Score a folder, write the files beside it, and return what to print.
 
@@ -91,8 +124,16 @@ def evaluate_files(args: argparse.Namespace) -> str:
         args: From ``parse_evaluate``.
 
     Raises:
-        UserError: as ``evaluate_folder`` and ``load_settings``.
+        UserError: as ``check_paths``, ``load_settings`` and ``evaluate_folder``.
     """
+    check_paths(args)
+    from u2seg.evaluation.evaluate import evaluate_folder
+    from u2seg.evaluation.panoptic_baselines import format_baselines
+    from u2seg.evaluation.protocol_table import format_protocols
+    from u2seg.evaluation.protocols import expand_names
+    from u2seg.evaluation.readers import scored_truth
+    from u2seg.evaluation.table import format_classes, format_metrics
+
     settings = _settings(args)
     folder = Path(args.predictions)
     paths = args.truth or [args.truth_json, args.truth_pngs]
@@ -121,6 +162,9 @@ def _settings(args: argparse.Namespace) -> EvalSettings:
 
     The options are made keys before any key is checked: what one key may be can depend on another.
     """
+    from u2seg.config.load import load_settings
+    from u2seg.evaluation.protocols import expand_names
+
     names = expand_names(args.protocol)
     given = {
         "PROTOCOL": names[0] if names else None,
