@@ -12,11 +12,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
 from u2seg.modeling.droploss import kept_rows, stage_losses
+from u2seg.modeling.roi_align import RowPooling
 from u2seg.modeling.sampling import SharedCascade
 
 
 @ROI_HEADS_REGISTRY.register()
-class PseudoCascadeROIHeads(SharedCascade, CascadeROIHeads):  # type: ignore[misc]
+class PseudoCascadeROIHeads(RowPooling, SharedCascade, CascadeROIHeads):  # type: ignore[misc]
     """Cascade heads that do not punish predictions the pseudo-labels know nothing of.
 
     Parameters and their names are those of ``CascadeROIHeads``.

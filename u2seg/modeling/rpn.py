@@ -12,6 +12,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.modeling.roi_heads import CascadeROIHeads
 
+from u2seg.modeling.roi_align import RowPooling
 from u2seg.modeling.sampling import ANCHORS, SeededSampling, SharedCascade, sample_labels
 
 
@@ -38,5 +39,5 @@ class SeededRPN(SeededSampling, RPN):  # type: ignore[misc]
 
 
 @ROI_HEADS_REGISTRY.register()
-class SeededCascadeROIHeads(SharedCascade, CascadeROIHeads):  # type: ignore[misc]
+class SeededCascadeROIHeads(RowPooling, SharedCascade, CascadeROIHeads):  # type: ignore[misc]
     """Cascade heads whose training proposals depend on the image's seed alone."""
