@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.datasets import write_truth
+from tests.label_folder import BASE_CONFIG
 from u2seg.config.load import load_settings
 from u2seg.config.schema import EvalSettings
 from u2seg.engine.args import train_parser
@@ -85,6 +86,18 @@ def test_a_mapping_of_this_model(tmp_path: Path) -> None:
 def test_refusals(words: list[str], keys: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose(*words, keys=keys)
+
+
+@pytest.mark.d2
+def test_a_key_is_checked_beside_the_option(tmp_path: Path) -> None:
+    """APART False goes with no other default: without the option it would be refused as such."""
+    from u2seg.engine.run import launch_run
+
+    words = ["--config-file", str(BASE_CONFIG), "--eval-only", "--protocol", "cups,one-to-one"]
+    words += ["U2SEG.EVAL.APART", "False", "OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"]
+    told = "APART is False, but the protocol cups makes it True: .*MATCHING hungarian.majority"
+    with pytest.raises(UserError, match=told):
+        launch_run(train_parser().parse_intermixed_args(words))
 
 
 def test_a_mapping_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_paper_has_its_own_thresholds_and_no_votes_for_crowds() -> None:
     assert protocol.things == ThingRule("instances", "box", 0.6, True, 0.4, True, False, "all")
     assert protocol.stuff == named("u2seg-released").stuff
     assert protocol.matching == "majority" and not protocol.merge_stuff
-    assert protocol.note == "published for coco, K = 800"
+    assert protocol.note == "the paper's thresholds for coco and 800 thing clusters"
     assert named("u2seg-paper", 2911, paper_data="voc").things.iou == 0.5
     assert named("u2seg-paper", 300, paper_data="uvo").things.score == 0.1
 
@@ -86,7 +86,10 @@ def test_custom_takes_every_key() -> None:
 def test_the_nearest_published_k(clusters: int, nearest: int) -> None:
     iou, score, note = paper_thresholds("coco", clusters)
     assert (iou, score) == PAPER_THRESHOLDS["coco"][nearest]
-    assert note == f"published for coco, K = {nearest}, the nearest to {clusters}"
+    assert note == (
+        f"the paper's thresholds for coco and {nearest} thing clusters "
+        f"(it has none for {clusters}; {nearest} is the nearest)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,35 @@ def test_the_nearest_published_k(clusters: int, nearest: int) -> None:
 )
 def test_a_key_that_contradicts_the_protocol_is_refused(name, key, value, said) -> None:
     with pytest.raises(UserError, match=rf"U2SEG\.EVAL\.{said}.*PROTOCOL custom"):
+        named(name, **{key: value})
+
+
+def test_the_refusal_says_what_to_write_instead() -> None:
+    """The rules of the protocol as keys, with the one that contradicts it."""
+    with pytest.raises(UserError, match="APART is False, but the protocol cups makes it") as caught:
+        named("cups", apart=False)
+    words = str(caught.value).partition("or write ")[2].partition(" in place of ")[0].split()
+    assert words == [
+        "U2SEG.EVAL.PROTOCOL", "custom", "U2SEG.EVAL.MATCHING", "hungarian+majority",
+        "U2SEG.EVAL.THING_VOTES", "pixels", "U2SEG.EVAL.APART", "False",
+    ]  # fmt: skip
+    written = protocol_of(load_settings(None, words).eval, 800)
+    cups = named("cups")
+    rules = ("matching", "stuff", "unmatched", "merge_stuff")
+    assert [getattr(written, rule) for rule in rules] == [getattr(cups, rule) for rule in rules]
+    assert written.things.votes == cups.things.votes == "pixels"
+    assert (written.apart, cups.apart) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("u2seg-released", "match_iou", 0.6),  # its IoU must be above, which no key says
+        ("one-to-one", "apart", False),  # pairs of things and pixels of stuff do not compare
+    ],
+)
+def test_nothing_is_recommended_that_keys_cannot_say(name, key, value) -> None:
+    with pytest.raises(UserError, match=r"set U2SEG.EVAL.PROTOCOL custom to choose rules one by"):
         named(name, **{key: value})
 
 

@@ -111,7 +111,7 @@ def test_several_protocols_in_one_table(arguments: list[object], tmp_path: Path)
     for name in names:
         assert table[name].split()[1:4] == ["100.00"] * 3
         assert table[name].endswith("4 of 5")
-    assert "published for coco, K = 300, the nearest to 3" in done.stdout
+    assert "for coco and 300 thing clusters (it has none for 3; 300 is the nearest)" in done.stdout
     metrics = json.loads((tmp_path / "p/metrics.json").read_text())
     assert sorted(metrics["protocols"]) == sorted(names)
     assert metrics["protocols"]["cups"]["protocol"]["things"] == {"votes": "pixels"}

@@ -58,6 +58,23 @@ def eval_choice(args: argparse.Namespace, settings: Settings) -> EvalChoice:
     return EvalChoice(Path(mapping) if mapping else None, tuple(names))
 
 
+def with_protocol_key(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the options with the first of ``--protocol`` as ``U2SEG.EVAL.PROTOCOL`` too.
+
+    What one key may be depends on the protocol, and keys are checked together.
+
+    Args:
+        args: From ``engine.args.train_parser``.
+
+    Raises:
+        UserError: if a name is unknown.
+    """
+    if not (args.eval_only and args.protocol):
+        return args
+    opts = [*args.opts, "U2SEG.EVAL.PROTOCOL", expand_names([args.protocol])[0]]
+    return argparse.Namespace(**{**vars(args), "opts": opts})
+
+
 def check_choice(choice: EvalChoice, settings: Settings, truth: Truth) -> None:
     """Refuse an evaluation that its own rules would refuse, before anything is predicted.
 

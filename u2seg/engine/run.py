@@ -15,6 +15,7 @@ from u2seg.engine.evalchoice import (
     check_choice,
     eval_choice,
     with_mapping_of_labels,
+    with_protocol_key,
 )
 from u2seg.engine.evaldata import truth_of, truth_paths
 from u2seg.engine.setup import EVAL_NAME, label_space, setup_cfg
@@ -45,7 +46,7 @@ def launch_run(args: argparse.Namespace) -> int:
 
         logger.info("batch size:\n%s", find_batch_size(args))
         return 0
-    run_in_processes(train_or_evaluate, args)
+    run_in_processes(train_or_evaluate, with_protocol_key(args))
     return 0
 
 

@@ -146,7 +146,8 @@ def protocol_of(settings: EvalSettings, num_things: int) -> EvalProtocol:
         Traceback (most recent call last):
             ...
         u2seg.errors.UserError: U2SEG.EVAL.MATCH_IOU is 0.6, but the protocol one-to-one makes \
-it 0.5: remove the key, or set U2SEG.EVAL.PROTOCOL custom to choose rules one by one
+it 0.5: remove the key, or write U2SEG.EVAL.PROTOCOL custom U2SEG.EVAL.MATCH_IOU 0.6 in place \
+of the protocol
     """
     protocol = _BUILDERS[settings.protocol](settings, num_things)
     if settings.protocol != CUSTOM:
@@ -181,20 +182,23 @@ def paper_thresholds(data: str, num_things: int) -> tuple[float, float, str]:
 
     Args:
         data: A key of ``PAPER_THRESHOLDS``.
-        num_things: K >= 1; for one without a published row the nearest K (the smaller of two
-            that are as near).
+        num_things: K >= 1, the number of thing clusters; the paper has thresholds for three. For
+            any other those of the nearest are returned (of the smaller of two that are as near).
 
     Examples:
         >>> paper_thresholds("voc", 800)
-        (0.8, 0.2, 'published for voc, K = 800')
-        >>> paper_thresholds("coco", 54)
-        (0.6, 0.3, 'published for coco, K = 300, the nearest to 54')
+        (0.8, 0.2, "the paper's thresholds for voc and 800 thing clusters")
+        >>> _, _, note = paper_thresholds("coco", 54)
+        >>> note.removeprefix("the paper's thresholds for coco and 300 thing clusters")
+        ' (it has none for 54; 300 is the nearest)'
     """
     rows = PAPER_THRESHOLDS[data]
     nearest = min(rows, key=lambda k: (abs(k - num_things), k))
     iou, score = rows[nearest]
-    note = f"published for {data}, K = {nearest}"
-    return iou, score, note if nearest == num_things else f"{note}, the nearest to {num_things}"
+    note = f"the paper's thresholds for {data} and {nearest} thing clusters"
+    if nearest != num_things:
+        note += f" (it has none for {num_things}; {nearest} is the nearest)"
+    return iou, score, note
 
 
 def _released(settings: EvalSettings, num_things: int) -> EvalProtocol:
@@ -291,6 +295,26 @@ def _check_keys(settings: EvalSettings, protocol: EvalProtocol) -> None:
         if given not in (getattr(default, key), value):
             raise UserError(
                 f"U2SEG.EVAL.{key.upper()} is {given!r}, but the protocol {protocol.name} makes "
-                f"it {value!r}: remove the key, or set U2SEG.EVAL.PROTOCOL {CUSTOM} to choose "
-                "rules one by one"
+                f"it {value!r}: remove the key, or {_instead(settings, protocol, fixed)}"
             )
+
+
+def _instead(settings: EvalSettings, protocol: EvalProtocol, fixed: dict[str, Any]) -> str:
+    """Return how to have a protocol's rules with the keys that contradict it."""
+    default = EvalSettings()
+    rules = {
+        key: given if (given := getattr(settings, key)) != getattr(default, key) else fixed[key]
+        for key in RULE_KEYS
+    }
+    try:
+        custom = replace(default, **rules)
+    except UserError:
+        custom = None  # these do not go together
+    if custom is None or protocol.things.strict or protocol.things.strict_score:
+        return f"set U2SEG.EVAL.PROTOCOL {CUSTOM} to choose rules one by one"
+    words = [
+        f"U2SEG.EVAL.{key.upper()} {value}"
+        for key, value in rules.items()
+        if value != getattr(default, key)
+    ]
+    return f"write {' '.join([f'U2SEG.EVAL.PROTOCOL {CUSTOM}', *words])} in place of the protocol"

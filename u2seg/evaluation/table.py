@@ -27,7 +27,7 @@ def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
     head = (
         f"{protocol['images']} images; {_reference(protocol['reference'])}; {_classes(protocol)}"
         f"protocol {protocol['name']}, {protocol['matching']} matching, "
-        f"{protocol['mapping_fitted_on']}: {_matched(protocol)}"
+        f"{protocol['mapping_fitted_on']}: {_matched(protocol)}{_note(protocol)}"
     )
     parts = [head]
     if metrics["panoptic"]:
@@ -66,6 +66,12 @@ def _matched(protocol: dict[str, Any]) -> str:
     if protocol.get("apart") is False:
         return f"{things} and {stuff} to {classes['things'] + classes['stuff']} classes"
     return f"{things} to {classes['things']} classes, {stuff} to {classes['stuff']}"
+
+
+def _note(protocol: dict[str, Any]) -> str:
+    """Return where the rules come from, unless it is the settings, with a separator."""
+    note = protocol.get("note", "")
+    return "" if note in ("", "U2SEG.EVAL") else f"; {note}"
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
