@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from tests.shared import SHARED, needs_shared
-from u2seg.io.images import BadImageError, read_image, resize_image
+from u2seg.io.images import (
+    BadImageError,
+    _usual_jpeg,
+    decode_image,
+    read_image,
+    resize_image,
+)
 
 HARD = SHARED / "data" / "hard_inputs" / "files"
+needs_turbo = pytest.mark.skipif(
+    not features.check("libjpeg_turbo"), reason="Pillow decodes with another library"
+)
 RED, BLUE = (200, 30, 30), (30, 50, 190)
 
 
 def _save(image: Image.Image, path: Path, **options: object) -> np.ndarray:
     image.save(path, **options)
     return read_image(path)
+
+
+def jpeg(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="JPEG", **options)
+    return file.getvalue()
 
 
 def _two_colours() -> Image.Image:
@@ -57,6 +74,40 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     pixels = _save(stored, tmp_path / "x.png", exif=exif)
     np.testing.assert_array_equal(pixels, np.asarray(upright))
+
+
+@needs_turbo
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("size", [(33, 17), (1, 1), (3, 64)])
+def test_a_usual_jpeg_has_pillows_pixels(
+    sampling: str, progressive: bool, size: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    content = jpeg(Image.fromarray(noise), subsampling=sampling, progressive=progressive)
+    with Image.open(io.BytesIO(content)) as image:
+        fast = _usual_jpeg(image, content)
+        np.testing.assert_array_equal(fast, np.asarray(image))
+    np.testing.assert_array_equal(decode_image(content), fast)
+
+
+@needs_turbo
+def test_an_unusual_jpeg_is_pillows() -> None:
+    """Turned, grey, cut short, or larger than its header was thought to say."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sound = jpeg(Image.effect_noise((64, 64), 90.0).convert("RGB"))
+    small = jpeg(_two_colours())
+    cases = [
+        (jpeg(_two_colours(), exif=exif),) * 2,
+        (jpeg(_two_colours().convert("L")),) * 2,
+        (sound[:-200],) * 2,
+        (small, sound),
+        (sound, small),
+    ]
+    for header, content in cases:
+        with Image.open(io.BytesIO(header)) as image:
+            assert _usual_jpeg(image, content) is None
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from u2seg.io import imagefile
 from u2seg.io.silence import Silence
@@ -26,6 +26,8 @@ MAX_OVERHEAD = 1 << 26
 """Bytes a file may have beside its pixels: metadata, thumbnails, colour profiles."""
 BACKGROUND = (255, 255, 255)
 """Colour under transparent pixels."""
+UPRIGHT = 1
+"""EXIF's number of the orientation without a turn."""
 _SILENCE = Silence()
 
 
@@ -111,7 +113,7 @@ def decode_image(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.ND
     try:
         # Pillow's own bomb warning duplicates our limit; EXIF and palette notes are noise.
         with _SILENCE, Image.open(io.BytesIO(content)) as image:
-            return _decode(image, max_pixels)
+            return _decode(image, content, max_pixels)
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -130,7 +132,7 @@ def allow_pixels(max_pixels: int) -> None:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
-def _decode(image: Image.Image, max_pixels: int) -> npt.NDArray[np.uint8]:
+def _decode(image: Image.Image, content: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImageError(f"has no pixels ({width}x{height})")
@@ -143,10 +145,39 @@ def _decode(image: Image.Image, max_pixels: int) -> npt.NDArray[np.uint8]:
     sixteen = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in ("PNG", "PPM")
     )
+    if (pixels := _usual_jpeg(image, content)) is not None:
+        return pixels
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    rgb = _to_rgb(upright, sixteen)
+    ImageOps.exif_transpose(image, in_place=True)
+    rgb = _to_rgb(image, sixteen)
     return np.ascontiguousarray(rgb, dtype=np.uint8)
+
+
+def _usual_jpeg(image: Image.Image, content: bytes) -> npt.NDArray[np.uint8] | None:
+    """Return the pixels of an upright, sound colour JPEG; None if it is anything else.
+
+    They are Pillow's, as both use libjpeg-turbo; but Pillow copies them three times on their way
+    into an array, each time into fresh memory, which costs more than to decode them.
+
+    Args:
+        image: The opened file; not loaded here.
+        content: The file.
+    """
+    if image.format != "JPEG" or image.mode != "RGB" or not features.check("libjpeg_turbo"):
+        return None
+    if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+        return None
+    import simplejpeg
+
+    # As large as the header said: a file that says something else later finds no room.
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    try:
+        found: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            content, colorspace="RGB", buffer=pixels, strict=True
+        )
+    except ValueError:
+        return None  # Pillow mends what can be mended, or says what is wrong
+    return found if found.shape == pixels.shape else None
 
 
 def _to_rgb(image: Image.Image, sixteen: bool) -> npt.NDArray[np.uint8]:
@@ -161,7 +192,7 @@ def _to_rgb(image: Image.Image, sixteen: bool) -> npt.NDArray[np.uint8]:
         layered = image.convert("RGBA")
         canvas = Image.new("RGBA", layered.size, (*BACKGROUND, 255))
         return np.asarray(Image.alpha_composite(canvas, layered).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def check_jpeg(content: bytes) -> None:
