@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,35 @@ def test_tool_writes_ids_and_mapping(tmp_path: Path) -> None:
     assert mapping.names() == {1: "car", 2: "toothbrush", 3: "banner", 4: "rug"}
     with pytest.raises(UserError, match="--percent names 5 twice"):
         make_splits(source, [5, 5], 42, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [
+        ("images", "--images names the folder of the photographs"),
+        ("panoptic_json", "--panoptic-json names COCO panoptic annotations"),
+        ("panoptic_pngs", "--panoptic-pngs names the folder of PNGs"),
+        ("instances_json", "--instances-json names COCO instances"),
+    ],
+)
+def test_what_is_missing_is_said_with_its_option(tmp_path: Path, part: str, option: str) -> None:
+    source = replace(make_truth(tmp_path), **{part: tmp_path / "gone"})
+    with pytest.raises(UserError, match=f"gone does not exist: {option}"):
+        make_splits(source, [20], 42, tmp_path / "out")
+
+
+def test_files_of_the_other_kind_are_refused_with_their_option(tmp_path: Path) -> None:
+    source = make_truth(tmp_path)
+    twice = replace(source, panoptic_json=source.instances_json)
+    with pytest.raises(UserError, match=r"--instances-json both name .*ins\.json: the one is for"):
+        make_splits(twice, [20], 42, tmp_path / "out")
+    source.panoptic_json.write_bytes(source.instances_json.read_bytes())
+    with pytest.raises(UserError, match=r"pan\.json: .* \(--panoptic-json names COCO panoptic"):
+        make_splits(source, [20], 42, tmp_path / "out")
+    make_truth(tmp_path)
+    source.instances_json.write_text("[]")
+    with pytest.raises(UserError, match=r"ins\.json must hold .* \(--instances-json names COCO"):
+        make_splits(source, [20], 42, tmp_path / "out")
 
 
 def test_interrupted_folder_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:

@@ -18,6 +18,13 @@ from u2seg.io.atomic import write_json
 
 logger = logging.getLogger(__name__)
 VERSION = 1
+_OPTIONS = {
+    "panoptic_json": "COCO panoptic annotations (segments_info for each image)",
+    "instances_json": "COCO instances of the same images",
+    "images": "the folder of the photographs",
+    "panoptic_pngs": "the folder of PNGs that --panoptic-json names",
+}
+"""Part of a data set -> what its option names, both relative to ``--truth-root``."""
 
 
 def make_splits(
@@ -38,13 +45,13 @@ def make_splits(
 
     Raises:
         UserError: as ``choose_images``, ``read_labels`` and ``write_share``, or if a share is
-            asked for twice.
+            asked for twice; of a missing or unfit source it names the option.
     """
     shares = list(percents)
     twice = sorted({share for share in shares if shares.count(share) > 1})
     if twice:
         raise UserError(f"--percent names {twice[0]:g} twice")
-    labels = read_labels(source)
+    labels = _read(source)
     chosen = {share: choose_images(labels.images, share, seed) for share in shares}
     lines = []
     for share, image_ids in chosen.items():
@@ -55,6 +62,31 @@ def make_splits(
         write_json(Path(output) / f"subset_{name}.json", note, indent=1)
         lines.append(f"{name} %: {len(image_ids)} of {len(labels.images)} images in {folder}")
     return lines
+
+
+def _read(source: LabelledSet) -> Labels:
+    """Return ``read_labels``, its errors with the option that names the file."""
+    paths: dict[str, Path] = vars(source)
+    for part, expected in _OPTIONS.items():
+        if not paths[part].exists():
+            raise UserError(f"{paths[part]} does not exist: {_option(part)} names {expected}")
+    if source.panoptic_json == source.instances_json:
+        raise UserError(
+            f"--panoptic-json and --instances-json both name {source.panoptic_json}: the one is "
+            f"for {_OPTIONS['panoptic_json']}, the other for {_OPTIONS['instances_json']}"
+        )
+    try:
+        return read_labels(source)
+    except UserError as error:
+        named = [part for part in _OPTIONS if str(paths[part]) in str(error)]
+        if len(named) != 1:
+            raise
+        told = f"{error} ({_option(named[0])} names {_OPTIONS[named[0]]})"
+        raise UserError(told) from error
+
+
+def _option(part: str) -> str:
+    return "--" + part.replace("_", "-")
 
 
 def subset_json(labels: Labels, image_ids: list[int], percent: float, seed: int) -> dict[str, Any]:
