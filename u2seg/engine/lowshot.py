@@ -78,7 +78,8 @@ def _read(source: LabelledSet) -> Labels:
     try:
         return read_labels(source)
     except UserError as error:
-        named = [part for part in _OPTIONS if str(paths[part]) in str(error)]
+        files = ("panoptic_json", "instances_json")
+        named = [part for part in files if str(paths[part]) in str(error)]
         if len(named) != 1:
             raise
         told = f"{error} ({_option(named[0])} names {_OPTIONS[named[0]]})"
