@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from u2seg.benchmark.machine import Rates
 from u2seg.benchmark.rows import SKIPPED
 from u2seg.benchmark.setting import Setting
 from u2seg.benchmark.train_inputs import write_label_folder
+from u2seg.benchmark.train_parts import PoolingSizes, roi_align
 from u2seg.benchmark.train_sides import TrainSizes
 from u2seg.compat import prepare_host
 from u2seg.data.pseudo import read_pseudo_panoptic
@@ -47,7 +49,9 @@ def test_a_row_is_measured_correct_and_leaves_nothing(tmp_path: Path) -> None:
     assert row.ours and row.peer and row.ratio
     assert row.ratio == pytest.approx(row.ours / row.peer)
     assert "U2SEG.COPY_PASTE.ENABLED True" in row.note
-    assert "losses differ by 0.0e+00" in row.note
+    difference = re.search(r"losses differ by (\S+),", row.note)
+    assert difference
+    assert float(difference[1]) < 1e-6
     assert not list(tmp_path.glob("u2seg-train-*"))
 
 
@@ -72,6 +76,19 @@ def test_the_losses_are_compared_not_only_their_sum(tmp_path: Path) -> None:
     peer.trainer.model.roi_heads.mask_head.loss_weight = 1.25
     assert largest_difference(cfg, peer) == pytest.approx(0.2)
     peer.close()
+
+
+def test_pooling_is_compared_in_values_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    from u2seg.modeling.roi_align import PoolingWeights
+
+    sizes = PoolingSizes(channels=4, height=20, width=30, boxes=30)
+    row = roi_align(SETTING, sizes)
+    assert (row.name, row.unit, row.target) == ("roi_align", "s", ">= 5x")
+    assert row.floor and row.ours and row.peer
+    pool = PoolingWeights.pool
+    monkeypatch.setattr(PoolingWeights, "pool", lambda self, rows: pool(self, rows) * 1.001)
+    assert roi_align(SETTING, sizes).met is False
+    assert "differ by 1.0e-03" in roi_align(SETTING, sizes).note
 
 
 @pytest.mark.parametrize("name", ["gpu_train", "gpu_train_half"])

@@ -20,6 +20,7 @@ from u2seg.benchmark.rows import Row, Target, judged, skipped
 from u2seg.benchmark.setting import Setting
 from u2seg.benchmark.timing import alternate
 from u2seg.benchmark.train_inputs import write_label_folder
+from u2seg.benchmark.train_parts import roi_align
 from u2seg.benchmark.train_sides import (
     FEATURES,
     TrainSizes,
@@ -171,6 +172,7 @@ def table(labels: str = "", cpu: TrainSizes = R18) -> dict[str, RowSpec]:
         # Pasted objects are more work for the mask head, so the same without them stands beside.
         "train_r50": spec("train_r50", R50, FEATURES, AS_FAST),
         "train_r50_no_paste": spec("train_r50_no_paste", R50, NO_PASTE, AS_FAST),
+        "roi_align": RowSpec(roi_align),
         "gpu_train": spec("gpu_train", GPU, FEATURES, AS_FAST),
         "gpu_train_half": spec("gpu_train_half", GPU, (*FEATURES, *HALF, *ORDER), FASTER),
     }
