@@ -2,13 +2,14 @@
 
 Two marks are replaced while the site is built: ``<!-- settings -->`` by a table of every key of
 ``u2seg.config.schema``, and ``<!-- modules: u2seg.masks -->`` by the reference of every public
-module of that package.
+module of that package. ``python docs/hooks/generated.py`` prints the tables of keys.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -95,3 +96,7 @@ def module_entries(names: list[str]) -> str:
         else:
             found.append(name)
     return "\n\n".join(f"::: {module}" for module in found)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_tables() + "\n")

@@ -16,7 +16,7 @@ from u2seg.config.schema import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
-    [*ROOT.glob("docs/**/*.md"), ROOT / "INSTALL.md", ROOT / "CONTRIBUTING.md",
+    [*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "INSTALL.md", ROOT / "CONTRIBUTING.md",
      ROOT / "datasets" / "README.md", ROOT / "CHANGELOG.md"]
 )  # fmt: skip
 COMMAND = re.compile(r"python ((?:tools|demo|datasets|dev)/\w+\.py)([^`|]*)")
@@ -59,6 +59,15 @@ def test_commands_are_real(script):
         if name == script:
             used = {w for w in words if w.startswith("--")}
             assert used <= known, f"{name_of(page)}: {sorted(used - known)}"
+
+
+def test_pages_with_commands_say_once_where_python_comes_from():
+    """One way for all: the environment is active. What was measured has commands as notes."""
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        assert ".venv/bin/python" not in text, name_of(page)
+        if page.name not in ("benchmarks.md", "CHANGELOG.md") and commands(page):
+            assert ". .venv/bin/activate" in text, name_of(page)
 
 
 def test_config_files_named_in_commands_exist():
@@ -115,6 +124,15 @@ def test_every_setting_has_a_row_with_its_meaning():
             assert f"| `{field.name.upper()}` |" in text
     row = next(line for line in text.splitlines() if line.startswith("| `TAU` |"))
     assert "| float | `0.15` | Affinity threshold" in row
+
+
+def test_the_tables_of_settings_are_printed():
+    script = ROOT / "docs" / "hooks" / "generated.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    for section, kind in SECTIONS.items():
+        assert f"### U2SEG.{section.upper()}\n" in done.stdout
+        assert all(f"| `{field.name.upper()}` |" in done.stdout for field in fields(kind))
+    assert "python docs/hooks/generated.py" in (ROOT / "docs" / "configuration.md").read_text()
 
 
 def test_a_setting_without_meaning_is_refused():
