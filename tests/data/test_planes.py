@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from u2seg.compat import prepare_host
 from u2seg.data.planes import augmented_masks, bit_plane, plane_boxes
@@ -33,6 +34,28 @@ def test_planes_and_boxes_by_hand() -> None:
     plane = bit_plane([encode_mask(mask.astype(bool)) for mask in masks])
     assert plane.tolist() == [[1, 0, 0], [3, 2, 2]]
     assert plane_boxes(plane, 3).tolist() == [[0, 0, 1, 2], [0, 1, 3, 2], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("height", [1, 2, 15, 16, 17, 48, 50])
+@pytest.mark.parametrize("width", [1, 2, 33])
+def test_bits_are_the_decoded_masks(height: int, width: int) -> None:
+    """Among noise a full mask, an empty one and single pixels at both ends."""
+    rng = np.random.default_rng([height, width])
+    masks = rng.random((8, height, width)) < 0.5
+    masks[1], masks[4:7] = True, False
+    masks[5, 0, 0] = masks[6, -1, -1] = True
+    plane = bit_plane([encode_mask(mask) for mask in masks])
+    assert plane.flags["C_CONTIGUOUS"]
+    for bit, mask in enumerate(masks):
+        assert np.array_equal((plane >> bit) & 1, mask)
+
+
+@pytest.mark.parametrize(
+    "runs", [[0, 2, 4], [1, 0, 2, 3], [1, 0, 0, 2, 3], [6, 0], [0, 6], [0, 0, 2, 4], [2, 4, 0]]
+)
+def test_empty_runs_are_read_as_pycocotools_reads_them(runs: list[int]) -> None:
+    rle = coco_mask.frPyObjects({"size": [3, 2], "counts": runs}, 3, 2)
+    assert np.array_equal(bit_plane([rle]), coco_mask.decode(rle))
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 19])
@@ -66,10 +89,11 @@ def test_every_mask_is_augmented_as_if_it_were_alone(count: int, seed: int) -> N
 
 def test_masks_of_different_sizes_are_refused() -> None:
     rles = [encode_mask(np.ones((2, 3), dtype=bool)), encode_mask(np.ones((3, 2), dtype=bool))]
-    with pytest.raises(ValueError, match=r"masks of \(2, 3\) and \(3, 2\) pixels"):
+    with pytest.raises(ValueError, match=r"masks of \[2, 3\] and \[3, 2\] pixels"):
         bit_plane(rles)
 
 
 def test_a_mask_that_does_not_fill_its_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="RLE runs cover 2 pixels"):
-        augmented_masks([{"size": [2, 2], "counts": "2"}], (2, 2), lambda plane: plane)
+    for counts in ("", "2", "24"):
+        with pytest.raises(ValueError, match="RLE runs cover"):
+            augmented_masks([{"size": [2, 2], "counts": counts}], (2, 2), lambda plane: plane)

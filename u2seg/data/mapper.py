@@ -7,7 +7,9 @@ masks, so it still teaches the semantic head.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,6 +102,10 @@ class PanopticMapper:
         self.num_stuff = num_stuff
         self.with_stuff = with_stuff
         self.with_void = with_void and not with_stuff
+        if is_train:
+            # numba, if it is here: loading processes that are forked later share it
+            with contextlib.suppress(ImportError, RuntimeError):
+                importlib.import_module("u2seg.io.fastpng")
 
     @classmethod
     def from_cfg(cls, cfg: Any, is_train: bool) -> PanopticMapper:
@@ -157,7 +163,7 @@ class PanopticMapper:
 
     def _stuff(self, path: str, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         try:
-            stuff = read_label_png(path, self.max_pixels)
+            stuff = read_label_png(path, self.max_pixels, fast=True)
         except UserError as error:
             raise StageError(f"{error}. {REMAKE}") from error
         if stuff.shape != size:

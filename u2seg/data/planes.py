@@ -3,6 +3,9 @@
 Augmentations treat labels by choosing pixels, never by mixing them, so the bits of a chosen pixel
 are the pixels of its masks. A map of bits costs about as much as one mask.
 
+Their run-length codes are undone for all eight together: every end of a run flips a bit, and each
+pixel is the exclusive or of all flips up to it.
+
 Shapes: n masks, H x W pixels of the photograph, h x w of the augmented image.
 """
 
@@ -13,11 +16,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.structures.masks import Rle, decode_mask
+from u2seg.structures.masks import Rle, check_rle, rle_runs
 
 Plane = npt.NDArray[np.uint8]
 BITS = 8
 """Masks in a map."""
+_BLOCK = 16
+"""Rows that are accumulated one by one; sums of blocks follow."""
 
 
 def bit_plane(rles: Sequence[Rle]) -> Plane:
@@ -30,20 +35,46 @@ def bit_plane(rles: Sequence[Rle]) -> Plane:
         (H, W) uint8.
 
     Raises:
-        ValueError: as ``decode_mask``, or if the sizes differ.
+        ValueError: as ``check_rle``, or if the sizes differ.
 
     Examples:
         >>> bit_plane([{"size": [1, 3], "counts": "12"}, {"size": [1, 3], "counts": "21"}]).tolist()
         [[0, 1, 3]]
     """
-    # Column by column, as the code of the masks.
-    plane = np.zeros(rles[0]["size"], dtype=np.uint8, order="F")
+    height, width = rles[0]["size"]
+    steps = -(-height // _BLOCK)
+    flips = np.zeros((steps * _BLOCK, width), dtype=np.uint8)
     for bit, rle in enumerate(rles):
-        mask = decode_mask(rle)
-        if mask.shape != plane.shape:
-            raise ValueError(f"masks of {plane.shape} and {mask.shape} pixels in one image")
-        plane |= mask.view(np.uint8) << np.uint8(bit)
-    return np.ascontiguousarray(plane)
+        if list(rle["size"]) != [height, width]:
+            raise ValueError(f"masks of {[height, width]} and {rle['size']} pixels in one image")
+        ends = _run_ends(rle)
+        # a pixel may end two runs, one of them empty
+        np.bitwise_xor.at(flips.reshape(-1), ends % height * width + ends // height, 1 << bit)
+    _accumulate(flips.reshape(steps, _BLOCK, width))
+    # A column goes on as the one before has ended.
+    flips[:, 1:] ^= np.bitwise_xor.accumulate(flips[-1, :-1])
+    return flips[:height]
+
+
+def _accumulate(rows: npt.NDArray[np.uint8]) -> None:
+    """Put in place of each row of (steps, block, W) the exclusive or of all up to it.
+
+    NumPy's own goes pixel by pixel; here it is whole rows.
+    """
+    for place in range(1, rows.shape[1]):
+        rows[:, place] ^= rows[:, place - 1]
+    before = np.bitwise_xor.accumulate(rows[:-1, -1], axis=0)
+    rows[1:] ^= before[:, None]
+
+
+def _run_ends(rle: Rle) -> npt.NDArray[np.int64]:
+    """Return the pixels before which a mask begins or ends, counted column by column."""
+    height, width = rle["size"]
+    ends: npt.NDArray[np.int64] = np.cumsum(rle_runs(rle["counts"]))
+    if not ends.size or ends[-1] != height * width:
+        check_rle(rle)
+    inside: npt.NDArray[np.int64] = ends[ends < height * width]
+    return inside
 
 
 def plane_boxes(plane: Plane, count: int) -> npt.NDArray[np.float32]:
