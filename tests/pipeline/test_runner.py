@@ -141,7 +141,10 @@ def test_changed_settings_are_refused_and_overwrite_makes_anew(
     output = tmp_path / "run"
     shutil.copytree(run, output)
     other = changed(settings, "clusters", num_clusters=2)
-    with pytest.raises(UserError, match=r"clusters was made with other settings_hash.*--overwrite"):
+    told = (
+        r"clusters was made with other settings \(of U2SEG.FEATURES, U2SEG.CLUSTERS\) than .*--over"
+    )
+    with pytest.raises(UserError, match=told):
         generate_labels(other, photos, output, progress=False)
     stuff = (output / "semantics/manifest.json").read_bytes()
     stages = ["clusters", "panoptic"]
@@ -158,7 +161,7 @@ def test_changed_photographs_are_refused(
     shutil.copytree(photos, folder)
     shutil.copytree(run, tmp_path / "run")
     Image.new("RGB", (40, 40)).save(folder / "new.png")
-    with pytest.raises(UserError, match="other image_list"):
+    with pytest.raises(UserError, match=r"other photographs \(files were added"):
         generate_labels(settings, folder, tmp_path / "run", progress=False)
 
 
