@@ -106,10 +106,14 @@ def fade_weights(mask: Mask, width: int) -> npt.NDArray[np.uint8]:
         [[1, 1, 1, 1, 1], [1, 2, 2, 2, 1], [1, 1, 1, 1, 1]]
     """
     weights = mask.astype(np.uint8)
-    inside = mask
+    framed = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), dtype=bool)
+    inside = framed[1:-1, 1:-1]
+    inside[:] = mask
     for _ in range(width):
-        wide = np.pad(inside, 1)
-        inside = wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:] & inside
+        across = framed[1:-1, :-2] & framed[1:-1, 2:]
+        across &= framed[:-2, 1:-1]
+        across &= framed[2:, 1:-1]
+        inside &= across
         weights += inside
     return weights
 
@@ -232,11 +236,11 @@ class Canvas:
         weights = fade_weights(donor.mask, self.rules.blend)
         full = int(weights.max())  # a thin object is opaque along its middle, however narrow
         weights = weights[inside]
-        rim = part & (weights < full)
-        weight = weights[rim].astype(np.uint16)
-        mixed = target[:, rim] * (full - weight) + pixels[:, rim] * weight
+        y, x = np.nonzero(part & (weights < full))
+        weight = weights[y, x].astype(np.uint16)
+        mixed = target[:, y, x] * (full - weight) + pixels[:, y, x] * weight
         np.copyto(target, pixels, where=part)
-        target[:, rim] = (mixed + full // 2) // full
+        target[:, y, x] = (mixed + full // 2) // full
 
     def _append(self, rows: slice, columns: slice, part: Mask, shown: int) -> None:
         row = len(self.boxes)
