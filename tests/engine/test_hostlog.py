@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.label_folder import BASE_CONFIG, TINY, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.engine.hostlog import command_words
 from u2seg.engine.setup import setup_cfg
@@ -84,7 +84,7 @@ def test_no_colour_reaches_the_file(
 def test_the_log_begins_with_the_command(labels: Path, tmp_path: Path) -> None:
     begin(labels, tmp_path / "out", "SOLVER.STEPS", "(1, 2)", "SOLVER.MAX_ITER", "5")
     (told,) = lines(tmp_path / "out", "Command line arguments")
-    assert f"--config-file {BASE_CONFIG} MODEL.DEVICE cpu" in told
+    assert f"--config-file {BASE_CONFIG} {TINY[0]} " in told
     assert told.endswith("SOLVER.STEPS '(1, 2)' SOLVER.MAX_ITER 5")
     assert "Namespace" not in told
 
