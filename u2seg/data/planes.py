@@ -119,11 +119,13 @@ def augmented_masks(
         ([[[1, 0, 0]]], [[0.0, 0.0, 1.0, 1.0]])
     """
     masks = np.empty((len(rles), *size), dtype=bool)
+    part = np.empty(size, dtype=np.uint8)  # used again: fresh memory costs more than the work
     boxes = np.zeros((len(rles), 4), dtype=np.float32)
     for first in range(0, len(rles), BITS):
         some = rles[first : first + BITS]
         plane = augment(bit_plane(some))
         boxes[first : first + BITS] = plane_boxes(plane, len(some))
         for bit in range(len(some)):
-            np.not_equal(plane & np.uint8(1 << bit), 0, out=masks[first + bit])
+            np.bitwise_and(plane, np.uint8(1 << bit), out=part)
+            np.not_equal(part, 0, out=masks[first + bit])
     return masks, boxes
