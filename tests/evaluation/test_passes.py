@@ -181,7 +181,7 @@ def real_folder(folder: Path, images: int) -> GroundTruth:
 
 
 GLOO = """
-import sys, json
+import multiprocessing, sys
 from pathlib import Path
 import torch.distributed as dist
 from u2seg.compat import prepare_host
@@ -190,17 +190,28 @@ from detectron2.utils import comm
 from u2seg.config.schema import EvalSettings
 from u2seg.engine.ranks import host_ranks
 from u2seg.evaluation import GroundTruth, evaluate_folder
-rank, size, url, folder, truth, pngs = sys.argv[1:]
-dist.init_process_group("gloo", init_method=url, rank=int(rank), world_size=int(size))
-comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
-ranks = host_ranks()
-assert (ranks.rank, ranks.size) == (int(rank), int(size))
-metrics = evaluate_folder(
-    Path(folder), GroundTruth(Path(truth), Path(pngs)), EvalSettings(), ranks=ranks
-)
-assert bool(metrics) == (ranks.rank == 0)
-comm.synchronize()
-dist.destroy_process_group()
+
+def work(rank):
+    dist.init_process_group("gloo", init_method=url, rank=rank, world_size=size)
+    comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
+    ranks = host_ranks()
+    assert (ranks.rank, ranks.size) == (rank, size)
+    metrics = evaluate_folder(
+        Path(folder), GroundTruth(Path(truth), Path(pngs)), EvalSettings(), ranks=ranks
+    )
+    assert bool(metrics) == (ranks.rank == 0)
+    comm.synchronize()
+    dist.destroy_process_group()
+
+url, folder, truth, pngs = sys.argv[2:]
+size = int(sys.argv[1])
+fork = multiprocessing.get_context("fork")  # no thread was started yet
+processes = [fork.Process(target=work, args=(rank,)) for rank in range(size)]
+for process in processes:
+    process.start()
+for process in processes:
+    process.join()
+sys.exit(any(process.exitcode for process in processes))
 """
 
 
@@ -221,10 +232,7 @@ def test_one_two_and_four_processes_write_the_same_bytes(tmp_path: Path) -> None
     for size in (2, 4):
         (tmp_path / "p" / "metrics.json").unlink()
         url = f"file://{tmp_path / f'meeting{size}'}"
-        places = [url, tmp_path / "p", truth.panoptic_json, truth.panoptic_pngs]
-        processes = [
-            subprocess.Popen([sys.executable, "-c", GLOO, str(rank), str(size), *map(str, places)])
-            for rank in range(size)
-        ]
-        assert [process.wait(timeout=300) for process in processes] == [0] * size
+        given = [size, url, tmp_path / "p", truth.panoptic_json, truth.panoptic_pngs]
+        command = [sys.executable, "-c", GLOO, *map(str, given)]
+        assert subprocess.run(command, timeout=300, check=False).returncode == 0, size
         assert outputs(tmp_path / "p") == alone, size

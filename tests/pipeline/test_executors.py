@@ -18,11 +18,13 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from tests.faults.harness import QuickExecutor
 from tests.pipeline.conftest import tree
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.pipeline import generate_labels
+from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.executors.build import build_crew
 from u2seg.pipeline.lock import holder_of, may_live, only_run
 from u2seg.structures.masks import InstanceMask
@@ -123,7 +125,7 @@ def test_an_image_that_breaks_its_worker_is_set_aside_by_name(
     run = dataclasses.replace(settings.run, lease_seconds=2.0)
     masks = dataclasses.replace(settings.masks, proposer="cutler")
     wanted = dataclasses.replace(settings, run=run, masks=masks)
-    crew = None if how == "raises" else build_crew("local", 2)
+    crew = None if how == "raises" else Crew(QuickExecutor(), 2)
     generate_labels(
         wanted, trapped, tmp_path / "run", stages=["masks"], progress=False,
         detector=Trap(how), crew=crew,
