@@ -76,7 +76,7 @@ def test_crops_are_the_hosts(size: int, seed: int) -> None:
     expected = theirs.crop_and_resize(boxes, size)
     assert 0 < int(expected.sum()) < expected.numel()
     assert torch.equal(ours.crop_and_resize(boxes, size), expected)
-    for at_once in (1, 2, 5, 9):  # a GPU takes all at once
+    for at_once in (1, 2, 5, 9):  # a GPU takes several
         assert torch.equal(crop_rows(ours.source, ours.rows, boxes, size, at_once), expected)
 
 
@@ -127,6 +127,20 @@ def test_one_row_by_its_number() -> None:
     assert torch.equal(ours[-1].tensor, theirs.tensor[2:])
     with pytest.raises(IndexError):
         ours[3]
+
+
+def test_the_hosts_pictures_take_them() -> None:
+    from detectron2.utils.visualizer import Visualizer
+
+    ours, theirs = pair(torch.tensor([0, 1, 0]))
+    pictures = [
+        Visualizer(np.zeros((31, 47, 3), dtype=np.uint8))
+        .overlay_instances(masks=masks, assigned_colors=["r", "g", "b"])
+        .get_image()
+        for masks in (ours, theirs)
+    ]
+    assert pictures[0].any()
+    assert np.array_equal(*pictures)
 
 
 def test_selecting_moving_and_joining_copy_no_mask() -> None:
