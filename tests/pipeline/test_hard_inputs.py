@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.faults.harness import forkserver
 from tests.pipeline.conftest import FAST
 from tests.shared import SHARED, needs_shared
 from u2seg.config.load import load_settings
 from u2seg.io.images import BadImageError, check_jpeg, read_image
 from u2seg.io.jsonfile import read_json
+from u2seg.io.memory import peak_gb
 from u2seg.panoptic.validate import check_panoptic
 from u2seg.pipeline import generate_labels
 
@@ -102,16 +103,10 @@ def test_damaged_jpeg_data_is_noticed(tmp_path: Path) -> None:
         check_jpeg(bytes(content))
 
 
-BOMB = """
-import resource, sys
-from pathlib import Path
-from tests.pipeline.conftest import FAST
-from u2seg.config.load import load_settings
-from u2seg.pipeline import generate_labels
-generate_labels(load_settings(None, FAST), Path(sys.argv[1]), Path(sys.argv[2]),
-                stages=["masks"], progress=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+def label_and_tell_peak(images: Path, output: Path, told: Connection) -> None:
+    settings = load_settings(None, FAST)
+    generate_labels(settings, images, output, stages=["masks"], progress=False)
+    told.send(peak_gb())
 
 
 @pytest.mark.slow
@@ -121,10 +116,16 @@ def test_a_bomb_costs_no_more_memory_than_a_normal_run(photos: Path, tmp_path: P
     for path in photos.glob("*.png"):
         (folder / path.name).write_bytes(path.read_bytes())
 
-    def peak(name: str) -> int:
-        command = [sys.executable, "-c", BOMB, str(folder), str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return int(done.stdout.split()[-1])
+    def peak(name: str) -> float:
+        mine, theirs = forkserver().Pipe(duplex=False)
+        process = forkserver().Process(
+            target=label_and_tell_peak, args=(folder, tmp_path / name, theirs)
+        )
+        process.start()
+        theirs.close()
+        found = float(mine.recv())
+        process.join()
+        return found
 
     normal = peak("normal")
     Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")  # 400 Mpx in 50 kB

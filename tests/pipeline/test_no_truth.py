@@ -5,39 +5,43 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-SCRIPT = """
-import sys
-from pathlib import Path
+from tests.faults.harness import forkserver
 from tests.pipeline.conftest import FAST
 from u2seg.config.load import load_settings
 from u2seg.pipeline import generate_labels
 
-root, output = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
-opened = set()
 
-def watch(event, arguments):
-    if event == "open" and isinstance(arguments[0], (str, bytes)):
-        path = Path(arguments[0] if isinstance(arguments[0], str) else arguments[0].decode())
-        if root in path.resolve().parents:
-            opened.add(path.resolve().relative_to(root).as_posix())
+def label_and_tell_opened(root: Path, output: Path, told: Connection) -> None:
+    opened = set()
 
-sys.addaudithook(watch)
-generate_labels(load_settings(None, FAST), root / "images" / "train", output, progress=False)
-print("\\n".join(sorted(opened)))
-"""
+    def watch(event: str, arguments: Any) -> None:
+        if event == "open" and isinstance(arguments[0], str | bytes):
+            path = Path(arguments[0] if isinstance(arguments[0], str) else arguments[0].decode())
+            if root in path.resolve().parents:
+                opened.add(path.resolve().relative_to(root).as_posix())
+
+    sys.addaudithook(watch)
+    generate_labels(load_settings(None, FAST), root / "images" / "train", output, progress=False)
+    told.send(sorted(opened))
 
 
 def test_no_annotation_is_opened_while_labelling(tmp_path: Path) -> None:
     from u2seg.scenes.export import SceneSettings, write_scenes
 
     write_scenes(tmp_path / "data", SceneSettings(train=4, val=1, size=64))
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "data"), str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    opened = done.stdout.split()
+    mine, theirs = forkserver().Pipe(duplex=False)
+    places = ((tmp_path / "data").resolve(), (tmp_path / "run").resolve())
+    process = forkserver().Process(target=label_and_tell_opened, args=(*places, theirs))
+    process.start()
+    theirs.close()
+    opened = mine.recv()
+    process.join()
     assert len(opened) == 4
     assert all(name.startswith("images/train/") for name in opened)
 
@@ -52,40 +56,44 @@ from tests.pipeline.conftest import FAST
 sys.path.insert(0, "tools")
 import generate_pseudo
 
-photos, output, method = sys.argv[1:]
+photos, output = sys.argv[1:]
 config = Path(output).with_suffix(".yaml")
 config.write_text("U2SEG: {}")
-code = generate_pseudo.main([
-    "--config-file", str(config), "--images", photos, "--output-dir", output,
-    *FAST, "U2SEG.SEMANTICS.METHOD", method,
-])
-assert code == 0, code
+
+def report(after):
+    found = (name for name in sys.modules if name.startswith("u2seg.evaluation"))
+    print("LOADED", after, *found)
+
+for method in ("stego", "kmeans_probe"):
+    code = generate_pseudo.main([
+        "--config-file", str(config), "--images", photos, "--output-dir", f"{output}/{method}",
+        *FAST, "U2SEG.SEMANTICS.METHOD", method,
+    ])
+    assert code == 0, code
+    report(method)
 for name in "features masks clusters semantics panoptic pipeline structures io crf".split():
     package = importlib.import_module(f"u2seg.{name}")
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 
-def report():
-    print("LOADED", *(name for name in sys.modules if name.startswith("u2seg.evaluation")))
-
-report()
+report("modules")
 import u2seg.evaluation.supervised_linear_probe
-report()
+report("probe")
 """
 
 
-@pytest.mark.parametrize("method", ["stego", "kmeans_probe"])
 def test_labelling_loads_neither_the_linear_probe_nor_anything_that_scores(
-    photos: Path, tmp_path: Path, method: str
+    photos: Path, tmp_path: Path
 ) -> None:
     """The command, with every stage, and every module of the label half; then the opposite."""
-    command = [sys.executable, "-c", LOADED, str(photos), str(tmp_path / "run"), method]
+    command = [sys.executable, "-c", LOADED, str(photos), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("LOADED")]
-    assert lines[0] == []
-    assert "u2seg.evaluation.supervised_linear_probe" in lines[1]  # the report would have told
-    assert len(list((tmp_path / "run" / "semantics").rglob("*.png"))) == 5
+    assert lines[:3] == [["stego"], ["kmeans_probe"], ["modules"]]
+    assert "u2seg.evaluation.supervised_linear_probe" in lines[3]  # the report would have told
+    for method in ("stego", "kmeans_probe"):
+        assert len(list((tmp_path / "run" / method / "semantics").rglob("*.png"))) == 5
 
 
 def test_a_contract_forbids_the_import_for_good() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.faults.harness import forkserver
 from tests.pipeline.conftest import FAST, tree
 from u2seg.scenes.compose import compose_scene
 
@@ -125,25 +126,35 @@ def test_dry_run_prints_an_estimate(
     assert not (tmp_path / "out" / "images.json").exists()  # only out/dry-run
 
 
+def call(words: list[str]) -> None:
+    """Be a process that runs the tool."""
+    sys.exit(load(TOOL).main(words))
+
+
 @pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_bytes(
     config: Path, photos: Path, tmp_path: Path
 ) -> None:
-    def command(output: Path) -> list[str]:
-        return [sys.executable, str(TOOL), *arguments(config, photos, output, *FAST)]
+    def start(output: Path) -> BaseProcess:
+        words = arguments(config, photos, output, *FAST)
+        process: BaseProcess = forkserver().Process(target=call, args=(words,))
+        process.start()
+        return process
 
-    subprocess.run(command(tmp_path / "calm"), check=True, capture_output=True)
+    calm = start(tmp_path / "calm")
     output = tmp_path / "killed"
     for milestone in ("images.json", "masks/plan.json", "semantics/plan.json"):
-        process = subprocess.Popen(
-            command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start(output)
         deadline = time.monotonic() + 60
         while not (output / milestone).exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    subprocess.run(command(output), check=True, capture_output=True)
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    last = start(output)
+    for process in (calm, last):
+        process.join()
+        assert process.exitcode == 0
     assert tree(output) == tree(tmp_path / "calm")
 
 
