@@ -15,7 +15,14 @@ from u2seg.structures.panoptic import PanopticLabel, Segment
 
 SPACE = LabelSpace(num_things=3, num_stuff=2)
 SIDE = 64
+NARROW = (
+    "MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.STEM_OUT_CHANNELS", "32",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "32",
+)  # fmt: skip
+"""The smallest backbone that group norm allows: a third of R18's parameters, so checkpoints of 45
+MB instead of 138. (R18's channels cannot be changed.)"""
 TINY = (
+    *NARROW,
     "MODEL.DEVICE", "cpu", "U2SEG.CLUSTERS.NUM_CLUSTERS", "3", "U2SEG.SEMANTICS.NUM_CLASSES", "2",
     "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "SOLVER.IMS_PER_BATCH", "2",
     "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "1",

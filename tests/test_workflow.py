@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.label_folder import NARROW
 from tests.pipeline.conftest import FAST
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
@@ -27,7 +28,7 @@ def arguments(root: Path, *opts: str, rounds: int = 0) -> argparse.Namespace:
         baseline=True,
         rounds=rounds,
         debug=False,
-        opts=[*FAST, *SHORT, *opts],
+        opts=[*FAST, *NARROW, *SHORT, *opts],
     )
 
 

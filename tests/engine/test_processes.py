@@ -142,7 +142,9 @@ def test_a_training_with_sync_bn_on_a_cpu_ends_before_it_begins(tmp_path: Path) 
 CALM = [
     "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "4", "SOLVER.BASE_LR", "0.002",
     "INPUT.MIN_SIZE_TRAIN", "(64, 96)", "U2SEG.TRAIN.COMMON_PADDING", "True",
-    # few proposals, whose scores lie far apart: rounding must not change their order
+    # few layers, and few proposals whose scores lie far apart: rounding must not change their order
+    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", "64",
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "20",
 ]  # fmt: skip
 
