@@ -31,6 +31,7 @@ PRELOAD = [
     "u2seg.features.vit",
     "u2seg.masks.maskcut",
     "u2seg.semantics.stego",
+    "tests.faults.warm",
 ]
 
 
