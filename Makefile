@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 OUTPUT ?= runs/quickstart
 IMAGES ?=
 SCENES ?= runs/scenes
+WORKERS ?= 2
 EXTRAS := labels,train,demo,dev,docs
 
 .PHONY: help setup quickstart scenes test faults lint docs clean
@@ -40,8 +41,10 @@ scenes: $(STAMP)  ## prove that the chain learns: 200 unlabelled scenes, 50 unse
 		--images '$(SCENES)/data/images/train' --output-dir '$(SCENES)' \
 		--truth '$(SCENES)/data' --baseline
 
-test: $(STAMP)  ## run all tests
-	$(BIN)/python -m pytest -q
+# The tests of a file stay together and share its fixtures. A thread for each process: two
+# processes of two threads each would fight over two cores. `pytest` alone runs in one process.
+test: $(STAMP)  ## run all tests, in two processes of one thread (WORKERS=)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: $(STAMP)  ## break things on purpose, the long tests too (see docs/reliability.md)
 	$(BIN)/python -m pytest -m faults

@@ -1,8 +1,13 @@
-"""Without Detectron2, tests marked ``d2`` are skipped and u2seg/modeling is not collected."""
+"""Without Detectron2, tests marked ``d2`` are skipped and u2seg/modeling is not collected.
+
+A test leaves PyTorch with as many threads as it found.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
+from collections.abc import Generator
 
 import pytest
 
@@ -24,3 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("d2"):
             item.add_marker(pytest.mark.skip(reason=REASON))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Restore the number of threads: a benchmark's would slow all tests that follow it."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    result = yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+    return result
