@@ -205,7 +205,10 @@ def _maps(rows: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class RowROIAlign(ROIAlign):  # type: ignore[misc]
-    """The host's ``ROIAlign``; on a CPU the same values, but for rounding, as sums of rows."""
+    """The host's ``ROIAlign``; on a CPU the same values, but for rounding, as sums of rows.
+
+    A trace keeps the host's operator: the sums are Python's, of sizes that follow from the boxes.
+    """
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         """Return (R, C, P, Q) pooled features.
@@ -213,8 +216,12 @@ class RowROIAlign(ROIAlign):  # type: ignore[misc]
         Args:
             input: (N, C, H, W); fastest with C last in memory.
             rois: (R, 5): number of the image, then x0, y0, x1, y1 in pixels of the image.
+
+        Raises:
+            FloatingPointError: as ``pooling_weights``.
         """
-        if input.device.type != "cpu" or input.dtype not in DTYPES:
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if traced or input.device.type != "cpu" or input.dtype not in DTYPES:
             plain: Tensor = super().forward(input, rois)
             return plain
         count, _, height, width = input.shape
