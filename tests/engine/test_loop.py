@@ -58,6 +58,32 @@ def weights(loop: TrainingLoop) -> torch.Tensor:
     return torch.cat([p.detach().clone().flatten() for p in loop.model.parameters()])
 
 
+@pytest.mark.parametrize(("device", "kept"), [("cpu", True), ("meta", False)])
+def test_gradients_stay_during_the_losses_on_a_cpu_alone(device: str, kept: bool) -> None:
+    """Beside the activations they would be a part of the largest memory; meta has no memory."""
+
+    class Watched(Mean):
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            seen.append(self.layer.weight.grad is not None)
+            return super().forward(batch)
+
+    seen: list[bool] = []
+    loop = make(model=Watched().to(device))
+    batch = [{"x": torch.zeros(3, device=device)}]
+    for _ in range(2):
+        loop._gradients(batch)
+    assert seen == [False, kept]
+
+
+def test_gradients_of_an_iteration_are_its_own() -> None:
+    loop = make(model=Mean())
+    batch = [{"x": torch.ones(3)}]
+    loop._gradients(batch)
+    once = loop.model.layer.weight.grad.clone()
+    loop._gradients(batch)
+    assert torch.equal(loop.model.layer.weight.grad, once)
+
+
 def test_an_iteration_by_hand() -> None:
     class Square(nn.Module):
         def __init__(self) -> None:

@@ -142,6 +142,8 @@ class TrainingLoop:
         parts = split(batch, self.parts)
         row: Tensor | None = None
         shares = loss_shares(parts, self.device)
+        if self.device.type != "cpu":  # the end of the losses is where most memory is in use
+            self.optimizer.zero_grad(set_to_none=True)
         for number, (part, known) in enumerate(zip(parts, shares, strict=True), 1):
             with self._synchronized(number == len(parts)):
                 with precision(self.device, self.dtype):
@@ -149,7 +151,7 @@ class TrainingLoop:
                     weights = [known.get(name, len(part) / len(batch)) for name in losses]
                     found = torch.stack([value.float() for value in losses.values()])
                     found = found * found.new_tensor(weights)
-                if number == 1:  # here, not before the losses: the memory is used again at once
+                if number == 1:  # on a CPU only here: their memory is used again at once
                     self.optimizer.zero_grad(set_to_none=True)
                 self.scaler.scale(found.sum()).backward()  # type: ignore[no-untyped-call]
             row = found.detach() if row is None else row + found.detach()
