@@ -97,3 +97,16 @@ def test_a_mask_that_does_not_fill_its_size_is_refused() -> None:
     for counts in ("", "2", "24"):
         with pytest.raises(ValueError, match="RLE runs cover"):
             augmented_masks([{"size": [2, 2], "counts": counts}], (2, 2), lambda plane: plane)
+
+
+@pytest.mark.parametrize("size", [[0, 3], [3, 0]])
+def test_a_mask_without_pixels_is_refused(size: list[int]) -> None:
+    with pytest.raises(ValueError, match="RLE runs cover 0 pixels"):
+        bit_plane([{"size": size, "counts": "0"}])
+
+
+@pytest.mark.parametrize("part", [np.s_[:1], np.s_[:, :1], np.s_[:3]])
+def test_an_augmentation_to_another_size_is_refused(part: Any) -> None:
+    rle = encode_mask(np.eye(4, dtype=bool))
+    with pytest.raises(ValueError, match=r"pixels, their image \(4, 4\)"):
+        augmented_masks([rle], (4, 4), lambda plane: plane[part])

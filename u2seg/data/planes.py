@@ -71,7 +71,7 @@ def _run_ends(rle: Rle) -> npt.NDArray[np.int64]:
     """Return the pixels before which a mask begins or ends, counted column by column."""
     height, width = rle["size"]
     ends: npt.NDArray[np.int64] = np.cumsum(rle_runs(rle["counts"]))
-    if not ends.size or ends[-1] != height * width:
+    if not ends.size or ends[-1] != height * width or min(height, width) < 1:
         check_rle(rle)
     inside: npt.NDArray[np.int64] = ends[ends < height * width]
     return inside
@@ -124,6 +124,8 @@ def augmented_masks(
     for first in range(0, len(rles), BITS):
         some = rles[first : first + BITS]
         plane = augment(bit_plane(some))
+        if plane.shape != size:  # NumPy would repeat a single row or column
+            raise ValueError(f"masks became {plane.shape} pixels, their image {size}")
         boxes[first : first + BITS] = plane_boxes(plane, len(some))
         for bit in range(len(some)):
             np.bitwise_and(plane, np.uint8(1 << bit), out=part)
