@@ -130,7 +130,7 @@ def test_a_changed_shard_or_list_is_another_run(
     output = tmp_path / "out"
     generate_labels(settings, folder, output, stages=["masks"], limit=2, progress=False)
     shard_of(photos, folder / "set-001.tar")
-    with pytest.raises(UserError, match="other image_list"):
+    with pytest.raises(UserError, match="made with other photographs"):
         generate_labels(settings, folder, output, stages=["masks"], limit=2, progress=False)
 
 

@@ -18,7 +18,7 @@ def test_other_formats_and_class_sets(tmp_path: Path) -> None:
     words = ["--predictions", folder, "--dataset", "camvid", "--truth", classes, labels]
     done = run("--classes", "camvid-11", *words, "U2SEG.EVAL.BOOTSTRAP", "0")
     assert done.returncode == 0, done.stderr
-    assert "classes of camvid-11" in done.stdout and "panoptic" not in done.stdout
+    assert "classes of camvid-11" in done.stdout and "\npanoptic" not in done.stdout
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["protocol"]["class_set"] == "camvid-11"
     assert metrics["panoptic"] is None and metrics["ci95"] is None
