@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_lines_of_later_runs_come_once_and_only_into_their_own_file(
         assert capsys.readouterr().out.count(f"line {number}") == 1
     assert [len(lines(first, f"line {n}")) for n in range(3)] == [1, 0, 1]
     assert [len(lines(second, f"line {n}")) for n in range(3)] == [0, 1, 0]
+
+
+def test_a_folder_that_was_removed_has_its_log_again(labels: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        begin(labels, tmp_path / "out")
+        HOST.info("line %d", number)
+        assert len(lines(tmp_path / "out", f"line {number}")) == 1
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_handlers_of_others_stay(labels: Path, tmp_path: Path) -> None:

@@ -31,12 +31,14 @@ def set_up_host(cfg: Any, args: argparse.Namespace) -> None:
         args: From ``engine.args``; the log begins with them as ``command_words``.
     """
     from detectron2.engine import default_setup
-    from detectron2.utils.logger import setup_logger
+    from detectron2.utils import logger as host_log
 
     while _ADDED:
         logger, handler = _ADDED.pop()
         logger.removeHandler(handler)
-    setup_logger.cache_clear()  # it would add none for a folder that it has seen
+    # It would add none for a folder that it has seen, or write to a file that was removed since.
+    host_log.setup_logger.cache_clear()
+    host_log._cached_log_stream.cache_clear()
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     others = {id(handler) for logger in loggers for handler in logger.handlers}
     loggers[0].addFilter(_without_colours)  # the host colours the config, whatever reads it
