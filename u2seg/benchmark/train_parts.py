@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TARGET = Target(">=", 5)
 SAME = 1e-5
-"""Largest difference of a pooled value, and of a gradient relative to the largest."""
+"""Largest difference of pooled values and of gradients, each relative to the largest one."""
 
 
 @dataclass(frozen=True)
