@@ -59,13 +59,15 @@ def roi_align(setting: Setting, sizes: PoolingSizes | None = None) -> Row:
 
     sizes = sizes or PoolingSizes()
     features, rois = _problem(sizes)
-    layers = [kind((sizes.bins, sizes.bins), sizes.scale, 0) for kind in (RowROIAlign, ROIAlign)]
+    kinds = (RowROIAlign, ROIAlign)
+    layers = [kind((sizes.bins, sizes.bins), sizes.scale, 0) for kind in kinds]
     # Each side has the order in memory that it works on.
     mine, theirs = features, features.contiguous()
+    gradient = layers[1](theirs, rois)  # any will do
     pair = alternate(
         "roi_align",
-        lambda: _both_ways(layers[0], mine, rois),
-        lambda: _both_ways(layers[1], theirs, rois),
+        lambda: _both_ways(layers[0], mine, rois, gradient),
+        lambda: _both_ways(layers[1], theirs, rois, gradient),
         setting.repeats,
     )
     values, gradients = (
@@ -110,11 +112,12 @@ def _problem(sizes: PoolingSizes) -> tuple[Tensor, Tensor]:
     return features.contiguous(memory_format=torch.channels_last), rois
 
 
-def _both_ways(layer: Any, features: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pooled features and the gradient of the sum of their squares."""
+def _both_ways(
+    layer: Any, features: Tensor, rois: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the pooled features, and the gradient of the map for theirs."""
+    import torch
+
     leaf = features.detach().requires_grad_()
     pooled = layer(leaf, rois)
-    pooled.square().sum().backward()
-    if leaf.grad is None:
-        raise RuntimeError("the layer gave its input no gradient")
-    return pooled.detach(), leaf.grad
+    return pooled.detach(), torch.autograd.grad(pooled, leaf, gradient)[0]
