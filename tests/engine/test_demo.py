@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from u2seg.engine.demo import name_inputs, picture
+from u2seg.engine.demo import check_outside, name_inputs, picture, run_demo
 from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
 from u2seg.structures.labels import LabelSpace
@@ -63,3 +64,38 @@ def test_picture_shows_the_photograph_the_overlay_and_a_legend() -> None:
     color = tuple(space.colors()[0].tolist())
     assert (shown == color).all(axis=2).any(), "the legend holds the colour"
     assert (shown[: shown.shape[0] // 2, :50] == 10).all(axis=2).any(), "the photograph"
+
+
+@pytest.mark.parametrize("inside", [".", "sub/shown"])
+def test_results_never_go_among_the_photographs(folder: Path, inside: str) -> None:
+    """Pictures written there would be segmented by the next run of the same command."""
+    before = sorted(folder.rglob("*"))
+    for text in (folder, folder.parent / f"{folder.name[:-1]}?"):
+        args = argparse.Namespace(input=[str(text)], output=str(folder / inside))
+        with pytest.raises(UserError, match=r"lies in the input folder .* --output outside"):
+            run_demo(args)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_results_may_go_beside_the_photographs_and_beside_single_files(folder: Path) -> None:
+    check_outside([str(folder / "sub")], folder / "shown")
+    check_outside([str(folder / "sub")], folder / "sub-shown")
+    check_outside([str(folder / "b.jpg"), str(folder / "*.jpg")], folder / "shown")
+
+
+def test_a_damaged_jpeg_is_skipped_as_it_is_in_labelling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_damaged_jpeg(tmp_path / "x.jpg")
+    cfg = SimpleNamespace(U2SEG=SimpleNamespace(IMAGES=SimpleNamespace(MAX_PIXELS=4096)))
+    segmenter = Segmenter(cfg, None, label_space(Settings()))
+    with pytest.raises(UserError, match=r"x\.jpg: damaged JPEG: Corrupt JPEG data"):
+        segmenter.predict(tmp_path / "x.jpg")
+    monkeypatch.setattr(Segmenter, "from_config", lambda *_: segmenter)
+    args = argparse.Namespace(
+        config_file="", weights="", opts=[], confidence_threshold=None, output=tmp_path / "out"
+    )
+    with pytest.raises(UserError, match="none of the 1 inputs could be read"):
+        segment_images(args, [("x.jpg", ImageFile(tmp_path / "x.jpg"))])
+    skipped = (tmp_path / "out" / "skipped.jsonl").read_text(encoding="utf-8")
+    assert '"damaged JPEG: Corrupt JPEG data' in skipped

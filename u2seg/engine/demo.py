@@ -43,8 +43,10 @@ def run_demo(args: argparse.Namespace) -> int:
         args: From ``engine.args.demo_parser``.
 
     Raises:
-        UserError: for a bad setting, missing weights, no input, or no readable input.
+        UserError: for a bad setting, missing weights, no input, no readable input, or an output
+            folder among the photographs.
     """
+    check_outside(args.input, Path(args.output))
     return segment_images(args, name_inputs(args.input, image_extensions()))
 
 
@@ -72,7 +74,7 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
         tqdm(inputs, desc="segment", unit="image", disable=None), start=1
     ):
         try:
-            image = read_image(path, segmenter.cfg.U2SEG.IMAGES.MAX_PIXELS)
+            image = read_image(path, segmenter.cfg.U2SEG.IMAGES.MAX_PIXELS, sound=True)
         except BadImageError as error:
             logger.warning("skipped %s: %s", path, error)
             skipped.append({"file_name": str(path), "reason": str(error), "stage": "demo"})
@@ -88,6 +90,25 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
     writer.finish()
     logger.info("%d images in %s, %d skipped", len(inputs) - len(skipped), output, len(skipped))
     return 0
+
+
+def check_outside(inputs: Sequence[str], output: Path) -> None:
+    """Raise UserError if the results would lie in a folder that is searched for photographs.
+
+    The next run would take the pictures and label maps there for photographs.
+
+    Args:
+        inputs: As for ``name_inputs``.
+        output: Folder of the results.
+    """
+    for text in inputs:
+        matches = [text] if Path(text).exists() else glob.glob(text, recursive=True)
+        for path in (Path(match) for match in matches):
+            if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+                raise UserError(
+                    f"the output folder {output} lies in the input folder {path}, so its pictures "
+                    "would be taken for photographs: choose an --output outside"
+                )
 
 
 def image_extensions() -> tuple[str, ...]:
