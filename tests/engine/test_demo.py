@@ -81,21 +81,3 @@ def test_results_may_go_beside_the_photographs_and_beside_single_files(folder: P
     check_outside([str(folder / "sub")], folder / "shown")
     check_outside([str(folder / "sub")], folder / "sub-shown")
     check_outside([str(folder / "b.jpg"), str(folder / "*.jpg")], folder / "shown")
-
-
-def test_a_damaged_jpeg_is_skipped_as_it_is_in_labelling(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_damaged_jpeg(tmp_path / "x.jpg")
-    cfg = SimpleNamespace(U2SEG=SimpleNamespace(IMAGES=SimpleNamespace(MAX_PIXELS=4096)))
-    segmenter = Segmenter(cfg, None, label_space(Settings()))
-    with pytest.raises(UserError, match=r"x\.jpg: damaged JPEG: Corrupt JPEG data"):
-        segmenter.predict(tmp_path / "x.jpg")
-    monkeypatch.setattr(Segmenter, "from_config", lambda *_: segmenter)
-    args = argparse.Namespace(
-        config_file="", weights="", opts=[], confidence_threshold=None, output=tmp_path / "out"
-    )
-    with pytest.raises(UserError, match="none of the 1 inputs could be read"):
-        segment_images(args, [("x.jpg", ImageFile(tmp_path / "x.jpg"))])
-    skipped = (tmp_path / "out" / "skipped.jsonl").read_text(encoding="utf-8")
-    assert '"damaged JPEG: Corrupt JPEG data' in skipped

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, features
 
+from tests.damaged_jpeg import write_damaged_jpeg
 from tests.shared import SHARED, needs_shared
 from u2seg.io.images import (
     BadImageError,
@@ -199,8 +200,32 @@ def test_what_cannot_be_used_is_a_reason(
 def test_the_limit_counts_declared_pixels(tmp_path: Path) -> None:
     _two_colours().save(tmp_path / "x.png")
     assert read_image(tmp_path / "x.png", max_pixels=8).shape == (2, 4, 3)
-    with pytest.raises(BadImageError, match="4x2 = 8 pixels, the limit is 7"):
+    with pytest.raises(
+        BadImageError, match=r"4x2 = 8 pixels, U2SEG\.IMAGES\.MAX_PIXELS is 7; raise"
+    ):
         read_image(tmp_path / "x.png", max_pixels=7)
+
+
+def test_the_limit_that_is_named_is_the_setting(tmp_path: Path) -> None:
+    """Pillow refuses 20000 x 20000 pixels before we do, with a limit of its own."""
+    _bomb(tmp_path / "x.png")
+    with pytest.raises(BadImageError) as caught:
+        read_image(tmp_path / "x.png", max_pixels=50_000_000)
+    assert str(caught.value) == (
+        "too large: 400000000 pixels, U2SEG.IMAGES.MAX_PIXELS is 50000000; raise it to allow this"
+    )
+
+
+def test_damage_that_pillow_overlooks_is_refused_where_sound_files_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    write_damaged_jpeg(tmp_path / "x.jpg")
+    assert read_image(tmp_path / "x.jpg").shape == (64, 64, 3)
+    with pytest.raises(BadImageError, match="damaged JPEG: Corrupt JPEG data"):
+        read_image(tmp_path / "x.jpg", sound=True)
+    _two_colours().save(tmp_path / "sound.jpg")
+    whole = read_image(tmp_path / "sound.jpg")
+    assert np.array_equal(read_image(tmp_path / "sound.jpg", sound=True), whole)
 
 
 def test_a_raised_limit_is_not_undercut_by_pillow(

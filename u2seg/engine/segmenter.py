@@ -87,7 +87,7 @@ class Segmenter:
         """
         if isinstance(image, Path | str):
             try:
-                image = read_image(image, self.cfg.U2SEG.IMAGES.MAX_PIXELS)
+                image = read_image(image, self.cfg.U2SEG.IMAGES.MAX_PIXELS, sound=True)
             except BadImageError as error:
                 raise UserError(f"{image}: {error}") from error
         if not isinstance(image, np.ndarray):

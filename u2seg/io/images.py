@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -36,21 +37,29 @@ class BadImageError(Exception):
 
 
 def read_image(
-    place: Path | str | imagefile.ImageFile, max_pixels: int = DEFAULT_MAX_PIXELS
+    place: Path | str | imagefile.ImageFile,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    *,
+    sound: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Return an image as upright RGB.
 
     Args:
         place: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame) or anything else Pillow reads.
         max_pixels: Refuse images that declare more pixels than this.
+        sound: Refuse damaged JPEGs that Pillow would decode; JPEGs are decoded twice then.
 
     Returns:
         As ``decode_image``.
 
     Raises:
-        BadImageError: as ``read_content`` and ``decode_image``.
+        BadImageError: as ``read_content`` and ``decode_image``, and ``check_jpeg`` if ``sound``.
     """
-    return decode_image(read_content(place, max_pixels), max_pixels)
+    content = read_content(place, max_pixels)
+    image = decode_image(content, max_pixels)
+    if sound:
+        check_jpeg(content)
+    return image
 
 
 def read_content(
@@ -79,7 +88,7 @@ def read_content(
             if size <= 0:
                 raise BadImageError("file is empty (0 bytes)")
             if size > MAX_BYTES * max_pixels + MAX_OVERHEAD:
-                raise BadImageError(f"too large: {size} bytes (raise U2SEG.IMAGES.MAX_PIXELS)")
+                raise _too_large(f"{size} bytes", max_pixels)
             file.seek(place.offset)
             content = file.read(size)
     except FileNotFoundError as error:
@@ -117,7 +126,10 @@ def decode_image(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.ND
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"too large: {error} (raise U2SEG.IMAGES.MAX_PIXELS)") from error
+        # Raised before there is an image to ask; Pillow's text has the pixels, and a limit of
+        # its own that is not the setting.
+        pixels = re.search(r"\d+ pixels", str(error))
+        raise _too_large(pixels[0] if pixels else "the image", max_pixels) from error
     except UnidentifiedImageError as error:
         raise BadImageError("not an image, or a format that cannot be read") from error
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError) as error:
@@ -132,15 +144,18 @@ def allow_pixels(max_pixels: int) -> None:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
+def _too_large(found: str, max_pixels: int) -> BadImageError:
+    return BadImageError(
+        f"too large: {found}, U2SEG.IMAGES.MAX_PIXELS is {max_pixels}; raise it to allow this"
+    )
+
+
 def _decode(image: Image.Image, content: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImageError(f"has no pixels ({width}x{height})")
     if width * height > max_pixels:
-        raise BadImageError(
-            f"too large: {width}x{height} = {width * height} pixels, the limit is {max_pixels} "
-            "(raise U2SEG.IMAGES.MAX_PIXELS)"
-        )
+        raise _too_large(f"{width}x{height} = {width * height} pixels", max_pixels)
     # Older Pillow calls 16-bit PNG and PGM samples 32-bit integers ("I").
     sixteen = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in ("PNG", "PPM")
