@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from u2seg.engine.run import launch_run, train_or_evaluate
 from u2seg.engine.segmenter import Segmenter
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation import format_metrics
+from u2seg.evaluation.protocol_table import format_protocols
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.structures.masks import decode_mask
 
@@ -114,6 +116,26 @@ def test_with_truth_the_chosen_matching_is_used_and_the_truth_named(
     kept.write_text(json.dumps(wrong))
     with pytest.raises(UserError, match="a model with 2 thing clusters, this model has 3"):
         run([*words, *weights], "--eval-only", "--mapping", str(kept))
+
+
+def test_without_truth_the_option_decides_and_the_key_does_not(
+    trained: tuple[list[str], Path, dict[str, Any]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words, output, _ = trained
+    words = [*words, "OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", str(output / "model_final.pth")]
+    key = run([*words, "U2SEG.EVAL.PROTOCOL", "cups"], "--eval-only")
+    assert key["protocol"]["name"] == key["protocol"]["matching"] == "identity"
+    with caplog.at_level(logging.WARNING):
+        several = run(words, "--eval-only", "--protocol", "one-to-one,cups")
+    assert "comparing with the pseudo-labels, by --protocol" in caplog.text
+    assert list(several["protocols"]) == ["one-to-one", "cups"]
+    for name, matching in (("one-to-one", "hungarian"), ("cups", "hungarian+majority")):
+        protocol = several["protocols"][name]["protocol"]
+        assert (protocol["reference"], protocol["matching"]) == ("pseudo-labels", matching)
+    head = format_protocols(several).splitlines()[0]
+    assert head == "4 images; compared with the pseudo-labels (agreement, not accuracy)"
 
 
 def test_evaluation_folder_is_consistent(

@@ -176,8 +176,9 @@ def _comparison(
     else:
         from detectron2.data import MetadataCatalog
 
-        logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the pseudo-labels, id by id")
-        # Pseudo-labels bear the model's own ids: another mapping would only flatter.
+        how = "by --protocol" if choice.protocols else "id by id"
+        logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the pseudo-labels, %s", how)
+        # Pseudo-labels bear the model's own ids: unless asked for, a fit would only flatter.
         settings = replace(settings, eval=settings.eval.identity())
         metadata = MetadataCatalog.get(name)
         paths = Path(metadata.panoptic_json), Path(metadata.panoptic_root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from u2seg.evaluation.table import Cell, align, interval_cell
+from u2seg.evaluation.table import Cell, align, compared_with, interval_cell
 
 _HEADER = (
     "protocol", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "PQ, unmatched = fp", "mIoU",
@@ -23,10 +23,8 @@ def format_protocols(metrics: dict[str, Any]) -> str:
         protocol; beside it stands PQ with the segments of clusters without a class counted as
         false positives. Undefined values are shown as ``-``.
     """
-    results = metrics["protocols"]
-    head = (
-        f"{metrics['protocol']['images']} images; compared with {metrics['protocol']['reference']}"
-    )
+    results, shared = metrics["protocols"], metrics["protocol"]
+    head = f"{shared['images']} images; {compared_with(shared['reference'])}"
     table = align(_HEADER, [_row(name, result) for name, result in results.items()])
     width = max(len(name) for name in results)
     notes = [

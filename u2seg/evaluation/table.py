@@ -25,7 +25,7 @@ def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
     """
     protocol = metrics["protocol"]
     head = (
-        f"{protocol['images']} images; {_reference(protocol['reference'])}; {_classes(protocol)}"
+        f"{protocol['images']} images; {compared_with(protocol['reference'])}; {_classes(protocol)}"
         f"protocol {protocol['name']}, {protocol['matching']} matching, "
         f"{protocol['mapping_fitted_on']}: {_matched(protocol)}{_note(protocol)}"
     )
@@ -43,7 +43,15 @@ def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
     return "\n\n".join(parts)
 
 
-def _reference(name: str) -> str:
+def compared_with(name: str) -> str:
+    """Return what the predictions are compared with, from ``protocol.reference``, in words.
+
+    Examples:
+        >>> compared_with("val.json")
+        'compared with val.json'
+        >>> compared_with("pseudo-labels")
+        'compared with the pseudo-labels (agreement, not accuracy)'
+    """
     if name == PSEUDO_LABELS:
         return "compared with the pseudo-labels (agreement, not accuracy)"
     return f"compared with {name}"
