@@ -68,6 +68,23 @@ def test_pictures_with_and_without_photographs(folder):
     assert bare.pictures[0].uri != worst.pictures[1].uri
 
 
+def test_pseudo_labels_are_not_called_truth(folder, tmp_path):
+    copy = tmp_path / "p"
+    shutil.copytree(folder, copy)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    metrics["protocol"]["reference"] = "pseudo-labels"
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    told = {}
+    for name, root in (("truth", folder), ("pseudo-labels", copy)):
+        path = write_report(tmp_path, labels=None, train=None, predictions=root, title="t")
+        told[name] = path.read_text()
+    assert "<figcaption>truth<" in told["truth"] and "What truly lies under" in told["truth"]
+    assert "<figcaption>pseudo-labels<" in told["pseudo-labels"]
+    assert "What the pseudo-labels hold under" in told["pseudo-labels"]
+    for word in ("<figcaption>truth<", 'alt="truth of', "truly", "true pixels"):
+        assert word not in told["pseudo-labels"], word
+
+
 def test_protocols_and_baselines_are_rows_of_one_table(folder):
     rows = part_of(folder).compared
     assert [row.name for row in rows] == [

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from tests.visualization.fake_run import METRICS, write_run
 from u2seg.io.atomic import write_json
+from u2seg.visualization.report import build_page, write_report
 from u2seg.visualization.rounds import COLUMNS, read_rounds
 from u2seg.visualization.sources import Notes
 
@@ -28,6 +31,39 @@ def test_rows_say_what_changed_and_what_it_brought(tmp_path: Path) -> None:
     ]
     assert len(found.rows[0]) == len(COLUMNS)
     assert not notes and not found.samples
+
+
+def test_without_truth_figures_are_said_not_to_compare(tmp_path: Path) -> None:
+    folders = write_run(tmp_path, count=1)
+    entries = [{"round": n, "labels": {}, "panoptic": {"all": {"PQ": 50.0}}} for n in (0, 1)]
+    write_json(tmp_path / "rounds.json", {"rounds": entries})
+    for reference, column, card, told in (
+        ("pseudo-labels", "PQ, own labels", "PQ (agreement with the last round's own labels)", 1),
+        ("scenes val", "PQ", "PQ", 0),
+    ):
+        metrics = {**METRICS, "protocol": {"reference": reference}}
+        write_json(folders.predictions / "metrics.json", metrics)
+        inputs = {"labels": None, "train": None, "predictions": folders.predictions}
+        page = build_page(**inputs, title="t", rounds=tmp_path / "rounds.json")
+        assert page.rounds.columns[6] == column and len(page.rounds.columns) == len(COLUMNS)
+        assert [value for name, value in page.facts if name == card] == ["38.2"]
+        path = write_report(tmp_path, **inputs, title="t", rounds=tmp_path / "rounds.json")
+        assert path.read_text().count("cannot be compared between rounds") == told
+
+
+def test_time_and_iterations_of_all_rounds_are_added(tmp_path: Path) -> None:
+    folders = write_run(tmp_path, count=1)  # 381 iterations in 190 + 22.5 s, say its files
+    home = tmp_path / "rounds" / "1"
+    shutil.copytree(folders.train, home / "train")
+    write_json(home / "labels" / "timings.json", {"images": 1.5, "panoptic": 2.5})
+    write_json(tmp_path / "rounds.json", {"rounds": [{"round": n, "labels": {}} for n in (0, 1)]})
+    inputs = {"labels": None, "train": home / "train", "predictions": None, "title": "t"}
+    facts = dict(build_page(**inputs, rounds=tmp_path / "rounds.json").facts)
+    assert facts["training iterations"] == "762"
+    assert facts["computing time"] == "7 min 9 s"  # 2 * 212.5 + 4 s
+    (folders.train / "metrics.json").unlink()
+    facts = dict(build_page(**inputs, rounds=tmp_path / "rounds.json").facts)
+    assert facts["training iterations of the last round"] == "381"
 
 
 def test_without_a_round_there_is_no_section(tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.visualization.confusion import confusion_chart, read_lines, unmatched_sentences
-from u2seg.visualization.metrics import MetricRow, interval_text, node, number_text
+from u2seg.visualization.metrics import (
+    MetricRow,
+    interval_text,
+    node,
+    number_text,
+    reference_word,
+)
 from u2seg.visualization.samples import Sample
 from u2seg.visualization.sources import Notes, Predictions
 from u2seg.visualization.text import printable
@@ -43,6 +49,7 @@ class EvaluationPart:
     """What the report says about an evaluation besides its table of figures.
 
     Args:
+        reference: What the predictions were compared with, ``truth`` or ``pseudo-labels``.
         sentences: The protocol in words.
         intervals: What the brackets are; empty without intervals.
         compared: Protocols and baselines, a row each; empty if there is one row only.
@@ -54,6 +61,7 @@ class EvaluationPart:
         groups: (heading, pictures) of the worst, middle and best images.
     """
 
+    reference: str = "truth"
     sentences: list[str] = field(default_factory=list)
     intervals: str = ""
     compared: list[MetricRow] = field(default_factory=list)
@@ -74,12 +82,14 @@ def evaluation_part(found: Predictions, image_root: Path | None, notes: Notes) -
         notes: Gets what is left out.
     """
     metrics = found.metrics
+    reference = reference_word(metrics)
     part = EvaluationPart(
+        reference=reference,
         sentences=protocol_sentences(node(metrics, "protocol")),
         intervals=interval_sentence(node(metrics, "ci95")),
         compared=comparison_rows(metrics),
         unmatched=notes.attempt("unmatched clusters", [], unmatched_sentences, metrics),
-        ranked_by=ranking_words(found.panoptic, notes),
+        ranked_by=ranking_words(found.panoptic, notes, reference),
     )
     clusters = found.panoptic.root / "clusters.csv"
     if clusters.is_file():
@@ -88,7 +98,7 @@ def evaluation_part(found: Predictions, image_root: Path | None, notes: Notes) -
     if classes.is_file():
         part.class_columns = [*_CLASS_WORDS[:2], *_CLASS_FIGURES, *_CLASS_WORDS[2:]]
         part.classes = notes.attempt("figures of classes", [], _class_rows, classes)
-    samples = worst_samples(found.panoptic, image_root, notes)
+    samples = worst_samples(found.panoptic, image_root, notes, reference)
     names = {"worst": "Worst", "median": "From the middle", "best": "Best"}
     part.groups = [(names[group], rows) for group, rows in samples.items() if rows]
     return part

@@ -95,6 +95,16 @@ def is_agreement(metrics: Mapping[str, Any]) -> bool:
     return bool(names) and all(_CLUSTER_NAME.fullmatch(str(name)) for name in names)
 
 
+def reference_word(metrics: Mapping[str, Any]) -> str:
+    """Return what to call the labels that the predictions were compared with.
+
+    Examples:
+        >>> reference_word({"protocol": {"reference": "pseudo-labels"}}), reference_word({})
+        ('pseudo-labels', 'truth')
+    """
+    return PSEUDO_LABELS if is_agreement(metrics) else "truth"
+
+
 def reference_sentence(metrics: Mapping[str, Any]) -> str:
     """Return in plain words what the numbers compare the predictions with."""
     if is_agreement(metrics):

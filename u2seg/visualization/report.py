@@ -24,7 +24,7 @@ from u2seg.visualization.metrics import (
     metric_rows,
     reference_sentence,
 )
-from u2seg.visualization.rounds import Rounds, read_rounds
+from u2seg.visualization.rounds import Rounds, last_iteration, read_rounds
 from u2seg.visualization.samples import (
     ClusterRow,
     Picture,
@@ -160,6 +160,9 @@ def build_page(
     paired = bool(label_run and found and _same_photographs(label_run, found, elsewhere))
     if label_run:
         _add_labels(page, label_run, found if paired else None, notes)
+    if rounds:
+        page.rounds = read_rounds(rounds, label_run, MAX_ROUND_SAMPLES, notes)
+        page.rounds.agreement = bool(found and is_agreement(found.metrics))
     if train and train_run:
         _add_training(page, train_run)
         page.training = training_pictures(train, MAX_SAMPLES, notes)
@@ -167,8 +170,6 @@ def build_page(
         known = {i.file_name for i in label_run.images} if label_run and paired else set()
         root = elsewhere or (label_run.image_root if label_run and paired else None)
         _add_predictions(page, found, known, root, notes)
-    if rounds:
-        page.rounds = read_rounds(rounds, label_run, MAX_ROUND_SAMPLES, notes)
     _add_seconds(page, label_run, train_run)
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"and {len(notes) - MAX_NOTES} more of this kind"]
@@ -309,7 +310,9 @@ def _add_training(page: Page, run: TrainRun) -> None:
         elif len(finite) > 1 and finite[-1] >= finite[0]:
             text = f"The training loss did not fall ({finite[0]:.3g} → {finite[-1]:.3g})."
             page.concerns.append(Concern("red", text))
-        page.facts.append(("training iterations", f"{round(total[0][-1]) + 1:,}"))
+        last = "" if page.rounds.iterations or not page.rounds.rows else " of the last round"
+        count = page.rounds.iterations or last_iteration(run)
+        page.facts.append((f"training iterations{last}", f"{count:,}"))
     page.curves += training_curves(run.curves)
 
 
@@ -337,14 +340,23 @@ def _add_predictions(
         page.evaluation = evaluation_part(found, root, notes)
         protocol = found.metrics.get("protocol")
         page.protocol = list(_flat(protocol)) if isinstance(protocol, Mapping) else []
-        pq = next((row for row in page.metrics if row.name.startswith("Panoptic, all")), None)
-        if pq and pq.values[0] != "–":
-            against = " (agreement)" if is_agreement(found.metrics) else ""
-            page.facts.append((f"PQ{against}", " ".join(pq.cells[0]).strip()))
+        _add_headline(page, found)
+
+
+def _add_headline(page: Page, found: Predictions) -> None:
+    pq = next((row for row in page.metrics if row.name.startswith("Panoptic, all")), None)
+    if pq is None or pq.values[0] == "–":
+        return
+    against = ""
+    if is_agreement(found.metrics):
+        labels = "the last round's own labels" if page.rounds.rows else "the pseudo-labels"
+        against = f" (agreement with {labels})"
+    page.facts.append((f"PQ{against}", " ".join(pq.cells[0]).strip()))
 
 
 def _add_seconds(page: Page, run: LabelRun | None, train: TrainRun | None) -> None:
-    timings = {**(run.timings if run else {}), **(train.timings if train else {})}
+    trained = page.rounds.timings or (train.timings if train else {})
+    timings = {**(run.timings if run else {}), **trained}
     order = {name: rank for rank, name in enumerate(STAGES)}
     names = sorted(timings, key=lambda name: (order.get(name, len(order)), name))
     rows = [(name, timings[name], duration(timings[name])) for name in names]

@@ -15,24 +15,49 @@ from u2seg.visualization.samples import (
     spread,
     thumbnail,
 )
-from u2seg.visualization.sources import LabelRun, Notes, PanopticFolder, read_panoptic_folder
+from u2seg.visualization.sources import (
+    LabelRun,
+    Notes,
+    PanopticFolder,
+    TrainRun,
+    read_panoptic_folder,
+    read_timings,
+    read_train_run,
+)
 from u2seg.visualization.text import printable
 
 COLUMNS = (
     "round", "things by score", "by agreement", "kept", "replaced", "stuff pixels changed",
     "PQ", "mIoU", "mask AR100",
 )  # fmt: skip
+AGREEMENT_COLUMNS = (*COLUMNS[:-3], *(f"{name}, own labels" for name in COLUMNS[-3:]))
+"""Without ground truth: each round is scored against labels of its own."""
 _COUNTS = ("predicted", "agreed", "kept", "replaced", "stuff_changed")
 _FIGURES = (("panoptic", "all", "PQ"), ("semantic", "mIoU"), ("class_agnostic", "segm", "AR100"))
 
 
 @dataclass
 class Rounds:
-    """The section: a row per round, and how the labels of some photographs changed."""
+    """The section: a row per round, and how the labels of some photographs changed.
 
-    columns: tuple[str, ...] = COLUMNS
+    Args:
+        agreement: Whether each round was compared with its own labels, not with ground truth.
+        rows: Texts of ``columns`` per round, the first training included.
+        samples: Photographs with their labels of each round.
+        timings: Step -> seconds of all trainings and relabellings.
+        iterations: Of all trainings together; 0 if that of one is not known.
+    """
+
+    agreement: bool = False
     rows: list[tuple[str, ...]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    iterations: int = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Header of ``rows``."""
+        return AGREEMENT_COLUMNS if self.agreement else COLUMNS
 
 
 def read_rounds(summary: Path, run: LabelRun | None, count: int, notes: Notes) -> Rounds:
@@ -51,6 +76,8 @@ def read_rounds(summary: Path, run: LabelRun | None, count: int, notes: Notes) -
     if len(listed) < 2:  # the first training alone
         return found
     found.rows = notes.attempt("figures of the rounds", [], _rows, listed)
+    if found.rows:
+        _add_costs(found, summary.parent, notes)
     if run and run.panoptic:
         folders = {"first label": run.panoptic}
         for entry in listed[1:]:
@@ -59,6 +86,33 @@ def read_rounds(summary: Path, run: LabelRun | None, count: int, notes: Notes) -
             folders[name] = read_panoptic_folder(root, notes)
         found.samples = _samples(run, folders, count, notes)
     return found
+
+
+def last_iteration(run: TrainRun) -> int:
+    """Return how many iterations a training went, 0 if its curves do not say.
+
+    Examples:
+        >>> last_iteration(TrainRun(curves={"total_loss": ([0.0, 19.0], [3.0, 2.0])}))
+        20
+    """
+    total = run.curves.get("total_loss")
+    return round(total[0][-1]) + 1 if total and total[0] else 0
+
+
+def _add_costs(found: Rounds, root: Path, notes: Notes) -> None:
+    counts = []
+    for number in (row[0] for row in found.rows):
+        home = root if number == "0" else root / "rounds" / number
+        before = "" if number == "0" else f"round {number}: "
+        if before:
+            relabelled = read_timings(home / "labels", notes)
+            if relabelled:
+                found.timings[f"{before}relabel"] = sum(relabelled.values())
+        logged = (home / "train" / "metrics.json").is_file()
+        run = read_train_run(home / "train", notes) if logged else TrainRun()
+        found.timings |= {f"{before}{name}": s for name, s in run.timings.items()}
+        counts.append(last_iteration(run))
+    found.iterations = sum(counts) if all(counts) else 0
 
 
 def _listed(path: Path) -> list[dict[str, Any]]:

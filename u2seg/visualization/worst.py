@@ -35,7 +35,7 @@ _BOX = (0.0, 0.0, 0.0, 0.0)
 
 
 def worst_samples(
-    folder: PanopticFolder, image_root: Path | None, notes: Notes
+    folder: PanopticFolder, image_root: Path | None, notes: Notes, reference: str = "truth"
 ) -> dict[str, list[Sample]]:
     """Return the pictures of the worst, the middle and the best images of an evaluation.
 
@@ -43,6 +43,7 @@ def worst_samples(
         folder: Predictions, with ``worst.json``.
         image_root: Where the photographs are; without them segments are drawn on grey.
         notes: Gets what cannot be drawn.
+        reference: Caption of what the predictions were compared with.
 
     Returns:
         ``worst``, ``median`` and ``best`` -> samples, from extreme to less so; empty if the
@@ -60,30 +61,35 @@ def worst_samples(
         found[group] = []
         for image_id in content[group]:
             what = f"picture of image {printable(str(image_id))}"
-            args = (folder, image_root, content, str(image_id))
+            args = (folder, image_root, content, str(image_id), reference)
             sample = notes.attempt(what, None, _sample, *args)
             if sample is not None:
                 found[group].append(sample)
     return found
 
 
-def ranking_words(folder: PanopticFolder, notes: Notes) -> str:
+def ranking_words(folder: PanopticFolder, notes: Notes, reference: str = "truth") -> str:
     """Return by what the images of ``worst.json`` are ranked; empty without the file."""
     path = folder.root / "worst.json"
     if not path.is_file():
         return ""
     empty: dict[str, Any] = {}
     content = notes.attempt("ranking of images", empty, read_json_object, path)
+    pixels = "true pixels" if reference == "truth" else f"pixels of the {reference}"
     words = {
         "PQ": "panoptic quality, the mean over the classes of the image",
         "accuracy": "the share of pixels with the right class",
-        "missed": "the share of true pixels without any class",
+        "missed": f"the share of {pixels} without any class",
     }
     return words.get(str(content.get("ranked_by")), "")
 
 
 def _sample(
-    folder: PanopticFolder, image_root: Path | None, content: Mapping[str, Any], key: str
+    folder: PanopticFolder,
+    image_root: Path | None,
+    content: Mapping[str, Any],
+    key: str,
+    reference: str,
 ) -> Sample:
     image = content["images"][key]
     space, categories = _space(content["classes"])
@@ -96,7 +102,7 @@ def _sample(
         photo = thumbnail(image_root, ImageRecord(0, name, height, width))
         pictures.append(Picture("photograph", data_uri(photo)))
     true = {int(s): categories[str(c)] for s, c in image["true_segments"].items()}
-    pictures.append(Picture("truth", _drawn(photo, truth, true, space)))
+    pictures.append(Picture(reference, _drawn(photo, truth, true, space)))
     if image["prediction"]:
         ids = read_panoptic_png(safe_join(folder.root, str(image["prediction"])))
         found = image["segments"]
