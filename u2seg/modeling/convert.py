@@ -53,6 +53,8 @@ _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "timm": _PLAIN,
 }
 _MARK = "layer1.0.conv1.weight"
+_HOST_MARK = "backbone.bottom_up."
+"""How the names of the backbone begin in Detectron2's checkpoints of whole models."""
 _HEADS = re.compile(r"^(fc|head|classifier|projector|predictor)\.|(^|\.)num_batches_tracked$")
 _BLOCKS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
@@ -126,9 +128,9 @@ def convert_resnet(content: Mapping[str, Any], name: str, kind: str = "auto") ->
             calls everything else torchvision, whose names timm and DINO share.
 
     Raises:
-        UserError: for an unknown kind, if there is no ResNet in the file, it has parts that a
-            plain ResNet has not (attention, a deep stem), or an array is missing, of another
-            shape, or not finite.
+        UserError: for an unknown kind, if there is no ResNet in the file or a whole model in
+            Detectron2's names, which needs no conversion, if it has parts that a plain ResNet has
+            not (attention, a deep stem), or an array is missing, of another shape, or not finite.
     """
     if kind not in KINDS:
         raise UserError(f"--kind is {kind!r}, expected one of {', '.join(KINDS)}")
@@ -199,9 +201,17 @@ def _encoder(
             if isinstance(place, Mapping) and prefix + _MARK in place:
                 names = (key for key in place if str(key).startswith(prefix))
                 return kind, {key[len(prefix) :]: place[key] for key in names}
+    model = content.get("model", content)
+    if isinstance(model, Mapping) and any(str(key).startswith(_HOST_MARK) for key in model):
+        raise UserError(
+            f"{name} holds a whole model in Detectron2's names already: give it to MODEL.WEIGHTS "
+            "as it is"
+        )
     shown = ", ".join(str(key) for key in list(content)[:4])
+    # auto looks for timm's networks too: they have torchvision's names.
+    sought = kinds if len(kinds) == 1 else KINDS[1:]
     raise UserError(
-        f"{name} holds no ResNet of {' or '.join(kinds)}: no {_MARK} in any of the usual places; "
+        f"{name} holds no ResNet of {' or '.join(sought)}: no {_MARK} in any of the usual places; "
         f"its first entries are {shown}"
     )
 
