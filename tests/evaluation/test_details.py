@@ -120,7 +120,7 @@ def test_ranking_leaves_out_what_is_undefined():
 def test_worst_images_can_be_drawn_from_files_alone(scored):
     truth, predicted, tables = scored
     counts = [image_counts(table, truth, MAPPING, Scoring()) for table in tables]
-    found = worst_images(image_scores(counts, truth), truth, predicted, MAPPING)
+    found = worst_images(image_scores(counts, truth), truth, predicted, MAPPING, predicted.folder)
     assert (found["ranked_by"], found["worst"], found["median"], found["best"]) == (
         "PQ", [21], [], [22],
     )  # fmt: skip
@@ -146,4 +146,4 @@ def test_a_truth_that_cannot_be_read_again_is_named(scored, tmp_path):
     truth, predicted, _ = scored
     (tmp_path / "truth" / "second.png").unlink()
     with pytest.raises(UserError, match=r"second\.png"):
-        worst_images([ImageScore(22, 1.0, 1.0, 1.0)], truth, predicted, MAPPING)
+        worst_images([ImageScore(22, 1.0, 1.0, 1.0)], truth, predicted, MAPPING, predicted.folder)

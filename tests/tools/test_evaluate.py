@@ -170,3 +170,53 @@ def test_baselines_are_rows_beside_the_model(arguments: list[object], tmp_path: 
     done = run(*arguments, "--labels", tmp_path / "nowhere")
     assert done.returncode == 2
     assert "nowhere does not exist, expected the output folder of" in done.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def evaluated(arguments: list[object], *more: object) -> str:
+    words = [*map(str, [*arguments, *more]), "U2SEG.EVAL.BOOTSTRAP", "0"]
+    return evaluate_files(parse_evaluate(evaluate_parser(""), words))
+
+
+def test_a_folder_of_its_own_takes_everything(arguments: list[object], tmp_path: Path) -> None:
+    before = contents(tmp_path / "p")
+    output = tmp_path / "new/results"
+    text = evaluated(arguments, "--protocol", "one-to-one", "cups", "--output", output)
+    assert contents(tmp_path / "p") == before
+    written = contents(output)
+    # without the option the same files come beside the predictions
+    assert evaluated(arguments, "--protocol", "one-to-one", "cups") == text
+    beside = {k: v for k, v in contents(tmp_path / "p").items() if k not in before}
+    assert {"metrics.json", "mapping_cups.json", "per_class.csv"} <= written.keys()
+    assert any(name.startswith("worst/") for name in written)
+    assert written == beside
+
+
+def test_an_output_that_is_a_file_is_refused(arguments: list[object], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--output .*file is a file, expected a folder for the"):
+        evaluated(arguments, "--output", tmp_path / "file")
+    assert not (tmp_path / "p/metrics.json").exists()
+
+
+def test_the_given_mapping_is_not_written_over(arguments: list[object], tmp_path: Path) -> None:
+    evaluated(arguments)
+    path = tmp_path / "p/mapping.json"
+    edited = json.dumps({**json.loads(path.read_text()), "remark": "by hand"})
+    path.write_text(edited)
+    evaluated(arguments, "--mapping", path)
+    assert path.read_text() == edited
+    evaluated(arguments, "--mapping", path, "--output", tmp_path / "q")
+    assert json.loads((tmp_path / "q/mapping.json").read_text()).keys() == (
+        json.loads(edited).keys() - {"remark"}
+    )
+    evaluated(arguments)  # fitted anew
+    assert "remark" not in path.read_text()
+
+
+def test_help_has_examples() -> None:
+    assert "--output runs/train/evaluation-heldout" in evaluate_parser("").format_help()

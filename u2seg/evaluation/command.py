@@ -26,15 +26,33 @@ _FILES = {
     "config_file": "a YAML file",
     "mapping": "mapping.json of an earlier evaluation",
 }
+EXAMPLES = """\
+examples:
+  score the predictions of a training:
+    tools/evaluate.py --predictions runs/train/evaluation \\
+        --truth-json datasets/coco/annotations/panoptic_val2017.json \\
+        --truth-pngs datasets/coco/annotations/panoptic_val2017
+  under four protocols in one table: the same command with --protocol all
+  fit the mapping on half of the images, score the other half: with --fit-fraction 0.5
+  with the mapping of another split, and the earlier results left as they are:
+    ... --mapping runs/heldout/mapping.json --output runs/train/evaluation-heldout
+"""
 _EITHER = {"truth": "a file or folder of the format that --dataset names (datasets/README.md)"}
 
 
 def evaluate_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of ``tools/evaluate.py``."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--predictions", required=True, metavar="DIR", help="result folder")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for everything that is written (default: that of --predictions)",
+    )
     parser.add_argument("--truth-json", metavar="J", help="COCO panoptic JSON")
     parser.add_argument("--truth-pngs", metavar="DIR", help="its PNG folder")
     parser.add_argument(
@@ -115,10 +133,12 @@ def check_paths(args: argparse.Namespace) -> None:
                 continue
             option = "--" + name.replace("_", "-")
             raise UserError(f"{option} {path} {wrong}, expected {expected}")
+    if args.output and Path(args.output).exists() and not Path(args.output).is_dir():
+        raise UserError(f"--output {args.output} is a file, expected a folder for the results")
 
 
 def evaluate_files(args: argparse.Namespace) -> str:
-    """Score a folder, write the files beside it, and return what to print.
+    """Score a folder, write the files there or to ``--output``, and return what to print.
 
     Args:
         args: From ``parse_evaluate``.
@@ -128,6 +148,7 @@ def evaluate_files(args: argparse.Namespace) -> str:
     """
     check_paths(args)
     from u2seg.evaluation.evaluate import evaluate_folder
+    from u2seg.evaluation.files import Folders
     from u2seg.evaluation.panoptic_baselines import format_baselines
     from u2seg.evaluation.protocol_table import format_protocols
     from u2seg.evaluation.protocols import expand_names
@@ -138,7 +159,7 @@ def evaluate_files(args: argparse.Namespace) -> str:
     folder = Path(args.predictions)
     paths = args.truth or [args.truth_json, args.truth_pngs]
     metrics = evaluate_folder(
-        folder,
+        Folders(folder, Path(args.output or folder)),
         scored_truth(args.dataset, paths, settings, folder),
         settings,
         Path(args.mapping) if args.mapping else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from u2seg.evaluation.class_table import class_rows, per_class_csv
@@ -24,26 +25,28 @@ def write_details(
     clusters: ClusterCounts,
     mapping: ClusterMapping,
     metrics: Mapping[str, Any],
+    folder: Path,
 ) -> None:
     """Write ``per_class.csv``, ``clusters.csv``, ``images.csv``, ``worst.json`` and ``worst/``.
 
     Args:
         truth: The truth; the worst images are read again.
-        predicted: Its folder gets the files.
+        predicted: The predictions; those of the worst images are read again.
         tables: Of the scored images.
         counts: Of the same images, under ``mapping``.
         clusters: From ``count_clusters``.
         mapping: Cluster -> class.
         metrics: ``panoptic``, ``semantic`` and ``instances`` under ``mapping``.
+        folder: Gets the files.
 
     Raises:
         UserError: if a file cannot be written.
     """
-    folder = predicted.folder
     rows = class_rows(metrics, truth, mapping, tables, predicted.panoptic.names)
     write_text(folder / "per_class.csv", per_class_csv(rows))
     text = clusters_csv(clusters, predicted.panoptic, truth, mapping)
     write_text(folder / "clusters.csv", text)
     scores = image_scores(counts, truth)
     write_text(folder / "images.csv", images_csv(scores, truth))
-    write_json(folder / "worst.json", worst_images(scores, truth, predicted, mapping), indent=1)
+    worst = worst_images(scores, truth, predicted, mapping, folder)
+    write_json(folder / "worst.json", worst, indent=1)

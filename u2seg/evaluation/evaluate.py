@@ -24,7 +24,7 @@ from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
 from u2seg.evaluation.crop import cropped
 from u2seg.evaluation.details import write_details
 from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, score, treated_rows
-from u2seg.evaluation.files import GroundTruth, Predictions, read_predictions, read_truth
+from u2seg.evaluation.files import Folders, GroundTruth, Predictions, read_predictions, read_truth
 from u2seg.evaluation.gather import ImageTable
 from u2seg.evaluation.hashes import input_hashes
 from u2seg.evaluation.holdout import Split, describe_fit
@@ -65,7 +65,8 @@ class _Pass:
         tables: Tables of the images that are scored.
         settings: ``U2SEG.EVAL``.
         reference: What the predictions are compared with, for people.
-        given: Whether the mapping was given, and not fitted.
+        output: Gets the files.
+        given: ``mapping.json`` that was given; None = the mapping is fitted.
     """
 
     truth: Truth
@@ -74,11 +75,12 @@ class _Pass:
     tables: list[ImageTable]
     settings: EvalSettings
     reference: str
-    given: bool = False
+    output: Path
+    given: Path | None = None
 
 
 def evaluate_folder(
-    predictions: Path,
+    predictions: Path | Folders,
     truth: GroundTruth | Truth,
     settings: EvalSettings,
     mapping: Path | None = None,
@@ -88,17 +90,18 @@ def evaluate_folder(
     protocols: Sequence[str] = (),
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Return the metrics of a result folder; also written there.
+    """Return the metrics of a result folder; also written there, or to a folder of their own.
 
     Args:
         predictions: Folder with ``panoptic.json``, ``panoptic/``, ``instances.json`` and, to
             vote with the semantic head, ``stuff/``; without it predicted stuff segments vote.
+            ``Folders`` = write elsewhere, and leave this one as it is.
         truth: COCO panoptic files, or any truth; the annotated images are scored, all of them
             unless ``settings.fit_share`` holds some out.
         settings: Protocol and thresholds.
         mapping: ``mapping.json`` of an earlier evaluation (e.g. of a held-out split) to use
             instead of fitting one; its protocol is then used, and other rules that are asked
-            for are refused.
+            for are refused. The file itself is never written over.
         reference: What the predictions are compared with, for people; ``PSEUDO_LABELS`` if it
             is no ground truth; empty = the path of the truth.
         workers: Processes that read the images; the result does not depend on it.
@@ -123,7 +126,9 @@ def evaluate_folder(
             sizes differ; a PNG holds ids that its JSON lacks; or as ``plan_evaluation``.
     """
     true_set = read_truth(truth) if isinstance(truth, GroundTruth) else truth
-    predicted = cropped(read_predictions(Path(predictions), true_set), true_set)
+    if not isinstance(predictions, Folders):
+        predictions = Folders(Path(predictions), Path(predictions))
+    predicted = cropped(read_predictions(Path(predictions.predictions), true_set), true_set)
     clusters = (predicted.panoptic.things, predicted.panoptic.stuff)
     used = MappingFile(mapping) if mapping is not None else None
     plan = plan_evaluation(true_set, clusters, settings, used, protocols)
@@ -140,7 +145,8 @@ def evaluate_folder(
         tables=scored,
         settings=settings,
         reference=reference or str(true_set.source),
-        given=plan.given is not None,
+        output=Path(predictions.output),
+        given=mapping,
     )
     _warn_empty(true_set, scored)
     hashes = input_hashes(true_set, predicted, mapping, plan.labels)
@@ -150,7 +156,7 @@ def evaluate_folder(
         metrics["baselines"] = {rival.name: _baseline(rival, shared, plan) for rival in rivals}
     rules = {rule.name: _rules_json(rule, plan.given) for rule in plan.rules}
     metrics["provenance"] = provenance(_settings_tree(settings), rules, hashes)
-    write_json(predicted.folder / "metrics.json", metrics, indent=1)
+    write_json(shared.output / "metrics.json", metrics, indent=1)
     return metrics
 
 
@@ -158,7 +164,7 @@ def _score(
     shared: _Pass, rules: Sequence[EvalProtocol], given: ClusterMapping | None
 ) -> dict[str, Any]:
     """Return the metrics under each protocol, and write the files."""
-    folder = shared.predicted.folder
+    folder = shared.output
     agnostic, limits = _class_agnostic(shared)
     clusters = count_clusters(shared.tables)
     results: dict[str, dict[str, Any]] = {}
@@ -179,11 +185,12 @@ def _score(
             ),
         }
         first = rule is rules[0]
-        name = _mapping_name("" if first else rule.name)
-        write_json(folder / name, mapping_json(mapping), indent=1)
+        path = folder / _mapping_name("" if first else rule.name)
+        if not _same_file(path, shared.given):
+            write_json(path, mapping_json(mapping), indent=1)
         if first:
             sides = (shared.truth, shared.predicted, shared.tables)
-            write_details(*sides, scored.counts, clusters, mapping, scored.blocks)
+            write_details(*sides, scored.counts, clusters, mapping, scored.blocks, folder)
     metrics = results[rules[0].name]
     if len(rules) > 1:
         metrics = {**metrics, "protocols": results}
@@ -203,6 +210,10 @@ def _treatments(
 
 def _mapping_name(protocol: str) -> str:
     return f"mapping_{protocol}.json" if protocol else "mapping.json"
+
+
+def _same_file(path: Path, given: Path | None) -> bool:
+    return given is not None and path.exists() and path.samefile(given)
 
 
 def _scored(rule: EvalProtocol, mapping: ClusterMapping, shared: _Pass) -> Scored:
@@ -326,7 +337,7 @@ def _protocol(clusters: ClusterMapping, shared: _Pass) -> dict[str, Any]:
 
 def _stuff_votes_from(mapping: ClusterMapping, shared: _Pass) -> str | None:
     """Return which maps voted for stuff; None if nothing was fitted on these images."""
-    fitted_here = mapping.fitted_on is not None and not shared.given
+    fitted_here = mapping.fitted_on is not None and shared.given is None
     if not fitted_here:
         return None
     maps = mapping.protocol["apart"] and shared.predicted.has_stuff_maps

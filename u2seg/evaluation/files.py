@@ -46,6 +46,19 @@ class GroundTruth:
 
 
 @dataclass(frozen=True)
+class Folders:
+    """Where an evaluation reads and where it writes, if these differ.
+
+    Args:
+        predictions: The result folder.
+        output: Gets everything that is written; made if missing.
+    """
+
+    predictions: Path
+    output: Path
+
+
+@dataclass(frozen=True)
 class PanopticSet:
     """A COCO panoptic file in memory, a ``Truth``; PNGs are read one at a time.
 

@@ -94,7 +94,11 @@ def images_csv(scores: Sequence[ImageScore], truth: Truth) -> str:
 
 
 def worst_images(
-    scores: Sequence[ImageScore], truth: Truth, predicted: Predictions, mapping: ClusterMapping
+    scores: Sequence[ImageScore],
+    truth: Truth,
+    predicted: Predictions,
+    mapping: ClusterMapping,
+    folder: Path,
 ) -> dict[str, Any]:
     """Write the maps of the images to be drawn and return the content of ``worst.json``.
 
@@ -103,8 +107,9 @@ def worst_images(
     Args:
         scores: From ``image_scores``.
         truth: Read again for the chosen images.
-        predicted: Its folder gets ``worst/<image id>_truth.png`` and ``_prediction.png``.
+        predicted: Read again for the chosen images.
         mapping: Cluster -> class, for the predicted segments.
+        folder: Gets ``worst/<image id>_truth.png`` and ``_prediction.png``.
 
     Returns:
         ``ranked_by``; ``worst``, ``median`` and ``best``: image ids, at most ``SHOWN`` each and
@@ -123,8 +128,8 @@ def worst_images(
     chosen = dict(zip(("worst", "median", "best"), _spread(order, SHOWN), strict=True))
     by_id = {score.image_id: score for score in scores}
     shown = sorted(i for ids in chosen.values() for i in ids)
-    images = {str(i): _image(by_id[i], truth, predicted, mapping) for i in shown}
-    _remove_others(predicted.folder, images.values())
+    images = {str(i): _image(by_id[i], truth, predicted, mapping, folder) for i in shown}
+    _remove_others(folder, images.values())
     return {
         "ranked_by": by,
         **chosen,
@@ -163,7 +168,11 @@ def _spread(order: Sequence[int], shown: int) -> tuple[list[int], list[int], lis
 
 
 def _image(
-    score: ImageScore, truth: Truth, predicted: Predictions, mapping: ClusterMapping
+    score: ImageScore,
+    truth: Truth,
+    predicted: Predictions,
+    mapping: ClusterMapping,
+    folder: Path,
 ) -> dict[str, Any]:
     image_id = score.image_id
     true = truth.read(image_id)
@@ -174,7 +183,7 @@ def _image(
         maps["prediction"] = clusters.read_ids(image_id)
     paths = {name: f"{FOLDER}/{image_id}_{name}.png" for name in maps}
     for name, path in paths.items():
-        write_panoptic_png(predicted.folder / path, maps[name])
+        write_panoptic_png(folder / path, maps[name])
     present = set(np.unique(true.ids).tolist())
     found = segments or {}
     return {
