@@ -9,13 +9,14 @@ import pytest
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.batch_search import Trial, advise, format_search, search
+from u2seg.engine.batch_search import Trial, advise, ending, format_search, search
 from u2seg.engine.batch_trial import (
     Work,
     WorstCase,
     find_batch_size,
     measured,
     run_trial,
+    training_records,
     worst_case,
     worst_samples,
 )
@@ -44,6 +45,65 @@ def test_the_bisection_ends_at_an_eighth() -> None:
     for room in range(1, 200):
         largest = max(n for n, fits in tried(room) if fits)
         assert largest <= room <= largest + max(1, largest // 8)
+
+
+def rated(rates: dict[int, float], most: int = 256) -> list[Trial]:
+    """Search where ``rates`` are images per second; what is not in it does not fit."""
+    return search(
+        lambda n: Trial(n, n / rates[n], 1.0) if n in rates else Trial(n, 0.0, 9.0, "full"), most
+    )
+
+
+def test_doubling_ends_when_two_in_a_row_gain_nothing() -> None:
+    # 16 and 32 are slower than 8; that 64 were faster is never seen.
+    rates = {1: 3.0, 2: 5.0, 4: 6.0, 8: 7.5, 16: 6.5, 32: 3.5, 64: 9.0}
+    trials = rated(rates)
+    assert [trial.images for trial in trials] == [1, 2, 4, 8, 16, 32]
+    assert ending(trials, 256) == (
+        "ended at 32 image(s): 2 doublings gave no more images/s than 8 image(s)"
+    )
+    advice = advise(trials, processes=1, batch=16, rate=0.01, iterations=100)
+    assert (advice.images, advice.batch, advice.parts) == (8, 8, 1)
+    # One slower doubling is passed over, and a faster one begins the count anew.
+    trials = rated({1: 4.0, 2: 3.0, 4: 5.0, 8: 4.5, 16: 5.0, 32: 9.0})
+    assert [trial.images for trial in trials] == [1, 2, 4, 8, 16]
+    assert "than 4 image(s)" in ending(trials, 256), "as fast is not faster"
+
+
+def test_one_doubling_without_gain_and_then_no_room_is_bisected() -> None:
+    trials = rated({1: 2.0, 2: 3.0, 4: 2.5, 6: 2.0})
+    assert [trial.images for trial in trials] == [1, 2, 4, 8, 6, 7]
+    assert ending(trials, 256) == ""
+
+
+def test_no_more_images_are_tried_than_the_training_has() -> None:
+    trials = rated({1: 1.0, 2: 2.0, 4: 3.0, 6: 4.0, 8: 5.0}, most=6)
+    assert [trial.images for trial in trials] == [1, 2, 4, 6]
+    assert ending(trials, 6) == "ended at 6 image(s): the training set has no more for each process"
+    assert ending(rated({1: 1.0}, most=1), 1).startswith("ended at 1 image(s): the training set")
+    assert ending([Trial(256, 1.0, 1.0)], 256) == "ended at 256 image(s): more are not tried"
+
+
+@pytest.mark.d2
+@pytest.mark.parametrize(("gpus", "tried"), [(1, [1, 2, 4]), (2, [1, 2]), (8, [1])])
+def test_the_images_of_the_training_bound_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, tried: list[int]
+) -> None:
+    prepare_host()
+    from u2seg.engine import batch_trial
+
+    words = data_words(make_labels(tmp_path), tmp_path / "out")
+    images = []
+
+    def trial(_: Work, number: int) -> Trial:
+        images.append(number)
+        return Trial(number, 1.0, 1.0)
+
+    monkeypatch.setattr(batch_trial, "run_trial", trial)
+    args = arguments(words)
+    args.num_gpus = gpus
+    assert f"({tried[-1]} in " in find_batch_size(args)
+    assert images == tried
 
 
 def test_advice_takes_the_fewest_images_at_nearly_the_best_rate() -> None:
@@ -121,7 +181,8 @@ def test_the_worst_case_of_a_config(tmp_path: Path) -> None:
     words = data_words(make_labels(tmp_path), tmp_path / "out")
 
     def worst(*more: str) -> WorstCase:
-        return worst_case(build_cfg(BASE_CONFIG, [*words, *more], register=True))
+        cfg = build_cfg(BASE_CONFIG, [*words, *more], register=True)
+        return worst_case(cfg, training_records(cfg))
 
     assert worst() == WorstCase(64, 64, 1)
     assert worst("INPUT.MIN_SIZE_TRAIN", "(32, 96)") == WorstCase(96, 96, 1)

@@ -14,6 +14,8 @@ MOST = 256
 """Images per process that are tried at most."""
 FLAT = 0.97
 """Fewer images are preferred if they are processed at this share of the best rate."""
+PATIENCE = 2
+"""Successive doublings without a better rate than the best so far that end the search."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class Advice:
 
 
 def search(attempt: Callable[[int], Trial], most: int = MOST) -> list[Trial]:
-    """Double the number of images until it no longer fits, then bisect.
+    """Double the number of images until it no longer fits or pays, then bisect.
 
-    The bisection ends when what fits and what does not are next to each other or an eighth
-    apart.
+    It no longer pays when ``PATIENCE`` successive doublings gave no more images per second than
+    the best trial before them; there is no bisection then. The bisection ends when what fits and
+    what does not are next to each other or an eighth apart.
 
     Args:
         attempt: Number of images -> what they cost.
@@ -79,9 +82,11 @@ def search(attempt: Callable[[int], Trial], most: int = MOST) -> list[Trial]:
         >>> trials = search(lambda n: Trial(n, 1.0, n, "" if n <= 5 else "full"))
         >>> [(trial.images, trial.fits) for trial in trials]
         [(1, True), (2, True), (4, True), (8, False), (6, False), (5, True)]
+        >>> [trial.images for trial in search(lambda n: Trial(n, n / min(n, 2), n))]
+        [1, 2, 4, 8]
     """
     trials = [attempt(1)]
-    while trials[-1].fits and trials[-1].images < most:
+    while trials[-1].fits and trials[-1].images < most and not no_gain(trials):
         trials.append(attempt(min(2 * trials[-1].images, most)))
     if trials[-1].fits or len(trials) == 1:
         return trials
@@ -93,6 +98,40 @@ def search(attempt: Callable[[int], Trial], most: int = MOST) -> list[Trial]:
         else:
             high = trials[-1].images
     return trials
+
+
+def no_gain(trials: Sequence[Trial]) -> bool:
+    """Return whether the last ``PATIENCE`` trials fit and none is faster than the best before.
+
+    Args:
+        trials: In the order in which they were made.
+    """
+    before, last = trials[:-PATIENCE], trials[-PATIENCE:]
+    if not before or not all(trial.fits for trial in last):
+        return False
+    return max(trial.rate for trial in last) <= max(trial.rate for trial in before)
+
+
+def ending(trials: Sequence[Trial], most: int) -> str:
+    """Return in one line why a search ended before the memory was full; empty if it was full.
+
+    Args:
+        trials: Of ``search``.
+        most: The bound that ``search`` got; below ``MOST``, it is set by the training images.
+
+    Examples:
+        >>> ending([Trial(1, 1.0, 1), Trial(2, 1.0, 2), Trial(4, 4.0, 3), Trial(8, 8.0, 4)], 256)
+        'ended at 8 image(s): 2 doublings gave no more images/s than 2 image(s)'
+    """
+    if not all(trial.fits for trial in trials):
+        return ""
+    last = f"ended at {trials[-1].images} image(s)"
+    if no_gain(trials):
+        best = max(trials, key=lambda t: t.rate)
+        return f"{last}: {PATIENCE} doublings gave no more images/s than {best.images} image(s)"
+    if most < MOST:
+        return f"{last}: the training set has no more for each process"
+    return f"{last}: more are not tried"
 
 
 def advise(

@@ -12,13 +12,14 @@ import logging
 import multiprocessing
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from u2seg.config.env import torchrun
 from u2seg.config.yacs_bridge import settings_from_cfg
-from u2seg.engine.batch_search import Trial, advise, format_search, search
+from u2seg.engine.batch_search import MOST, Trial, advise, ending, format_search, search
 from u2seg.engine.setup import build_cfg
 from u2seg.errors import StageError, UserError
 from u2seg.io.memory import available_gb, peak_gb, resident_gb
@@ -69,7 +70,8 @@ def find_batch_size(args: argparse.Namespace) -> str:
     cfg = build_cfg(args.config_file, args.opts, register=True, training=True)
     if not cfg.DATASETS.TRAIN:
         raise UserError("U2SEG.DATA.LABELS is empty: the search needs to know the largest image")
-    worst = worst_case(cfg)
+    records = training_records(cfg)
+    worst = worst_case(cfg, records)
     on_cpu = str(cfg.MODEL.DEVICE) == "cpu"
     limit = args.memory_limit or (SHARE * available_gb() if on_cpu else 0.0)
     logger.info(
@@ -78,7 +80,11 @@ def find_batch_size(args: argparse.Namespace) -> str:
     )  # fmt: skip
     processes = max(1, args.num_gpus) * args.num_machines
     work = Work(str(args.config_file), tuple(args.opts), worst, limit)
-    trials = search(lambda images: _logged(run_trial(work, images)))
+    # No batch larger than the training set: it would hold some images twice.
+    most = min(MOST, max(1, len(records) // processes))
+    trials = search(lambda images: _logged(run_trial(work, images)), most)
+    if why := ending(trials, most):
+        logger.info("%s", why)
     solver = cfg.SOLVER
     advice = advise(
         trials, processes, solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER
@@ -92,15 +98,27 @@ def _logged(trial: Trial) -> Trial:
     return trial
 
 
-def worst_case(cfg: Any) -> WorstCase:
-    """Return the largest padded image and the largest number of objects that may come.
+def training_records(cfg: Any) -> list[dict[str, Any]]:
+    """Return the images of a training, those without objects too.
 
     Args:
         cfg: From ``build_cfg``, with its training set registered.
     """
     from detectron2.data import get_detection_dataset_dicts
 
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    records: list[dict[str, Any]] = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=False
+    )
+    return records
+
+
+def worst_case(cfg: Any, records: Sequence[dict[str, Any]]) -> WorstCase:
+    """Return the largest padded image and the largest number of objects that may come.
+
+    Args:
+        cfg: From ``build_cfg``.
+        records: Of ``training_records``.
+    """
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     short = sizes if isinstance(sizes, int) else max(sizes)
     # A crop may have any proportions before it is resized.
