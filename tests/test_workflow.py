@@ -9,6 +9,7 @@ import pytest
 
 from tests.label_folder import NARROW
 from tests.pipeline.conftest import FAST
+from u2seg import workflow
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.scenes.export import SceneSettings, write_scenes
@@ -83,6 +84,30 @@ def test_a_training_that_cannot_begin_is_refused_before_the_labels_are_made(
         with pytest.raises(UserError, match=message):
             run_everything(arguments(tmp_path, *words))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.d2
+@pytest.mark.parametrize(("reference", "ratio"), [("pseudo-labels", 2), ("scenes val", 3)])
+def test_without_truth_the_figures_of_rounds_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, ratio: int
+) -> None:
+    """PQ is 10 untrained, 20 after the first training, 30 after the round."""
+    write_scenes(tmp_path / "data", SceneSettings(train=1, val=1, size=32))
+    results = iter(
+        {"protocol": {"reference": reference}, "panoptic": {"all": {"PQ": pq}}}
+        for pq in (10.0, 20.0, 30.0)
+    )
+    monkeypatch.setattr("u2seg.pipeline.generate_labels", lambda *_, **__: None)
+    monkeypatch.setattr("u2seg.visualization.report.write_report", lambda *_, **__: "page")
+    for name in ("_train", "_untrained_metrics"):
+        monkeypatch.setattr(workflow, name, lambda *_: next(results))
+    monkeypatch.setattr(workflow, "_summary", lambda _, metrics: metrics)
+    for name in ("_relabel", "_predict", "_check_same_run"):
+        monkeypatch.setattr(workflow, name, lambda *_: [])
+    (tmp_path / "run").mkdir()
+    told = run_everything(arguments(tmp_path, rounds=1)).splitlines()
+    assert (workflow.NOT_COMPARABLE in told) == (reference == "pseudo-labels")
+    assert f"trained / untrained: {ratio}.0 times the PQ" in told
 
 
 @pytest.mark.d2

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from u2seg.engine.detector import Detector
 
 logger = logging.getLogger(__name__)
+NOT_COMPARABLE = (
+    "without --truth each round is compared with its own labels: these figures cannot be "
+    "compared between rounds"
+)
 
 
 def label_folder(args: argparse.Namespace) -> str:
@@ -184,8 +188,11 @@ def run_everything(args: argparse.Namespace) -> str:
         told.append(_line(f"round {number}", metrics))
         rows.append(_summary(folders, metrics))
     write_json(folders.summary, {"rounds": rows}, indent=1)
-    if args.baseline:
-        told.append(_ratio(untrained, metrics))
+    agreement = _is_agreement(metrics)
+    if agreement and args.rounds:
+        told.append(NOT_COMPARABLE)
+    if args.baseline:  # untrained and first training were compared with the same labels
+        told.append(_ratio(untrained, rows[0] if agreement else metrics))
     _predict(args, folders, opts)
     report = write_report(
         folders.root / "report.html",
@@ -347,13 +354,16 @@ def _line(name: str, metrics: dict[str, Any]) -> str:
         >>> _line("model", {"protocol": {"reference": "pseudo-labels"}})
         'model: PQ 0.0 (agreement with the pseudo-labels, not accuracy)'
     """
-    from u2seg.evaluation import PSEUDO_LABELS
-
     panoptic = metrics.get("panoptic", {}).get("all", {})
     values = [f"{key} {panoptic[key]:.1f}" for key in ("PQ", "SQ", "RQ") if panoptic.get(key)]
-    against = metrics.get("protocol", {}).get("reference") == PSEUDO_LABELS
-    told = " (agreement with the pseudo-labels, not accuracy)" if against else ""
+    told = " (agreement with the pseudo-labels, not accuracy)" if _is_agreement(metrics) else ""
     return f"{name}: {', '.join(values) or 'PQ 0.0'}{told}"
+
+
+def _is_agreement(metrics: dict[str, Any]) -> bool:
+    from u2seg.evaluation import PSEUDO_LABELS
+
+    return bool(metrics.get("protocol", {}).get("reference") == PSEUDO_LABELS)
 
 
 def _ratio(before: dict[str, Any], after: dict[str, Any]) -> str:
