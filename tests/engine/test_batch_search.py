@@ -60,7 +60,7 @@ def test_doubling_ends_when_two_in_a_row_gain_nothing() -> None:
     trials = rated(rates)
     assert [trial.images for trial in trials] == [1, 2, 4, 8, 16, 32]
     assert ending(trials, 256) == (
-        "ended at 32 image(s): 2 doublings gave no more images/s than 8 image(s)"
+        "ended at 32 image(s): the last 2 trials gave no more images/s than 8 image(s)"
     )
     advice = advise(trials, processes=1, batch=16, rate=0.01, iterations=100)
     assert (advice.images, advice.batch, advice.parts) == (8, 8, 1)

@@ -121,14 +121,16 @@ def ending(trials: Sequence[Trial], most: int) -> str:
 
     Examples:
         >>> ending([Trial(1, 1.0, 1), Trial(2, 1.0, 2), Trial(4, 4.0, 3), Trial(8, 8.0, 4)], 256)
-        'ended at 8 image(s): 2 doublings gave no more images/s than 2 image(s)'
+        'ended at 8 image(s): the last 2 trials gave no more images/s than 2 image(s)'
     """
     if not all(trial.fits for trial in trials):
         return ""
     last = f"ended at {trials[-1].images} image(s)"
     if no_gain(trials):
         best = max(trials, key=lambda t: t.rate)
-        return f"{last}: {PATIENCE} doublings gave no more images/s than {best.images} image(s)"
+        return (
+            f"{last}: the last {PATIENCE} trials gave no more images/s than {best.images} image(s)"
+        )
     if most < MOST:
         return f"{last}: the training set has no more for each process"
     return f"{last}: more are not tried"
