@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,10 @@ import pytest
 from tests.label_folder import NARROW
 from tests.pipeline.conftest import FAST
 from u2seg import workflow
-from u2seg.errors import UserError
+from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.scenes.export import SceneSettings, write_scenes
-from u2seg.workflow import run_everything
+from u2seg.workflow import Folders, _check_same_run, _training_opts, run_everything
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart" / "scenes.yaml"
 SHORT = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.IMS_PER_BATCH", "2"]
@@ -53,8 +56,35 @@ def test_everything_once_again_and_not_mixed(tmp_path: Path) -> None:
     assert (run / "train/model_final.pth").read_bytes() == model
     assert read_json(run / "train/timings.json") == seconds
 
-    with pytest.raises(UserError, match=r"trained with other opts.*never\s+mixed"):
+    with pytest.raises(UserError) as refused:
         run_everything(arguments(tmp_path, "SOLVER.BASE_LR", "0.5"))
+    assert str(refused.value) == (
+        f"{run / 'train'} was trained with other SOLVER.BASE_LR (not given, now 0.5); results are "
+        f"never mixed. Choose another --output-dir, or remove {run / 'train'} and "
+        f"{run / 'untrained'} and run the same command again"
+    )
+    evaluated_only(tmp_path, (run / "train/evaluation/metrics.json").read_bytes())
+
+
+def evaluated_only(root: Path, metrics: bytes) -> None:
+    """Other evaluation of a finished run: refused with a command, which works."""
+    from u2seg.engine.args import train_parser
+    from u2seg.engine.run import train_or_evaluate
+
+    run = root / "run"
+    with pytest.raises(UserError) as refused:
+        run_everything(arguments(root, "U2SEG.EVAL.PROTOCOL", "cups"))
+    told, _, command = str(refused.value).partition(" python ")
+    assert told == (
+        f"{run / 'train'} was trained and evaluated with other U2SEG.EVAL.PROTOCOL (not given, "
+        "now cups); only the evaluation differs, so keep the training and evaluate it:"
+    )
+    tool, *words = shlex.split(command)
+    assert tool == "tools/train_net.py"
+    train_or_evaluate(train_parser().parse_intermixed_args(words))
+    made = read_json(run / "other-evaluation/evaluation/metrics.json")
+    assert made["protocol"]["name"] == "cups"
+    assert (run / "train/evaluation/metrics.json").read_bytes() == metrics
 
 
 def test_missing_folders_are_named_before_any_work(tmp_path: Path) -> None:
@@ -187,3 +217,97 @@ def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
     entries = [entry for part in parts for entry in read_json(part)]
     assert entries and min(entry["score"] for entry in entries) >= 0.1
     assert set(read_json(tmp_path / "labels/masks/plan.json")["detector"]) == {"config", "weights"}
+
+
+@pytest.mark.d2
+def test_labels_of_another_run_are_refused_with_advice_that_this_tool_can_follow(
+    tmp_path: Path,
+) -> None:
+    write_scenes(tmp_path / "data", SceneSettings(train=1, val=1, size=64))
+    labels = tmp_path / "run/labels"
+    (labels / "masks").mkdir(parents=True)
+    (labels / "masks/plan.json").write_text('{"settings_hash": "another"}')
+    (tmp_path / "run/train").mkdir()
+    with pytest.raises(UserError) as refused:
+        run_everything(arguments(tmp_path))
+    finding, _, advice = str(refused.value).partition(" results are never mixed. ")
+    assert finding.startswith(f"{labels / 'masks'} was made with other ")
+    assert advice == (
+        f"Choose another --output-dir, or remove {labels} and {tmp_path / 'run/train'} and run "
+        "the same command again"
+    )
+
+
+def trained(run: Path, opts: list[str], *, rounds: int = 0) -> Folders:
+    """Leave what the comparison of a finished run with a command looks at."""
+    for number in range(rounds + 1):
+        folders = Folders(run, number)
+        folders.train.mkdir(parents=True)
+        folders.labels.mkdir()
+        (folders.train / "last_checkpoint").write_text("model_final.pth")
+        folders.final_model.write_bytes(b"")
+        manifest = {"inputs": {"masks": "a"}, "files": {}, "settings_hash": "1"}
+        (folders.labels / "manifest.json").write_text(json.dumps(manifest))
+    args = argparse.Namespace(config_file=str(CONFIG), rounds=rounds, truth=None, opts=opts)
+    first = Folders(run)
+    _check_same_run(args, first, _training_opts(args, first))
+    return first
+
+
+def asked(folders: Folders, *opts: str, truth: Path | None = None, rounds: int = 0) -> str:
+    """Return what a command is told of a finished run; empty = nothing."""
+    args = argparse.Namespace(config_file=str(CONFIG), rounds=rounds, truth=truth, opts=list(opts))
+    try:
+        _check_same_run(args, folders, _training_opts(args, folders))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_another_truth_is_evaluated_and_not_trained_again(tmp_path: Path) -> None:
+    folders = trained(tmp_path / "run", ["SEED", "1"], rounds=1)
+    told = asked(folders, "SEED", "1", truth=Path("coco"))
+    assert "with other --truth (not given, now coco); only the evaluation differs" in told
+    assert f"MODEL.WEIGHTS {folders.final_model}" in told and "remove" not in told
+    told = asked(folders, "SEED", "1", truth=Path("coco"), rounds=1)
+    assert f"MODEL.WEIGHTS {Folders(tmp_path / 'run', 1).final_model}" in told
+    assert asked(folders, "SEED", "1") == ""
+
+
+def test_labels_count_and_the_settings_beside_them_do_not(tmp_path: Path) -> None:
+    folders = trained(tmp_path / "run", ["SEED", "1"])
+    path = folders.labels / "manifest.json"
+    first = read_json(path)
+    path.write_text(json.dumps({**first, "settings_hash": "2"}))
+    told = asked(folders, "SEED", "1", "U2SEG.EVAL.PROTOCOL", "cups")
+    assert "tools/train_net.py" in told and "labels (" not in told
+    path.write_text(json.dumps({**first, "inputs": {"masks": "b"}}))
+    for extra in ((), ("U2SEG.EVAL.PROTOCOL", "cups")):
+        told = asked(folders, "SEED", "1", *extra)
+        assert f"trained with other labels (made anew in {folders.labels})" in told
+        assert f"remove {folders.train} and run" in told
+
+
+def test_fewer_rounds_than_were_made_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    for number in (1, 2):
+        folders = Folders(run, number)
+        folders.train.mkdir(parents=True)
+        folders.final_model.write_bytes(b"")
+    (tmp_path / "data/images/train").mkdir(parents=True)
+    (tmp_path / "data/images/train/a.png").write_bytes(b"not looked at")
+
+    def stop(*_: object, **__: object) -> None:
+        raise StageError("far enough")
+
+    monkeypatch.setattr("u2seg.pipeline.generate_labels", stop)
+    monkeypatch.setattr("u2seg.engine.setup.build_cfg", lambda *_, **__: None)
+    for rounds, expected in ((0, True), (1, True), (2, False), (3, False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING), pytest.raises(StageError):
+            run_everything(arguments(tmp_path, rounds=rounds))
+        told = f"{run / 'rounds'} holds 2 rounds of self-training"
+        assert (told in caplog.text) is expected
+        assert ("The same command with --rounds 2 brings them back" in caplog.text) is expected

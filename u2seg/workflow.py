@@ -6,19 +6,21 @@ The only module that knows both halves.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
+from u2seg.engine.folders import Folders, anew, rounds_left_out
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
 from u2seg.io.imagefile import image_file
-from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.jsonfile import read_json_object
 from u2seg.io.sources import open_source
 from u2seg.io.yamlfile import load_yaml
 
@@ -87,64 +89,6 @@ def _detector(settings: Settings) -> Detector | None:
     return Detector(settings.masks, settings.features.device)
 
 
-@dataclass(frozen=True)
-class Folders:
-    """What a whole run leaves below its output folder.
-
-    Args:
-        root: The output folder.
-        number: The round of self-training, 0 = the first training.
-    """
-
-    root: Path
-    number: int = 0
-
-    @property
-    def home(self) -> Path:
-        """Where the round keeps its labels and its training."""
-        return self.root / "rounds" / str(self.number) if self.number else self.root
-
-    @property
-    def labels(self) -> Path:
-        """Pseudo-labels of all stages."""
-        return self.home / "labels"
-
-    @property
-    def train(self) -> Path:
-        """Checkpoints, losses, evaluation."""
-        return self.home / "train"
-
-    @property
-    def evaluation(self) -> Path:
-        """Predictions of the trained model on the test images, and their metrics."""
-        return self.train / "evaluation"
-
-    @property
-    def final_model(self) -> Path:
-        """The checkpoint after the last iteration."""
-        return self.train / "model_final.pth"
-
-    @property
-    def averaged_model(self) -> Path:
-        """The moving average of the weights (``TRAIN.EMA_DECAY``)."""
-        return self.train / "model_final_ema.pth"
-
-    @property
-    def untrained(self) -> Path:
-        """The evaluation of the model before training."""
-        return self.root / "untrained"
-
-    @property
-    def predictions(self) -> Path:
-        """Pictures and files of the trained model on the photographs."""
-        return self.root / "predictions"
-
-    @property
-    def summary(self) -> Path:
-        """What each round changed in the labels, and its figures."""
-        return self.root / "rounds.json"
-
-
 def run_everything(args: argparse.Namespace) -> str:
     """Do the work of ``tools/run_pipeline.py``: label, train, evaluate, predict, report.
 
@@ -171,7 +115,11 @@ def run_everything(args: argparse.Namespace) -> str:
     if args.rounds < 0:
         raise UserError(f"--rounds is {args.rounds}, expected a number of rounds >= 0")
     build_cfg(args.config_file, _training_opts(args, folders), training=True)  # can it be trained?
-    generate_labels(settings, args.images, folders.labels, detector=_detector(settings))
+    left_out = rounds_left_out(folders, args.rounds)
+    if left_out:
+        logger.warning("%s", left_out)
+    with _own_advice(folders):
+        generate_labels(settings, args.images, folders.labels, detector=_detector(settings))
     opts = _training_opts(args, folders)
     told = []
     if args.baseline:
@@ -205,6 +153,17 @@ def run_everything(args: argparse.Namespace) -> str:
     return "\n".join([*told, f"pictures: {folders.predictions / 'pictures'}", f"report: {report}"])
 
 
+@contextlib.contextmanager
+def _own_advice(folders: Folders) -> Iterator[None]:
+    """Say what a user of this tool can do about labels of another run: it has no --overwrite."""
+    from u2seg.pipeline.plans import OtherRunError
+
+    try:
+        yield
+    except OtherRunError as error:
+        raise UserError(f"{error.finding}. {anew(folders, labels=True)}") from error
+
+
 def _train(args: argparse.Namespace, folders: Folders, opts: list[str]) -> dict[str, Any]:
     """Train on the labels of a round, or go on with it, and evaluate; return the metrics."""
     from u2seg.engine.run import train_or_evaluate
@@ -233,7 +192,10 @@ def _relabel(
     least = min(rounds.agreed_score, rounds.threshold(folders.number))
     teacher = ModelTeacher(args.config_file, _training_opts(args, before), weights, least)
     logger.info("round %d: %s relabels the photographs", folders.number, weights)
-    relabel_images(settings, args.images, folders.labels, before.labels, teacher, folders.number)
+    with _own_advice(folders):
+        relabel_images(
+            settings, args.images, folders.labels, before.labels, teacher, folders.number
+        )
     opts = _training_opts(args, folders)
     rate = build_cfg(args.config_file, opts).SOLVER.BASE_LR
     opts += ["SOLVER.BASE_LR", repr(rate * rounds.lr_factor)]
@@ -275,22 +237,50 @@ def _arguments(config_file: str, opts: list[str], *, resume: bool) -> argparse.N
 
 def _check_same_run(args: argparse.Namespace, folders: Folders, opts: list[str]) -> None:
     """Refuse to continue a training with other settings or labels; remember these."""
-    path = folders.home / "run.json"
-    labels = (folders.labels / "manifest.json").read_bytes()
+    from u2seg.engine.rerun import changed_opts, changes_in_words, only_evaluation
+
+    path, manifest = folders.home / "run.json", folders.labels / "manifest.json"
+    content = read_json_object(manifest, "inputs", "files")
     told = {
         "config": sha256_bytes(json_bytes(load_yaml(args.config_file))),
         "opts": opts,
-        "labels": sha256_bytes(labels),
+        "labels": sha256_bytes(manifest.read_bytes()),
+        # The manifest itself also names settings that the labels do not depend on.
+        "label_files": sha256_bytes(json_bytes([content["inputs"], content["files"]])),
     }
     if path.is_file() and (folders.train / "last_checkpoint").is_file():
-        found = read_json(path)
-        changed = [key for key in told if found.get(key) != told[key]]
-        if changed:
+        found = read_json_object(path)
+        changes = changed_opts(found.get("opts", ()), opts)
+        other = [] if found.get("config") == told["config"] else [f"settings in {args.config_file}"]
+        made = "label_files" if "label_files" in found or changes or other else "labels"
+        if found.get(made, told[made]) != told[made]:
+            other.append(f"labels (made anew in {folders.labels})")
+        if only_evaluation(changes) and not other:
+            raise UserError(_evaluate_instead(args, folders, changes_in_words(changes)))
+        if changes or other:
+            named = ", ".join([*other, *([changes_in_words(changes)] if changes else [])])
             raise UserError(
-                f"{folders.train} was trained with other {', '.join(changed)}; results are never "
-                f"mixed. Choose another --output-dir, or remove {folders.train}"
+                f"{folders.train} was trained with other {named}; results are never mixed. "
+                f"{anew(folders, labels=False)}"
             )
     write_json(path, told, indent=1)
+
+
+def _evaluate_instead(args: argparse.Namespace, folders: Folders, changed: str) -> str:
+    """Return how to evaluate the last model of a run otherwise than the run did."""
+    from u2seg.engine.rerun import evaluation_command
+
+    rounds = [Folders(folders.root, number) for number in range(args.rounds + 1)]
+    trained = [each for each in rounds if each.final_model.is_file()]
+    told = f"{folders.train} was trained and evaluated with other {changed}; "
+    if not trained:
+        return told + "finish it with the command it was begun with, and evaluate it otherwise then"
+    last = trained[-1]
+    opts = _training_opts(args, last)
+    command = evaluation_command(
+        args.config_file, opts, last.final_model, last.home / "other-evaluation"
+    )
+    return f"{told}only the evaluation differs, so keep the training and evaluate it: {command}"
 
 
 def _untrained_metrics(

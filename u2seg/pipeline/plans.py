@@ -6,6 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from u2seg.config.schema import SECTIONS
+from u2seg.errors import UserError
+
+
+class OtherRunError(UserError):
+    """A folder holds the results of another run.
+
+    Args:
+        finding: Which folder, and in what the runs differ.
+        advice: What a user of ``tools/generate_pseudo.py`` can do; other tools know other ways.
+    """
+
+    def __init__(self, finding: str, advice: str) -> None:
+        super().__init__(f"{finding}. {advice}")
+        self.finding = finding
 
 
 def differences(known: dict[str, Any], plan: dict[str, Any], sections: Sequence[Any]) -> str:

@@ -38,7 +38,7 @@ from u2seg.pipeline.attempts import Turn, Work
 from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.ledger import Ledger, ledgers_of
 from u2seg.pipeline.oversight import Progress, oversee
-from u2seg.pipeline.plans import differences
+from u2seg.pipeline.plans import OtherRunError, differences
 from u2seg.pipeline.records import Record as Record
 from u2seg.pipeline.records import ShardFile
 from u2seg.pipeline.territory import check_owned
@@ -219,10 +219,11 @@ class Stage(ABC):
         if known == plan:
             return
         changed = differences(known, plan, self.sections()) or "facts"
-        raise UserError(
+        raise OtherRunError(
             f"{self.folder} was made with other {changed} than this command asks for; results are "
-            "never mixed. Choose another --output-dir, or add --overwrite: it makes the stages "
-            "named by --stages (all without) and those built on them anew"
+            "never mixed",
+            "Choose another --output-dir, or add --overwrite: it makes the stages named by "
+            "--stages (all without) and those built on them anew",
         )
 
     def _finish(self, plan: dict[str, Any], counts: dict[str, int]) -> None:
