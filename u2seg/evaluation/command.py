@@ -148,7 +148,7 @@ def evaluate_files(args: argparse.Namespace) -> str:
     """
     check_paths(args)
     from u2seg.evaluation.evaluate import evaluate_folder
-    from u2seg.evaluation.files import Folders
+    from u2seg.evaluation.files import ResultFolders
     from u2seg.evaluation.panoptic_baselines import format_baselines
     from u2seg.evaluation.protocol_table import format_protocols
     from u2seg.evaluation.protocols import expand_names
@@ -159,7 +159,7 @@ def evaluate_files(args: argparse.Namespace) -> str:
     folder = Path(args.predictions)
     paths = args.truth or [args.truth_json, args.truth_pngs]
     metrics = evaluate_folder(
-        Folders(folder, Path(args.output or folder)),
+        ResultFolders(folder, Path(args.output or folder)),
         scored_truth(args.dataset, paths, settings, folder),
         settings,
         Path(args.mapping) if args.mapping else None,

@@ -24,7 +24,13 @@ from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
 from u2seg.evaluation.crop import cropped
 from u2seg.evaluation.details import write_details
 from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, score, treated_rows
-from u2seg.evaluation.files import Folders, GroundTruth, Predictions, read_predictions, read_truth
+from u2seg.evaluation.files import (
+    GroundTruth,
+    Predictions,
+    ResultFolders,
+    read_predictions,
+    read_truth,
+)
 from u2seg.evaluation.gather import ImageTable
 from u2seg.evaluation.hashes import input_hashes
 from u2seg.evaluation.holdout import Split, describe_fit
@@ -80,7 +86,7 @@ class _Pass:
 
 
 def evaluate_folder(
-    predictions: Path | Folders,
+    predictions: Path | ResultFolders,
     truth: GroundTruth | Truth,
     settings: EvalSettings,
     mapping: Path | None = None,
@@ -95,7 +101,7 @@ def evaluate_folder(
     Args:
         predictions: Folder with ``panoptic.json``, ``panoptic/``, ``instances.json`` and, to
             vote with the semantic head, ``stuff/``; without it predicted stuff segments vote.
-            ``Folders`` = write elsewhere, and leave this one as it is.
+            ``ResultFolders`` = write elsewhere, and leave this one as it is.
         truth: COCO panoptic files, or any truth; the annotated images are scored, all of them
             unless ``settings.fit_share`` holds some out.
         settings: Protocol and thresholds.
@@ -126,8 +132,8 @@ def evaluate_folder(
             sizes differ; a PNG holds ids that its JSON lacks; or as ``plan_evaluation``.
     """
     true_set = read_truth(truth) if isinstance(truth, GroundTruth) else truth
-    if not isinstance(predictions, Folders):
-        predictions = Folders(Path(predictions), Path(predictions))
+    if not isinstance(predictions, ResultFolders):
+        predictions = ResultFolders(Path(predictions), Path(predictions))
     predicted = cropped(read_predictions(Path(predictions.predictions), true_set), true_set)
     clusters = (predicted.panoptic.things, predicted.panoptic.stuff)
     used = MappingFile(mapping) if mapping is not None else None

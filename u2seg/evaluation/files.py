@@ -46,7 +46,7 @@ class GroundTruth:
 
 
 @dataclass(frozen=True)
-class Folders:
+class ResultFolders:
     """Where an evaluation reads and where it writes, if these differ.
 
     Args:
