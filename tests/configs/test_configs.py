@@ -62,6 +62,17 @@ def test_header_says_how_and_what(path: Path) -> None:
     assert re.search(r"Command:|Training:", "\n".join(header))
 
 
+@pytest.mark.parametrize("path", RUNNABLE, ids=name)
+def test_labels_are_by_default_where_the_header_puts_them(path: Path) -> None:
+    """A published command is typed without a word about labels."""
+    header = path.read_text().split("_BASE_")[0]
+    made = re.search(r"--output-dir (\S+/labels)|U2SEG\.DATA\.LABELS (\S+)", header)
+    percent = re.search(r"--percent (\d+) --output (\S+)", header)
+    expected = (made[1] or made[2]) if made else f"{percent[2]}/{percent[1]}" if percent else ""
+    assert load_settings(path).data.labels == expected
+    assert (not expected) == (path.parent.name == "semantics" or "eval" in path.stem)
+
+
 @pytest.mark.parametrize("k", [300, 800])
 @pytest.mark.parametrize("kind", ["R50", "eval"])
 def test_published_recipe(k: int, kind: str) -> None:

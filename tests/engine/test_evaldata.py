@@ -138,6 +138,22 @@ def test_a_training_that_could_not_be_evaluated_does_not_start(tmp_path: Path) -
     assert not list((tmp_path / "out").glob("*.pth"))
 
 
+def test_an_evaluation_with_truth_needs_no_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    formats.cityscapes(tmp_path)
+    gone = ["U2SEG.DATA.LABELS", str(tmp_path / "gone")]
+    given = [*words(tmp_path, "cityscapes", "cityscapes-19"), *gone]
+    cfg = build_cfg(BASE_CONFIG, given, register=True)
+    assert cfg.DATASETS.TEST == ("u2seg_eval",)
+    assert "gone (U2SEG.DATA.LABELS) does not exist: evaluating without it" in caplog.text
+    made = r"does not exist: make it .* --config-file \S+ --images FOLDER --output-dir \S+/gone"
+    with pytest.raises(UserError, match=made):
+        build_cfg(BASE_CONFIG, given, register=True, training=True)
+    with pytest.raises(UserError, match=made):
+        build_cfg(BASE_CONFIG, ["MODEL.DEVICE", "cpu", *gone], register=True)
+
+
 def test_published_configs_of_coco_score_95_classes() -> None:
     for name in ("u2seg_R50_300", "u2seg_R50_800", "u2seg_eval_800"):
         settings = load_settings(CONFIGS / "COCO-PanopticSegmentation" / f"{name}.yaml")

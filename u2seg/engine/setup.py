@@ -85,7 +85,7 @@ def build_cfg(
     if training:
         check_training_settings(cfg)
     if register:
-        register_data(settings)
+        register_data(settings, str(config_file), training=training)
     _unshare(cfg)
     cfg.freeze()
     return cfg
@@ -117,8 +117,13 @@ def label_space(settings: Settings) -> LabelSpace:
     return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)
 
 
-def register_data(settings: Settings) -> None:
+def register_data(settings: Settings, config_file: str, *, training: bool) -> None:
     """Register the data sets of ``U2SEG.DATA`` and check the labels' numbers of clusters.
+
+    Args:
+        settings: Its ``data`` says where they lie.
+        config_file: Named in the message.
+        training: The labels are needed even if there is truth to evaluate on.
 
     Raises:
         UserError: if data are missing, or K or S of the labels differ from the settings.
@@ -127,7 +132,16 @@ def register_data(settings: Settings) -> None:
     from u2seg.engine.evaldata import register_eval
 
     data = settings.data
-    if data.labels:
+    if data.labels and not Path(data.labels).is_dir():
+        missing = f"label folder {data.labels} (U2SEG.DATA.LABELS) does not exist"
+        if training or not data.eval_root:
+            raise UserError(
+                f"{missing}: make it as the first lines of {config_file} say, usually with "
+                f"tools/generate_pseudo.py --config-file {config_file} --images FOLDER "
+                f"--output-dir {data.labels}, or set U2SEG.DATA.LABELS to another"
+            )
+        logger.warning("%s: evaluating without it", missing)
+    elif data.labels:
         space = register_pseudo_panoptic(PSEUDO_NAME, data.labels, data.images)
         check_label_space(space, settings, data.labels)
     if data.eval_root:
