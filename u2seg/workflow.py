@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from u2seg.compat import host_keys
+from u2seg.config.env import warn_unread
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
 from u2seg.engine.folders import Folders, anew, rounds_left_out
@@ -58,7 +60,8 @@ def label_folder(args: argparse.Namespace) -> str:
         return status(args.output_dir, [stage.name for stage in ORDER])
     if not args.config_file or not args.images:
         raise UserError("--config-file and --images are needed (not so with --status)")
-    settings = load_settings(args.config_file, args.opts)
+    settings = load_settings(args.config_file, args.opts, host_keys())
+    warn_unread(settings)
     if args.dry_run < 0:
         raise UserError(f"--dry-run is {args.dry_run}, expected a number of images > 0")
     output: Path = args.output_dir
@@ -108,7 +111,7 @@ def run_everything(args: argparse.Namespace) -> str:
     from u2seg.visualization.report import write_report
 
     folders = Folders(args.output_dir)
-    settings = load_settings(args.config_file, args.opts)
+    settings = load_settings(args.config_file, args.opts, host_keys())
     open_source(args.images, settings.images.extensions)  # there, before hours of work
     if args.truth and not args.truth.is_dir():
         raise UserError(f"data set {args.truth} does not exist (--truth)")

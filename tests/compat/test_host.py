@@ -14,6 +14,7 @@ from PIL import Image
 
 from u2seg import compat
 from u2seg.compat import host, libraries, stand_in
+from u2seg.config.words import flatten
 from u2seg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,14 @@ def test_importing_compat_loads_neither_torch_nor_host() -> None:
         "print(sorted({'torch', 'detectron2', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert run(code).stdout.strip() == "[]"
+
+
+@pytest.mark.d2
+def test_keys_are_read_from_the_source() -> None:
+    compat.prepare_host()
+    from detectron2.config import get_cfg
+
+    assert compat.host_keys() == set(flatten(get_cfg()))
 
 
 @pytest.mark.d2

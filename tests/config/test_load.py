@@ -102,6 +102,7 @@ def test_overrides_take_the_type_of_the_default(words: list[str], value: object)
         (["U2SEG.MASKS.TAU", "2"], r"U2SEG\.MASKS\.TAU is 2\.0, expected -1\.\.1"),
         (["U2SEG.MASKS.TAU", ".nan"], r"TAU is nan \(float\), expected"),
         (["", "1"], "unknown key "),
+        (["U2SEG.MASKS.TAU=2"], r"U2SEG\.MASKS\.TAU is 2\.0, expected -1\.\.1"),
         (["U2SEG.FEATURES.POSITION_SCALE", ".inf"], "POSITION_SCALE is inf"),
         (["U2SEG.SEMANTICS.WEIGHT_NEG", ".nan"], "WEIGHT_NEG is nan"),
         (["U2SEG.SEMANTICS.LR", "1e999"], "LR is '1e999'"),
@@ -137,9 +138,43 @@ def test_an_empty_node_is_the_default(tmp_path: Path) -> None:
     assert load_settings(_yaml(tmp_path, "U2SEG:\n")) == Settings()
 
 
-def test_overrides_of_the_host_are_passed_over() -> None:
-    words = ["MODEL.WEIGHTS", "{broken", "U2SEG.RUN.SHARD_SIZE", "8", "OUTPUT_DIR", "x"]
-    assert overrides_tree(words) == {"U2SEG": {"RUN": {"SHARD_SIZE": 8}}}
+def test_values_of_the_host_are_not_looked_at() -> None:
+    words = ["MODEL.WEIGHTS", "{broken", "U2SEG.RUN.SHARD_SIZE=8", "OUTPUT_DIR", "x=1"]
+    assert load_settings(None, words).run.shard_size == 8
+    assert overrides_tree(words)["OUTPUT_DIR"] == "x=1"
+
+
+HOST = {"MODEL.DEVICE", "SOLVER.MAX_ITER", "OUTPUT_DIR"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["MODEL.DEVICE", "U2SEG.MASKS.TAU"], r"^MODEL\.DEVICE has no value: U2SEG\.MASKS\.TAU is"),
+        (["MODEL.DEVICE", "SOLVER.MAX_ITER=6"], r"has no value: SOLVER\.MAX_ITER is a key"),
+        (["SOLVER.MAX_ITR", "6"], r"unknown key SOLVER\.MAX_ITR\. Did you mean SOLVER\.MAX_ITER\?"),
+        (["SOLVER.MAX_ITR=6"], r"Did you mean SOLVER\.MAX_ITER\?"),
+        (["MODEL.QQQQQQQQQQQQQ", "6"], r"key MODEL\.Q+\. The installed Detectron2 has none such"),
+        (["6", "SOLVER.MAX_ITER=6"], r"6 has no value: SOLVER\.MAX_ITER is a key"),
+    ],
+)
+def test_keys_of_the_host_are_known_or_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_settings(None, words, HOST)
+
+
+def test_keys_of_the_host_in_a_file_and_without_a_host(tmp_path: Path) -> None:
+    path = _yaml(tmp_path, "SOLVER: {MAX_ITR: 6}\n")
+    with pytest.raises(UserError, match=r"Did you mean SOLVER\.MAX_ITER\?"):
+        load_settings(path, (), HOST)
+    load_settings(path)
+    with pytest.raises(UserError, match=r"MODEL\.device\. Detectron2 writes its keys in capitals"):
+        load_settings(None, ["MODEL.device", "cpu"])
+
+
+def test_no_key_is_swallowed_as_a_value() -> None:
+    words = ["SOLVER.MAX_ITER=6", "U2SEG.MASKS.TAU=0.9"]
+    assert load_settings(None, words, HOST).masks.tau == 0.9
 
 
 def test_overrides_execute_nothing(tmp_path: Path) -> None:

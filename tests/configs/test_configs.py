@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.label_folder import CONFIGS
-from u2seg.compat import prepare_host
+from u2seg.compat import host_keys, prepare_host
 from u2seg.config.load import load_settings
 from u2seg.engine.setup import build_cfg
 from u2seg.io.yamlfile import load_yaml
@@ -39,7 +39,10 @@ def test_there_are_configs() -> None:
 def test_loads_for_both_halves(path: Path) -> None:
     cfg = build_cfg(path, CPU)
     assert cfg.MODEL.META_ARCHITECTURE in ("PanopticCascadeRCNN", "InstanceCascadeRCNN")
-    assert load_settings(path).clusters.num_clusters == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    assert (
+        load_settings(path, (), host_keys()).clusters.num_clusters
+        == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    )
     assert cfg.INPUT.FORMAT == "RGB"
     assert cfg.INPUT.MASK_FORMAT == "bitmask"
     assert not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from yacs.config import CfgNode
 
-from u2seg.engine.hostcfg import coerce, flatten, merge_values, merge_words
+from u2seg.config.words import flatten
+from u2seg.engine.hostcfg import coerce, merge_values, merge_words
 from u2seg.errors import UserError
 
 
@@ -67,7 +68,7 @@ def test_other_types_are_refused_by_name(default: Any, value: Any) -> None:
 def test_merging_sets_what_was_given_and_nothing_else() -> None:
     cfg = config()
     merge_values(cfg, flatten({"SOLVER": {"BASE_LR": 1}, "INPUT": {"SIZES": [[8]]}}), "f.yaml")
-    given = merge_words(cfg, ["MODEL.MASK_ON", "true", "MODEL.DEVICE", "007", "SOLVER.STEPS", "[]"])
+    given = merge_words(cfg, ["MODEL.MASK_ON", "true", "MODEL.DEVICE=007", "SOLVER.STEPS", "[]"])
     assert cfg.SOLVER == {"BASE_LR": 1.0, "STEPS": (), "MAX_ITER": 10}
     assert (cfg.MODEL.MASK_ON, cfg.MODEL.DEVICE, cfg.INPUT.SIZES) == (True, "007", [[8]])
     assert given == {"MODEL.MASK_ON": True, "MODEL.DEVICE": "007", "SOLVER.STEPS": ()}

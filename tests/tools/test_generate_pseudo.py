@@ -57,6 +57,8 @@ def arguments(config: Path, photos: Path, output: Path, *extra: str) -> list[str
 WRONG = {
     "misspelt key": (["U2SEG.MASKS.TAO", "0.2"], "Did you mean U2SEG.MASKS.TAU"),
     "misspelt section": (["U2SEG.MASK.TAU", "0.2"], "Did you mean U2SEG.MASKS"),
+    "misspelt key of the host": (["SOLVER.MAX_ITR", "6"], "unknown key SOLVER.MAX_ITR"),
+    "misaligned": (["MODEL.DEVICE", "U2SEG.MASKS.TAU"], "MODEL.DEVICE has no value"),
     "wrong type": (["U2SEG.MASKS.TAU", "much"], "expected float"),
     "out of range": (["U2SEG.MASKS.TAU", "7"], "-1..1"),
     "odd number of words": (["U2SEG.MASKS.TAU"], "pairs KEY VALUE"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from u2seg.compat.host import (
     INSTALL_COMMAND,
     has_compiled_ops,
+    host_keys,
     host_origin,
     host_version,
     name_machines,
@@ -18,6 +19,7 @@ from u2seg.compat.host import (
 __all__ = [
     "INSTALL_COMMAND",
     "has_compiled_ops",
+    "host_keys",
     "host_origin",
     "host_version",
     "name_machines",

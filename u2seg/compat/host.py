@@ -6,12 +6,14 @@ Supported: upstream main and 0.6 (compiled), and the Python files of 0.5 without
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.util
 import json
 import logging
 import sys
+from pathlib import Path
 
 from u2seg.compat import libraries, stand_in
 from u2seg.errors import UserError
@@ -70,6 +72,39 @@ def host_version() -> str:
         return importlib.metadata.version(HOST)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def host_keys() -> frozenset[str]:
+    """Return the full keys of the installed Detectron2's configs; none if there is none.
+
+    They are read from its source, so that labelling can ask without importing it.
+    """
+    spec = importlib.util.find_spec(HOST)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    path = Path(places[0], "config", "defaults.py") if places else None
+    if path is None or not path.is_file():
+        return frozenset()
+    keys: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            keys |= _leaves(ast.unparse(node.targets[0]).partition(".")[2], node.value)
+    return frozenset(keys)
+
+
+def _leaves(name: str, value: ast.expr) -> set[str]:
+    """Return the keys that ``_C.<name> = value`` makes; a ``CN()`` alone makes none."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "CN":
+        return set().union(*(_leaves(name, each) for each in value.args))
+    if isinstance(value, ast.Dict):
+        pairs = zip(value.keys, value.values, strict=True)
+        return set().union(
+            *(
+                _leaves(f"{name}.{key.value!s}", each)
+                for key, each in pairs
+                if isinstance(key, ast.Constant)
+            )
+        )
+    return {name}
 
 
 def host_origin() -> str:

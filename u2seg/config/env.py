@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from u2seg.errors import UserError
 
+if TYPE_CHECKING:
+    from u2seg.config.schema import Settings
+
+logger = logging.getLogger(__name__)
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """What libraries ask for the size of their thread pools."""
 
@@ -53,6 +60,32 @@ def torchrun() -> Torchrun | None:
     if found.world % found.local_world:
         raise UserError(f"every machine must run as many processes as this one, found {shown}")
     return found
+
+
+def warn_unread(settings: Settings, *, evaluates: bool = False) -> None:
+    """Warn of variables that other codes read and this package does not, with the key to set.
+
+    Args:
+        settings: Of the command.
+        evaluates: Whether it looks for a data set with truth.
+    """
+    clusters, data = os.environ.get("CLUSTER_NUM"), os.environ.get("DETECTRON2_DATASETS")
+    if clusters:
+        _warn_once(
+            f"CLUSTER_NUM={clusters} is not read: U2SEG.CLUSTERS.NUM_CLUSTERS is "
+            f"{settings.clusters.num_clusters}; set that key"
+        )
+    root = settings.data.eval_root
+    if evaluates and data and not (root and Path(root).resolve().is_relative_to(data)):
+        _warn_once(
+            f"DETECTRON2_DATASETS={data} is not used: U2SEG.DATA.EVAL_ROOT is {root or 'not set'}; "
+            f"to evaluate on a data set there: U2SEG.DATA.EVAL_ROOT {os.path.join(data, 'coco')}"
+        )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def cache_dir() -> Path:

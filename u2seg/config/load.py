@@ -1,15 +1,16 @@
 """Build ``Settings`` from a YAML file and ``KEY VALUE`` overrides, refusing every typo.
 
-One YAML serves both halves: labelling reads its ``U2SEG`` node and ignores Detectron2's nodes;
-training reads all of it through Detectron2's own config.
+One YAML serves both halves: labelling reads its ``U2SEG`` node and checks the names of Detectron2's
+keys; training reads all of it through Detectron2's own config.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,27 +18,28 @@ from typing import Any
 import yaml
 
 from u2seg.config.schema import SECTIONS, Settings
+from u2seg.config.words import HOST_KEY, HOST_SECTIONS, flatten, override_pairs
+from u2seg.config.words import ROOT as ROOT
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes
 from u2seg.io.yamlfile import load_yaml, merge, parse_yaml
 
-ROOT = "U2SEG"
-HOST_SECTIONS = (
-    "VERSION", "MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "OUTPUT_DIR",
-    "SEED", "CUDNN_BENCHMARK", "FLOAT32_PRECISION", "VIS_PERIOD", "GLOBAL",
-)  # fmt: skip
-"""Top-level nodes that belong to Detectron2; passed over here, checked there."""
 
-
-def load_settings(config_file: Path | str | None, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(
+    config_file: Path | str | None,
+    overrides: Sequence[str] = (),
+    host_keys: Collection[str] = (),
+) -> Settings:
     """Return the settings of a YAML file with overrides applied.
 
     Args:
         config_file: YAML with an optional ``U2SEG`` node; None = all defaults.
-        overrides: ``["U2SEG.MASKS.TAU", "0.2", ...]``; Detectron2 keys are passed over.
+        overrides: As for ``override_pairs``; values of Detectron2 keys are not looked at.
+        host_keys: All keys that Detectron2 knows (``u2seg.compat.host_keys``); empty = it is not
+            installed, and of its keys only the section and the form are checked.
 
     Raises:
-        UserError: for an unreadable file, an odd number of overrides, an unknown section or
+        UserError: for an unreadable file, overrides that are no pairs, an unknown section or
             key (with the closest known one), a value of the wrong type or out of range.
 
     Examples:
@@ -52,39 +54,28 @@ def load_settings(config_file: Path | str | None, overrides: Sequence[str] = ())
     tree = merge(tree, overrides_tree(overrides))
     for key in tree:
         _check_known(str(key), (ROOT, *HOST_SECTIONS))
-    node = tree.get(ROOT) or {}
+    node = tree.pop(ROOT, None) or {}
+    for key in flatten(tree):
+        _check_host_key(key, host_keys)
     if not isinstance(node, dict):
         raise UserError(f"{ROOT} must be a mapping of sections, found {node!r}")
     return settings_from_tree(node)
 
 
 def overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return ``KEY VALUE`` pairs as nested dictionaries; values are parsed as YAML.
+    """Return overrides as nested dictionaries; values are parsed as YAML, Detectron2's are not.
 
     Examples:
         >>> overrides_tree(["U2SEG.RUN.SHARD_SIZE", "8"])
         {'U2SEG': {'RUN': {'SHARD_SIZE': 8}}}
     """
-    late = [word for word in overrides if word.startswith("--")]
-    if late:
-        raise UserError(
-            f"{late[0]} stands behind the first KEY VALUE pair, {' '.join(overrides[:2])[:100]}: "
-            "options come first, so move it to the front"
-        )
-    if len(overrides) % 2:
-        raise UserError(
-            f"overrides come in pairs KEY VALUE, got {len(overrides)} words: "
-            f"{' '.join(overrides)[:200]}"
-        )
     tree: dict[str, Any] = {}
-    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+    for key, text in override_pairs(overrides):
         parts = key.split(".")
-        if parts[0] in HOST_SECTIONS:
-            continue
-        try:
-            value: Any = parse_yaml(text) if text else ""
-        except (yaml.YAMLError, ValueError):
-            value = text
+        value: Any = text
+        if text and parts[0] not in HOST_SECTIONS:
+            with contextlib.suppress(yaml.YAMLError, ValueError):
+                value = parse_yaml(text)
         for part in reversed(parts):
             value = {part: value}
         tree = merge(tree, value)
@@ -158,6 +149,15 @@ def _check_known(key: str, known: Iterable[str]) -> None:
     close = difflib.get_close_matches(key.rpartition(".")[2].upper(), names, n=1)
     hint = f"Did you mean {names[close[0]]}?" if close else f"Known are {', '.join(known)}"
     raise UserError(f"unknown key {key}. {hint}")
+
+
+def _check_host_key(key: str, known: Collection[str]) -> None:
+    if known and key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"Did you mean {close[0]}?" if close else "The installed Detectron2 has none such"
+        raise UserError(f"unknown key {key}. {hint}")
+    if not HOST_KEY.fullmatch(key):
+        raise UserError(f"unknown key {key}. Detectron2 writes its keys in capitals")
 
 
 def settings_tree(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from u2seg.engine.hostcfg import flatten
+from u2seg.config.words import flatten
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_text
 from u2seg.io.yamlfile import load_yaml

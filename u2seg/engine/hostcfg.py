@@ -9,42 +9,17 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
+from u2seg.config.words import flatten, override_pairs
 from u2seg.errors import UserError
 from u2seg.io.yamlfile import parse_yaml
 
 Flat = dict[str, Any]
 """Full key, e.g. ``SOLVER.BASE_LR`` -> value."""
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> Flat:
-    """Return nested dictionaries as full keys; an empty dictionary gives nothing.
-
-    Examples:
-        >>> flatten({"A": {"B": 1, "C": {"D": 2}}})
-        {'A.B': 1, 'A.C.D': 2}
-    """
-    result: Flat = {}
-    for key, value in tree.items():
-        full = f"{prefix}{key}"
-        if isinstance(value, dict):
-            result.update(flatten(value, f"{full}."))
-        else:
-            result[full] = value
-    return result
-
-
-def override_pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the (key, text) pairs of a command line; UserError for an odd number of words."""
-    if len(words) % 2:
-        raise UserError(
-            f"overrides come in pairs KEY VALUE, got {len(words)} words: {' '.join(words)[:200]}"
-        )
-    yield from zip(words[::2], words[1::2], strict=True)
 
 
 def merge_values(cfg: Any, values: Flat, source: str) -> None:
@@ -71,7 +46,7 @@ def merge_words(cfg: Any, words: Sequence[str]) -> Flat:
     such as ``(60000, 80000)``.
 
     Raises:
-        UserError: as ``merge_values``, or for an odd number of words.
+        UserError: as ``merge_values`` and ``override_pairs``.
     """
     given: Flat = {}
     for key, text in override_pairs(words):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from u2seg.config.words import override_pairs
+
 EVALUATION_KEYS = ("U2SEG.EVAL.", "U2SEG.DATA.EVAL_")
 """Beginnings of the keys that change no weight of a trained model."""
 OPTIONS = {
@@ -88,4 +90,4 @@ def evaluation_command(config_file: str, opts: Sequence[str], weights: Path, out
 
 def _pairs(opts: Any) -> dict[str, str]:
     words = [str(word) for word in opts] if isinstance(opts, list | tuple) else []
-    return dict(zip(words[::2], words[1::2], strict=False))
+    return dict(override_pairs(words))

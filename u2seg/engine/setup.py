@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from u2seg.config.env import warn_unread
 from u2seg.config.schema import Settings
+from u2seg.config.words import flatten
 from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
 from u2seg.engine.checks import check_host_settings, check_training_settings
 from u2seg.engine.continuation import check_start
-from u2seg.engine.hostcfg import Flat, flatten, merge_values, merge_words
+from u2seg.engine.hostcfg import Flat, merge_values, merge_words
 from u2seg.engine.hostlog import set_up_host
 from u2seg.errors import UserError
 from u2seg.io.yamlfile import load_yaml
@@ -42,10 +44,14 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     """
     training = not args.eval_only
     cfg = build_cfg(args.config_file, args.opts, register=True, training=training)
+    from detectron2.utils import comm
+
     if training:
         check_start(cfg, args.resume)
     _check_writable(Path(cfg.OUTPUT_DIR))
     set_up_host(cfg, args)
+    if comm.is_main_process():
+        warn_unread(settings_from_cfg(cfg), evaluates=True)
     return cfg
 
 

@@ -183,6 +183,7 @@ def _settings(args: argparse.Namespace) -> EvalSettings:
 
     The options are made keys before any key is checked: what one key may be can depend on another.
     """
+    from u2seg.compat import host_keys
     from u2seg.config.load import load_settings
     from u2seg.evaluation.protocols import expand_names
 
@@ -200,4 +201,4 @@ def _settings(args: argparse.Namespace) -> EvalSettings:
         if value is not None
         for word in (f"U2SEG.EVAL.{key}", json.dumps(value))
     ]
-    return load_settings(args.config_file, [*args.opts, *words]).eval
+    return load_settings(args.config_file, [*args.opts, *words], host_keys()).eval

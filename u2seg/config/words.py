@@ -1,0 +1,78 @@
+"""The ``KEY VALUE`` words of a command line: one reader for every command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from u2seg.errors import UserError
+
+ROOT = "U2SEG"
+HOST_SECTIONS = (
+    "VERSION", "MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "OUTPUT_DIR",
+    "SEED", "CUDNN_BENCHMARK", "FLOAT32_PRECISION", "VIS_PERIOD", "GLOBAL",
+)  # fmt: skip
+"""Top-level nodes that belong to Detectron2; labelling checks their keys and no values."""
+HOST_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+_BOTH = re.compile(r"(\w+(?:\.\w+)*)=(.*)", re.DOTALL)
+
+
+def override_pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (key, text) of ``KEY VALUE`` and ``KEY=VALUE``, in any mixture.
+
+    Raises:
+        UserError: for an option among them, a key without a value, or a value that is a key.
+
+    Examples:
+        >>> list(override_pairs(["SEED=4", "OUTPUT_DIR", "a=b"]))
+        [('SEED', '4'), ('OUTPUT_DIR', 'a=b')]
+        >>> list(override_pairs(["SOLVER.MAX_ITER", "U2SEG.MASKS.TAU", "0.9"]))
+        Traceback (most recent call last):
+            ...
+        u2seg.errors.UserError: SOLVER.MAX_ITER has no value: U2SEG.MASKS.TAU is a key
+    """
+    late = [word for word in words if word.startswith("--")]
+    if late:
+        raise UserError(
+            f"{late[0]} stands behind the first KEY VALUE pair, {' '.join(words[:2])[:100]}: "
+            "options come first, so move it to the front"
+        )
+    rest = iter(words)
+    for key in rest:
+        if both := _BOTH.fullmatch(key):
+            yield both[1], both[2]
+            continue
+        value = next(rest, None)
+        if value is None:
+            raise UserError(
+                f"overrides come in pairs KEY VALUE, got {len(words)} words: "
+                f"{' '.join(words)[:200]}; the last has no value"
+            )
+        if _is_key(value):
+            raise UserError(f"{key} has no value: {value.partition('=')[0]} is a key")
+        yield key, value
+
+
+def _is_key(word: str) -> bool:
+    name, equals, _ = word.partition("=")
+    first, dot, _ = name.partition(".")
+    known = first in (ROOT, *HOST_SECTIONS) and HOST_KEY.fullmatch(name)
+    return bool(known and (dot or equals))
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as full keys; an empty dictionary gives nothing.
+
+    Examples:
+        >>> flatten({"A": {"B": 1, "C": {"D": 2}}})
+        {'A.B': 1, 'A.C.D': 2}
+    """
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        full = f"{prefix}{key}"
+        if isinstance(value, dict):
+            result.update(flatten(value, f"{full}."))
+        else:
+            result[full] = value
+    return result
