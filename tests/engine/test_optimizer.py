@@ -60,6 +60,15 @@ def test_groups_by_hand() -> None:
     }
 
 
+def test_biases_follow_their_weights_on_every_host() -> None:
+    """Those of norms too, whose decay 0.5's own default of 1e-4 would override."""
+    cfg = build_cfg(BASE_CONFIG, [*WORDS, "SOLVER.WEIGHT_DECAY_NORM", "0.003"])
+    model = toy()
+    decays = {name: decay for name, (_, decay) in rates(model, build_optimizer(cfg, model)).items()}
+    assert decays["roi_heads.norm.bias"] == decays["roi_heads.norm.weight"] == 0.003
+    assert decays["roi_heads.mask_head.predictor.bias"] == 0.01
+
+
 def test_one_step_moves_a_last_layer_four_times_as_far() -> None:
     """Gradient 1 everywhere, no decay, no clipping: 0.1 and 0.4."""
     model = toy()

@@ -118,6 +118,8 @@ def test_a_dumped_config_loads_again_as_the_same(tmp_path: Path) -> None:
         ("DATALOADER: {NUM_WORKERS: -1}", "DATALOADER.NUM_WORKERS is -1"),
         ("SOLVER: {MOMENTUM: -1}", "SOLVER.MOMENTUM is -1.0, expected >= 0"),
         ("SOLVER: {WEIGHT_DECAY: -1}", "SOLVER.WEIGHT_DECAY is -1.0, expected >= 0"),
+        ("SOLVER: {WEIGHT_DECAY_BIAS: much}", "WEIGHT_DECAY_BIAS is 'much' (str)"),
+        ("SOLVER: {WEIGHT_DECAY_BIAS: -1}", "WEIGHT_DECAY_BIAS is -1.0, expected >= 0"),
         ("SOLVER: {WARMUP_METHOD: foo}", "SOLVER.WARMUP_METHOD is 'foo', expected one of"),
         ("SOLVER: {CLIP_GRADIENTS: {CLIP_TYPE: foo}}", "CLIP_TYPE is 'foo', expected one of"),
         ("INPUT: {CROP: {TYPE: foo}}", "INPUT.CROP.TYPE is 'foo', expected one of"),

@@ -43,6 +43,8 @@ _AT_LEAST = (
     ("SOLVER.BASE_LR", 0),
     ("SOLVER.MOMENTUM", 0),
     ("SOLVER.WEIGHT_DECAY", 0),
+    ("SOLVER.WEIGHT_DECAY_BIAS", 0),
+    ("SOLVER.WEIGHT_DECAY_NORM", 0),
     ("SOLVER.REFERENCE_WORLD_SIZE", 0),
     ("DATALOADER.NUM_WORKERS", 0),
     ("TEST.EVAL_PERIOD", 0),
@@ -87,7 +89,7 @@ def check_host_settings(cfg: Any) -> None:
             f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}, expected one of {depths}"
         )
     for key, least in _AT_LEAST:
-        if not _get(cfg, key) >= least:
+        if _get(cfg, key) is not None and not _get(cfg, key) >= least:
             raise UserError(f"{key} is {_get(cfg, key)}, expected >= {least}")
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)

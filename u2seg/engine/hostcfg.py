@@ -20,6 +20,8 @@ from u2seg.io.yamlfile import parse_yaml
 
 Flat = dict[str, Any]
 """Full key, e.g. ``SOLVER.BASE_LR`` -> value."""
+_MAY_BE_NULL = ("SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM")
+"""Numbers of which null means: as ``SOLVER.WEIGHT_DECAY``."""
 
 
 def merge_values(cfg: Any, values: Flat, source: str) -> None:
@@ -61,7 +63,7 @@ def coerce(key: str, value: Any, default: Any, source: str = "") -> Any:
     """Return ``value`` in the type of ``default``.
 
     Allowed: int -> float, list <-> tuple, numbers and literals written as text, null -> empty
-    text, and anything where the default is None.
+    text, null where it has a meaning, and anything where the default is None.
 
     Raises:
         UserError: for anything else.
@@ -78,6 +80,10 @@ def coerce(key: str, value: Any, default: Any, source: str = "") -> Any:
     """
     if isinstance(value, str) and not isinstance(default, str):
         value = _parse(value)
+    if key in _MAY_BE_NULL:
+        if value is None:
+            return None
+        default = 0.0
     if default is None or (type(value) is type(default) and not isinstance(value, tuple | list)):
         return value
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):

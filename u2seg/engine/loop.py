@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from u2seg.engine.ema import WeightAverage
 from u2seg.engine.parts import Batch, loss_shares, split
+from u2seg.engine.sgd import fitting_state, parameter_names
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -172,12 +173,24 @@ class TrainingLoop:
         raise FloatingPointError(f"the loss of iteration {found.iteration} is not finite: {told}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer and of the loss scaling."""
-        return {"optimizer": self.optimizer.state_dict(), "grad_scaler": self.scaler.state_dict()}
+        """Return the state of the optimizer, with names, and of the loss scaling."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "parameters": parameter_names(self.model, self.optimizer),
+            "grad_scaler": self.scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Go on from ``state_dict``, or from that of a Detectron2 trainer.
+
+        Rates are left as they are, for the schedule to set.
+
+        Raises:
+            UserError: as ``fitting_state``.
+        """
+        names = parameter_names(self.model, self.optimizer)
+        fitting = fitting_state(state["optimizer"], self.optimizer, names, state.get("parameters"))
+        self.optimizer.load_state_dict(fitting)
         if state.get("grad_scaler"):
             self.scaler.load_state_dict(state["grad_scaler"])
 

@@ -176,6 +176,8 @@ def _merged(config_file: Path | str, overrides: Sequence[str]) -> tuple[Any, Fla
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
+    # 0.5 alone has a number here, which also overrides WEIGHT_DECAY_NORM on biases of norms.
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = None
     add_u2seg_config(cfg)
     values = flatten(load_yaml(config_file))
     version = values.pop("VERSION", CONFIG_VERSION)

@@ -1,16 +1,17 @@
 """The host's SGD and gradient clipping with the same numbers in fewer passes over memory.
 
-The host makes one parameter group per parameter and clips parameter after parameter; torch's
-fused and foreach kernels work on whole groups.
+The host clips parameter after parameter, and 0.5 makes one group per parameter; torch's fused and
+foreach kernels work on whole groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from u2seg.errors import UserError
@@ -68,45 +69,91 @@ def merged_groups(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
-def fitting_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the state of an optimizer for one of the same parameters, whose groups are merged.
+def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return the names of an optimizer's parameters, in the order that its state counts them.
 
-    Checkpoints of Detectron2 have a group per parameter.
+    Args:
+        model: Whose they are; before or after wrapping it for several processes.
+        optimizer: Of the model.
+    """
+    plain = model.module if isinstance(model, DistributedDataParallel) else model
+    names = {id(p): name for name, p in plain.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def fitting_state(
+    state: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer,
+    names: Sequence[str],
+    saved_names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Return the state of an optimizer for one of the same parameters, in other groups perhaps.
+
+    What the versions of Detectron2 differ in is how they group and so order the parameters.
 
     Args:
         state: From ``state_dict``.
         optimizer: That is to load it.
+        names: Of its parameters, from ``parameter_names``.
+        saved_names: Of the parameters in ``state``, likewise. None = unknown (a checkpoint of
+            Detectron2 or of an earlier version): they are matched by their order.
 
     Returns:
-        It as it is, if the groups are of the same sizes; else with its groups merged likewise.
+        The saved state of each parameter, with the optimizer's own groups and options.
 
     Raises:
-        UserError: if the groups then differ too.
+        UserError: if parameters differ in number, name or shape, or in weight decay where names
+            are unknown.
 
     Examples:
         >>> p, q = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-        >>> old = SGD([{"params": [p]}, {"params": [q]}], lr=0.1).state_dict()
-        >>> new = fitting_state(old, SGD([p, q], lr=0.1))
-        >>> [group["params"] for group in new["param_groups"]]
-        [[0, 1]]
+        >>> old = SGD([{"params": [q]}, {"params": [p]}], lr=0.1).state_dict()
+        >>> old["state"] = {0: {"momentum_buffer": torch.ones(1)}}  # of q
+        >>> fitting_state(old, SGD([p, q], lr=0.1), ["p", "q"], ["q", "p"])["state"]
+        {1: {'momentum_buffer': tensor([1.])}}
     """
-    own, saved = optimizer.param_groups, state["param_groups"]
-    if _sizes(saved) == _sizes(own):
-        return dict(state)
-    merged = merged_groups(saved)
-    if _sizes(merged) != _sizes(own):
+    own = optimizer.param_groups
+    groups = [dict(group) for group in state["param_groups"]]
+    if saved_names is None and _sizes(groups) != _sizes(own):
+        groups = merged_groups(groups)
+    saved = [index for group in groups for index in group["params"]]
+    order = names if saved_names is None else saved_names
+    if len(saved) != len(order) or sorted(order) != sorted(names):
+        odd = sorted(set(order) ^ set(names))
+        told = f", e.g. {odd[0]} is of one of the two alone" if odd else ""
         raise UserError(
-            f"the optimizer's state is of {len(saved)} groups of {sum(_sizes(saved))} parameters, "
-            f"this training's has {len(own)} of {sum(_sizes(own))}: it is of other settings. Start "
-            "anew in another OUTPUT_DIR, with MODEL.WEIGHTS on this checkpoint"
+            f"the optimizer's state is of {len(saved)} parameters, this training has "
+            f"{len(names)}{told}: it is of other settings. {_ANEW}"
         )
-    for group, mine in zip(merged, own, strict=True):
-        group.update({key: mine[key] for key in ("foreach", "fused") if key in mine})
-    return {**state, "param_groups": merged}
+    numbers = dict(zip(order, saved, strict=True))
+    found = [state["state"].get(numbers[name], {}) for name in names]
+    parameters = [p for group in own for p in group["params"]]
+    wrong = [n for n, p, f in zip(names, parameters, found, strict=True) if not _fits(f, p)]
+    if not wrong and saved_names is None and _decays(groups) != _decays(own):
+        wrong = list(names)
+    if wrong:
+        raise UserError(
+            f"the optimizer's state does not fit {len(wrong)} of {len(names)} parameters, e.g. "
+            f"{wrong[0]}: another Detectron2 or other settings ordered them otherwise. {_ANEW}"
+        )
+    return {**optimizer.state_dict(), "state": {i: entry for i, entry in enumerate(found) if entry}}
+
+
+_ANEW = "Start anew in another OUTPUT_DIR, with MODEL.WEIGHTS on this checkpoint"
 
 
 def _sizes(groups: Iterable[Mapping[str, Any]]) -> list[int]:
     return [len(group["params"]) for group in groups]
+
+
+def _decays(groups: Iterable[Mapping[str, Any]]) -> list[float]:
+    return [group.get("weight_decay", 0.0) for group in groups for _ in group["params"]]
+
+
+def _fits(entry: Mapping[str, Any], parameter: Tensor) -> bool:
+    """Whether what is kept of a parameter has its shape; counters are single numbers."""
+    tensors = [value for value in entry.values() if isinstance(value, Tensor) and value.dim()]
+    return all(value.shape == parameter.shape for value in tensors)
 
 
 def clip_norms(gradients: list[Tensor], limit: float) -> None:

@@ -101,17 +101,17 @@ class TrainerParts:
         """
         from detectron2.engine import TrainerBase
 
-        from u2seg.engine.sgd import fitting_state
-
         TrainerBase.load_state_dict(self, state)
+        # The saved schedule has one rate of each group that there was.
+        self.scheduler.base_lrs = [g["initial_lr"] for g in self.loop.optimizer.param_groups]
         if "_trainer" in state:
-            optimizer = self.loop.optimizer
-            fitting = fitting_state(state["_trainer"]["optimizer"], optimizer)
-            self.loop.load_state_dict({**state["_trainer"], "optimizer": fitting})
-            # The saved schedule has one of each group that there was.
-            self.scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+            self.loop.load_state_dict(state["_trainer"])
         else:
             logger.warning("the checkpoint has no state of the optimizer: momentum starts at 0")
+        for group, rate in zip(
+            self.loop.optimizer.param_groups, self.scheduler.get_lr(), strict=True
+        ):
+            group["lr"] = rate
 
     @classmethod
     def build_optimizer(cls, cfg: Any, model: Any) -> Any:
