@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +11,19 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
+from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import FeatureSettings
 from u2seg.errors import UserError
 from u2seg.features import FEATURE_EXTRACTORS, build_extractor
-from u2seg.features.vit import ARCHITECTURES, VitExtractor
+from u2seg.features.vit import (
+    ARCHITECTURES,
+    VitExtractor,
+    dino_positions,
+    load_vit_weights,
+    resamples_as_dino,
+)
 from u2seg.io.atomic import sha256_file
 
 
@@ -146,3 +156,139 @@ def test_published_names_are_known_to_timm() -> None:
     known = set(timm.list_pretrained())
     assert set(ARCHITECTURES.values()) <= known
     assert set(ARCHITECTURES) <= set(FEATURE_EXTRACTORS.names())
+
+
+def cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Return the cubic convolution kernel (Keys, 1981)."""
+    x = np.abs(distance)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def resampling(old: int, new: int) -> np.ndarray:
+    """Return the (new, old) matrix of DINO's resampling along one side, in float64."""
+    matrix = np.zeros((new, old))
+    for target in range(new):
+        source = (target + 0.5) * old / (new + 0.1) - 0.5
+        for tap in range(int(np.floor(source)) - 1, int(np.floor(source)) + 3):
+            matrix[target, np.clip(tap, 0, old - 1)] += cubic(np.array(source - tap))
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(28, (60, 60)), (14, (30, 30)), (37, (34, 34)), (14, (14, 19))]
+)
+def test_positions_are_resampled_by_the_formula_of_dino(old: int, new: tuple[int, int]) -> None:
+    table = torch.randn(1, 1 + old * old, 3, generator=torch.Generator().manual_seed(0))
+    got = dino_positions(table, (old, old), new)
+    grid = table[0, 1:].reshape(old, old, 3).double().numpy()
+    wanted = np.einsum("yv,xu,vuc->yxc", resampling(old, new[0]), resampling(old, new[1]), grid)
+    np.testing.assert_array_equal(got[0, 0], table[0, 0])
+    np.testing.assert_allclose(got[0, 1:].reshape(*new, 3), wanted, atol=2e-5)
+    assert dino_positions(table, (old, old), (old, old)) is table
+
+
+@pytest.mark.parametrize(
+    ("name", "dino"),
+    [
+        ("vit_tiny_patch16_224", False),
+        ("vit_small_patch16_224.dino", True),
+        ("vit_small_patch14_dinov2.lvd142m", True),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", False),
+        ("vit_small_patch16_dinov3.lvd1689m", False),
+    ],
+)
+def test_which_models_resample_as_dino(name: str, dino: bool) -> None:
+    with torch.device("meta"):
+        assert resamples_as_dino(timm.create_model(name, pretrained=False)) is dino
+
+
+def test_the_extractor_of_a_cited_model_adds_these_positions(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("u2seg.features.vit.resamples_as_dino", lambda _: True)
+    extractor = build_extractor(settings(weights, image_size=96))
+    model = extractor.model  # type: ignore[attr-defined]
+    side = model.patch_embed.grid_size[0]
+    with torch.no_grad():
+        got = model._pos_embed(torch.zeros(2, 6, 6, 64))
+        wanted = dino_positions(model.pos_embed, (side, side), (6, 6))
+    torch.testing.assert_close(got[1:, 1:], wanted[:, 1:], rtol=0, atol=0)
+    torch.testing.assert_close(got[0, 0], wanted[0, 0] + model.cls_token[0, 0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("have", "asked"), [(8, 16), (16, 8)])
+def test_weights_of_another_patch_size_are_refused(have: int, asked: int) -> None:
+    options = {"img_size": 32, "embed_dim": 12, "depth": 1, "num_heads": 1, "num_classes": 0}
+    given, model = (
+        timm.models.VisionTransformer(patch_size=side, **options) for side in (have, asked)
+    )
+    message = f"patches of {have} x {have} pixels, U2SEG.FEATURES.NAME asks for one with {asked} x"
+    with pytest.raises(UserError, match=message):
+        load_vit_weights(model, given.state_dict(), Path("given.pth"))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "_orig_mod.module.backbone.", "module._orig_mod.module.backbone."]
+)
+def test_a_whole_dino_training_and_compiled_models_load(
+    weights: Path, tmp_path: Path, prefix: str
+) -> None:
+    state = torch.load(weights)["teacher"]
+    names = {name.removeprefix("module.backbone."): value for name, value in state.items()}
+    teacher = {f"{prefix}{name}": value for name, value in names.items()}
+    options = argparse.Namespace(arch="vit_small", lr=0.1)
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"student": {}, "teacher": teacher, "args": options, "epoch": 3}, path)
+    one, two = (build_extractor(settings(p)).cls([picture(64, 64)]) for p in (weights, path))
+    np.testing.assert_array_equal(one, two)
+
+
+def recipe(seed: int, last_bias: np.ndarray) -> dict[str, torch.Tensor]:
+    """Return the weights of shared/golden/maskdistill: a DINO ViT-S/16 that needs no download."""
+    with torch.device("meta"):
+        model = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0)
+    state = {}
+    for name, value in model.state_dict().items():
+        draw = np.random.RandomState(zlib.crc32(name.encode()) ^ seed)
+        x = draw.standard_normal(tuple(value.shape)).astype(np.float32)
+        scale = 1.0
+        if name.endswith(".bias"):
+            scale = 0.02
+        elif name in ("cls_token", "pos_embed"):
+            scale = 0.05
+        elif name == "patch_embed.proj.weight":
+            scale = (3 * 16 * 16) ** -0.5
+        elif "norm" in name:
+            x, scale = 1 + 0.1 * x, 1.0
+        else:
+            scale = value.shape[1] ** -0.5
+            scale *= 0.2 if name.endswith(("attn.proj.weight", "mlp.fc2.weight")) else 1.0
+        state[name] = torch.from_numpy(np.float32(x * scale))
+    state["blocks.11.attn.qkv.bias"] = torch.from_numpy(last_bias)
+    return state
+
+
+@pytest.mark.shared
+@needs_shared("golden", "maskdistill", "masks")
+def test_keys_equal_those_of_the_reference_at_other_sizes(tmp_path: Path) -> None:
+    folder = SHARED / "golden" / "maskdistill" / "masks"
+    known = np.load(folder / "vit_weights_recipe.npz")
+    state = recipe(int(known["seed"]), known["qkv_bias_last"])
+    sums = [float(state[name].double().sum()) for name in known["key_names"]]
+    np.testing.assert_allclose(sums, known["sums"], rtol=1e-4, atol=1e-3)
+    torch.save(state, tmp_path / "vit.pth")
+    extractor = build_extractor(
+        FeatureSettings(name="dino_vits16", weights=str(tmp_path / "vit.pth"), device="cpu")
+    )
+    for path in sorted(folder.glob("photo_*.npz")):
+        photo = Image.open(path.with_suffix(".png")).convert("RGB")
+        size = [int(224 * side / min(photo.size)) for side in photo.size]
+        pixels = np.asarray(photo.resize((size[0], size[1]), Image.Resampling.BILINEAR))
+        batch = extractor._normalized(torch.from_numpy(pixels.copy())[None])  # type: ignore[attr-defined]
+        batch = torch.nn.functional.pad(batch, (0, -size[0] % 16, 0, -size[1] % 16))
+        wanted = np.load(path)["keys"].astype(np.float32)  # (heads, patches, channels)
+        keys = extractor._forward(batch)[1][0, 1:].numpy()  # type: ignore[attr-defined]
+        got = keys.reshape(len(keys), 6, 64).swapaxes(0, 1)
+        assert np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -171,3 +173,68 @@ def test_a_refusal_does_not_advise_unsafe_loading(tmp_path: Path) -> None:
     ) as e:
         load_checkpoint(tmp_path / "model.pth")
     assert "weights_only" not in str(e.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n<!DOCTYPE html><html><title>Quota exceeded</title>", "is an HTML page, not a check"),
+        (b"\xef\xbb\xbf<html>", "is an HTML page, not a checkpoint: the download failed"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer.*lfs pull"),
+    ],
+)
+def test_what_comes_in_place_of_weights_is_called_what_it_is(
+    tmp_path: Path, suffix: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_torchscript_archive_is_called_what_it_is(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"model\.pt is a TorchScript archive"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+def test_text_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"<root>")
+    with pytest.raises(UserError, match=r"safely: it is damaged or no checkpoint") as error:
+        load_checkpoint(tmp_path / "model.pth")
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+def test_options_of_a_training_load_as_data(tmp_path: Path) -> None:
+    content = {"w": torch.ones(1), "args": argparse.Namespace(arch="vit_small", lr=0.1)}
+    torch.save(content, tmp_path / "model.pth")
+    assert load_checkpoint(tmp_path / "model.pth")["args"].arch == "vit_small"
+    torch.save({"args": argparse.Namespace(w=_Touch(tmp_path / "canary"))}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"it asks for \w+\.system"):
+        load_checkpoint(tmp_path / "model.pth")
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x05\x96" + struct.pack("<Q", 2**60) + b".",  # an array of bytes
+        b"\x80\x04cnumpy\nndarray\n" + pickle.dumps(((10**15,),), 2)[2:-1] + b"R.",
+    ],
+)
+def test_a_damaged_pickle_that_asks_for_too_much_memory_is_refused(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "x.pkl").write_bytes(content)
+    with pytest.raises(UserError, match=r"more memory than there is|not callable"):
+        load_checkpoint(tmp_path / "x.pkl")
+
+
+def test_a_damaged_pickle_takes_no_memory_for_a_number_it_names(tmp_path: Path) -> None:
+    # Memo entry 4294967295: a table of 64 GiB for the unpickler in C.
+    content = pickle.dumps({"w": np.arange(2.0)}, protocol=2)
+    assert b"}q\x00" in content
+    (tmp_path / "x.pkl").write_bytes(content.replace(b"}q\x00", b"}r\xff\xff\xff\xff", 1))
+    assert load_checkpoint(tmp_path / "x.pkl")["w"].tolist() == [0, 1]

@@ -102,11 +102,12 @@ def test_the_hosts_pickle_format_loads(stock, ours, tmp_path: Path) -> None:
     assert same(stock, fresh)
 
 
-def test_safetensors_and_wrapped_names_load(stock, ours, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.model.module."])
+def test_safetensors_and_wrapped_names_load(stock, ours, tmp_path: Path, prefix: str) -> None:
     from safetensors.torch import save_file
 
     path = tmp_path / "x.safetensors"
-    state = {f"module.{k}": v.contiguous() for k, v in stock.state_dict().items()}
+    state = {f"{prefix}{k}": v.contiguous() for k, v in stock.state_dict().items()}
     save_file(state, path)
     fresh = copy.deepcopy(ours)
     load_weights(fresh, path, strict=True)

@@ -96,3 +96,9 @@ def test_both_numbers_of_clusters_are_told() -> None:
     assert (
         "The file has 27 stuff clusters, the model 15: set U2SEG.SEMANTICS.NUM_CLASSES 27" in text
     )
+
+
+def test_a_whole_dino_training_is_told_where_it_belongs() -> None:
+    weights = {"backbone.conv1.weight": torch.ones(1)}
+    with pytest.raises(UserError, match=r"x\.pth is a whole DINO training.*convert_weights"):
+        to_host_layout({"student": weights, "teacher": weights, "epoch": 1}, "x.pth")

@@ -4,12 +4,17 @@ Facets: ``key`` = the keys of the last block's attention, before any rotary embe
 choice, CutLER commit cca0a27, maskcut/dino.py); ``token`` = patch tokens after the last norm
 (STEGO's choice); ``cls`` = the CLS token after the last norm (the clustering's choice).
 
+Position embeddings are resampled as the code does that a model comes from, see
+``resamples_as_dino``.
+
 Shapes: B images, D channels, h x w patches, N = prefix + h * w tokens.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +29,7 @@ from u2seg.config.schema import FeatureSettings
 from u2seg.errors import UserError
 from u2seg.features.base import FEATURE_EXTRACTORS, check_facet, target_size
 from u2seg.features.weights import check_sha256, local_weights
-from u2seg.io.checkpoints import load_checkpoint
+from u2seg.io.checkpoints import load_checkpoint, plain_names
 from u2seg.io.images import resize_image
 from u2seg.io.transfer import upload
 from u2seg.structures.features import PatchFeatures
@@ -41,7 +46,7 @@ ARCHITECTURES = {
 }
 """Name -> timm model. ``timm:<model>`` takes any other timm ViT."""
 NESTED_KEYS = ("teacher", "state_dict", "model", "student")
-PREFIXES = ("module.", "backbone.", "encoder.")
+_WRAPPERS = re.compile(r"^(module\.|backbone\.|encoder\.)+")
 
 
 class VitExtractor:
@@ -205,7 +210,61 @@ def _create(settings: FeatureSettings) -> Any:
         raise UserError(f"{architecture!r} is not a plain ViT: it has no blocks[-1].attn.qkv")
     path = _weights_file(settings, architecture)
     load_vit_weights(model, load_checkpoint(path, settings.sha256), path)
+    if resamples_as_dino(model):
+        model._pos_embed = functools.partial(_add_positions, model)
     return model
+
+
+def resamples_as_dino(model: Any) -> bool:
+    """Return whether a timm ViT's position embedding is resampled by ``dino_positions``.
+
+    So do DINO, and with its code CutLER, STEGO and MaskDistill, and DINOv2 without registers.
+    DINOv2 with registers resamples as timm does (by size, with antialias), DINOv3 has no table to
+    resample, and the other models of timm were trained and measured with timm's way.
+    """
+    known = model.pretrained_cfg
+    cited = known.get("tag") == "dino" or str(known.get("architecture")).endswith("_dinov2")
+    return cited and model.reg_token is None
+
+
+def dino_positions(table: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
+    """Return a position embedding for another grid of patches, as DINO's code resamples it.
+
+    Bicubic (a = -0.75), without antialias, by the factors (h + 0.1) / old and (w + 0.1) / old,
+    not by size: the patches of the table lie a little nearer to each other than they would.
+
+    Args:
+        table: (1, 1 + old h x old w, D), that of the CLS token first.
+        old: Its grid (h, w).
+        new: The grid asked for (h, w); if it is ``old`` the table itself is returned.
+
+    Source: facebookresearch/dino commit 7c446df, vision_transformer.py,
+    ``interpolate_pos_encoding``; facebookresearch/dinov2, dinov2/models/vision_transformer.py,
+    with ``interpolate_offset`` 0.1.
+
+    Examples:
+        >>> table = torch.arange(5.0).reshape(1, 5, 1)
+        >>> dino_positions(table, (2, 2), (1, 1)).flatten().tolist()[0]
+        0.0
+        >>> dino_positions(table, (2, 2), (3, 4)).shape
+        torch.Size([1, 13, 1])
+    """
+    if new == old:
+        return table
+    grid = table[:, 1:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    factors = tuple((side + 0.1) / before for side, before in zip(new, old, strict=True))
+    grid = torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bicubic")
+    patches = grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
+    return torch.cat([table[:, :1], patches], dim=1)
+
+
+def _add_positions(model: Any, patches: torch.Tensor) -> torch.Tensor:
+    """Return (B, 1 + h w, D) tokens of (B, h, w, D) patches, in place of timm's ``_pos_embed``."""
+    grid = (patches.shape[1], patches.shape[2])
+    positions = dino_positions(model.pos_embed, tuple(model.patch_embed.grid_size), grid)
+    cls = model.cls_token.expand(len(patches), -1, -1)
+    tokens: torch.Tensor = torch.cat([cls, patches.flatten(1, 2)], dim=1) + positions
+    return tokens
 
 
 def _weights_file(settings: FeatureSettings, architecture: str) -> Path:
@@ -233,19 +292,22 @@ def load_vit_weights(model: Any, content: dict[str, Any], path: Path) -> None:
 
     Args:
         model: timm ViT without classifier; changed in place.
-        content: A state dict, or one nested under ``teacher``, ``state_dict`` or ``model``,
-            with any of the prefixes ``module.``, ``backbone.``, ``encoder.``.
+        content: A state dict, or one nested under a key of ``NESTED_KEYS``, its names with any
+            of the prefixes ``module.``, ``backbone.``, ``encoder.``, ``_orig_mod.``.
         path: Named in errors.
 
     Raises:
-        UserError: if a weight of the backbone is missing or has another shape.
+        UserError: if a weight of the backbone is missing or has another shape, or the patches
+            are of another size.
     """
     for key in NESTED_KEYS:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    state = {_plain_name(name): value for name, value in content.items()}
-    state = {k: torch.as_tensor(v) for k, v in state.items() if not isinstance(v, str | dict)}
+    arrays = {k: v for k, v in content.items() if isinstance(v, torch.Tensor | np.ndarray)}
+    named = plain_names(arrays).items()
+    state = {_WRAPPERS.sub("", name): torch.as_tensor(value) for name, value in named}
+    _check_patches(model, state, path)
     try:
         state = _checkpoint_filter(model)(state, model)
         wrong = model.load_state_dict(state, strict=False)
@@ -259,10 +321,16 @@ def load_vit_weights(model: Any, content: dict[str, Any], path: Path) -> None:
         )
 
 
-def _plain_name(name: str) -> str:
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+def _check_patches(model: Any, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise UserError for patches of another size: timm would resample their weights unasked."""
+    weight = state.get("patch_embed.proj.weight")
+    found = tuple(weight.shape[2:]) if weight is not None else ()
+    asked = tuple(model.patch_embed.patch_size)
+    if len(found) == 2 and found != asked:
+        raise UserError(
+            f"{path} holds a ViT with patches of {found[0]} x {found[1]} pixels, "
+            f"U2SEG.FEATURES.NAME asks for one with {asked[0]} x {asked[1]}: change one of them"
+        )
 
 
 def _checkpoint_filter(model: Any) -> Callable[[dict[str, Any], Any], dict[str, Any]]:

@@ -1,16 +1,20 @@
 """Load weights that came from anywhere without executing them.
 
 ``torch.load(weights_only=True)`` plus an allow-list of NumPy scalar reconstruction, which the
-published U2Seg and CutLER files contain. ``.pkl`` files (Detectron2's zoo, CutLER's DINO R50)
-go through an unpickler that knows arrays, scalars and containers and nothing else.
+published U2Seg and CutLER files contain, and ``argparse.Namespace``, in which DINO's training
+checkpoints keep their options. ``.pkl`` files (Detectron2's zoo, CutLER's DINO R50) go through an
+unpickler that knows arrays, scalars and containers and nothing else.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
 import io
 import pickle
 import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +28,31 @@ _NUMPY_GLOBALS = {
     for name in ("_reconstruct", "scalar")
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
 _PLAIN_GLOBALS = {("collections", "OrderedDict"), ("_codecs", "encode")}
+_HTML = re.compile(rb"\s*<(!doctype|html|head|\?xml|!--)", re.IGNORECASE)
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+# The one in Python: that in C takes memory for whatever number a damaged file names.
+class _ArrayUnpickler(pickle._Unpickler):
     """Unpickler that can build containers, NumPy arrays and NumPy scalars only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _PLAIN_GLOBALS:
             return collections.OrderedDict if name == "OrderedDict" else _latin1
         if (module, name) in _NUMPY_GLOBALS:
-            if name in ("ndarray", "dtype"):
-                import numpy
-
-                return getattr(numpy, name)
+            import numpy
             import numpy._core.multiarray as multiarray
 
-            return getattr(multiarray, name)
+            special = {"ndarray": None, "dtype": numpy.dtype, "_reconstruct": _empty_array}
+            return special[name] if name in special else getattr(multiarray, name)
         raise pickle.UnpicklingError(f"refuses to load {module}.{name}")
+
+
+def _empty_array(*_: Any) -> Any:
+    """Return an array for its state to be put in; of no size, whatever a damaged file asks for."""
+    import numpy
+
+    return numpy.empty(0)
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -63,7 +75,8 @@ def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
 
     Raises:
         UserError: if the file is missing, its digest differs, it is damaged, is not a mapping,
-            or holds anything but tensors, arrays, numbers, text and containers.
+            asks for more memory than there is, or holds anything but tensors, arrays, numbers,
+            text, containers and ``argparse.Namespace``.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,10 +93,16 @@ def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
             )
     else:
         verify(path)
+    _refuse_other_kinds(path)
     try:
         content = _load(path)
-    except (UserError, MemoryError):
+    except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(
+            f"{path} asks for more memory than there is: it is damaged, or too large for this "
+            "machine"
+        ) from error
     except Exception as error:
         reason = _reason(error)
         raise UserError(f"cannot load {path} safely: {reason}") from error
@@ -92,12 +111,51 @@ def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
     return content
 
 
+def plain_names(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return weights without what ``torch.compile`` and data parallel training put into names.
+
+    Examples:
+        >>> plain_names({"module._orig_mod.module.a.b": 1, "backbone._orig_mod.c": 2})
+        {'a.b': 1, 'backbone.c': 2}
+    """
+    names = (str(name).replace("_orig_mod.", "") for name in weights)
+    plain = (re.sub(r"^(module\.)+", "", name) for name in names)
+    return dict(zip(plain, weights.values(), strict=True))
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise UserError for what comes in place of weights, saying what it is."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if _HTML.match(head.removeprefix(b"\xef\xbb\xbf")):
+        raise UserError(
+            f"{path} is an HTML page, not a checkpoint: the download failed. Delete it and "
+            "download the file again"
+        )
+    if head.startswith(_LFS):
+        raise UserError(
+            f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its repository"
+        )
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            script = any(name.endswith("/constants.pkl") for name in archive.namelist())
+        if script:
+            raise UserError(
+                f"{path} is a TorchScript archive, a program with its weights; give the weights "
+                "alone: torch.save(torch.jit.load(file).state_dict(), other), if you trust it"
+            )
+
+
 def _reason(error: Exception) -> str:
     """Return why a file was refused, without torch's advice to load it unsafely."""
-    wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+    text = str(error)
+    wanted = re.search(r"GLOBAL ([\w.]+)", text)
     if wanted:
         return f"it asks for {wanted[1]}, which is no tensor, array, number, text or container"
-    return str(error) or type(error).__name__
+    if "weights_only" in text:
+        detail = text.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+        return f"it is damaged or no checkpoint ({detail[0]})" if detail else "it is damaged"
+    return text if " " in text else f"it is damaged ({type(error).__name__} {text})".rstrip()
 
 
 def _load(path: Path) -> Any:
@@ -111,12 +169,12 @@ def _load(path: Path) -> Any:
 
 
 def load_torch(path: Path | str) -> Any:
-    """Return ``torch.load(path, weights_only=True)`` with NumPy scalars allowed."""
+    """Return ``torch.load(path, weights_only=True)`` with NumPy scalars and options allowed."""
     import torch  # this module must import without torch
 
     # torch 2.4 has no safe_globals() context, so add and take away by hand.
     before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(numpy_scalar_globals())
+    torch.serialization.add_safe_globals([*numpy_scalar_globals(), argparse.Namespace])
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     finally:

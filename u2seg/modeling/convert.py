@@ -22,7 +22,7 @@ import torch
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file, write_with
-from u2seg.io.checkpoints import load_checkpoint
+from u2seg.io.checkpoints import load_checkpoint, plain_names
 from u2seg.modeling.weights import rename_torchvision
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -36,19 +36,16 @@ SETTINGS = (
 """What a config must say for these weights to mean what they meant."""
 
 _PLAIN = tuple(
-    (entry, prefix)
-    for prefix in ("", "module.", "backbone.", "module.backbone.")
-    for entry in ("", "state_dict", "model")
+    (entry, prefix) for prefix in ("", "backbone.") for entry in ("", "state_dict", "model")
 )
 _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
-    # Kind -> (entry of the file, prefix of the names), in the order they are looked for.
+    # Kind -> (entry of the file, prefix of the plain names), in the order they are looked for.
     "moco": tuple(
-        (entry, prefix + encoder)
+        (entry, encoder)
         for encoder in ("encoder_q.", "base_encoder.")
-        for prefix in ("module.", "")
         for entry in ("state_dict", "")
     ),
-    "dino": (("teacher", "backbone."), ("teacher", "module.backbone."), *_PLAIN),
+    "dino": (("teacher", "backbone."), *_PLAIN),
     "torchvision": _PLAIN,
     "timm": _PLAIN,
 }
@@ -198,9 +195,10 @@ def _encoder(
     for kind in kinds:
         for entry, prefix in _PLACES[kind]:
             place = content.get(entry) if entry else content
-            if isinstance(place, Mapping) and prefix + _MARK in place:
-                names = (key for key in place if str(key).startswith(prefix))
-                return kind, {key[len(prefix) :]: place[key] for key in names}
+            named = plain_names(place) if isinstance(place, Mapping) else {}
+            if prefix + _MARK in named:
+                names = (key for key in named if key.startswith(prefix))
+                return kind, {key[len(prefix) :]: named[key] for key in names}
     model = content.get("model", content)
     if isinstance(model, Mapping) and any(str(key).startswith(_HOST_MARK) for key in model):
         raise UserError(

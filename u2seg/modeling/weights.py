@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from u2seg.errors import UserError
+from u2seg.io.checkpoints import plain_names
 
 Shapes = Mapping[str, tuple[int, ...]]
 Mismatch = tuple[str, tuple[int, ...], tuple[int, ...]]
@@ -39,12 +40,13 @@ def to_host_layout(content: dict[str, Any], file_name: str) -> dict[str, Any]:
         file_name: Name of the file; its suffix tells Caffe2 (``.pkl``) and pycls (``.pyth``).
 
     Returns:
-        ``model`` (name -> array or tensor) and, where names need matching, ``__author__`` and
-        ``matching_heuristics``, as the host's loader expects; other entries are kept.
+        ``model`` (name, as ``plain_names``, -> array or tensor) and, where names need matching,
+        ``__author__`` and ``matching_heuristics``, as the host's loader expects; other entries
+        are kept.
 
     Raises:
-        UserError: if there are no weights in it, or a weight is neither tensor nor array, or
-            holds NaN or infinite numbers.
+        UserError: if there are no weights in it, it is a whole DINO training, or a weight is
+            neither tensor nor array, or holds NaN or infinite numbers.
     """
     suffix = PurePath(file_name).suffix
     if suffix == ".pkl" and not ("model" in content and "__author__" in content):
@@ -61,9 +63,15 @@ def to_host_layout(content: dict[str, Any], file_name: str) -> dict[str, Any]:
         loaded = dict(content)
     elif isinstance(content.get("state_dict"), dict):
         loaded = {"model": content["state_dict"]}
+    elif isinstance(content.get("teacher"), dict):
+        raise UserError(
+            f"{file_name} is a whole DINO training, with teacher and student: of a ResNet, "
+            "tools/convert_weights.py makes a file for MODEL.WEIGHTS; a ViT belongs into "
+            "U2SEG.FEATURES.WEIGHTS"
+        )
     else:
         loaded = {"model": content}
-    loaded["model"] = _checked(loaded["model"], file_name)
+    loaded["model"] = plain_names(_checked(loaded["model"], file_name))
     renamed = rename_torchvision(loaded["model"])
     if renamed is not None:
         return {"model": renamed, "__author__": "torchvision", "matching_heuristics": True}
