@@ -11,6 +11,8 @@ from collections.abc import Generator
 
 import pytest
 
+import u2seg  # noqa: F401 - before torch, so that its idle threads sleep
+
 HAS_HOST = importlib.util.find_spec("detectron2") is not None
 REASON = "Detectron2 is not installed: python dev/install_detectron2.py"
 # Its modules derive from Detectron2's classes, so importing them for doctests would fail.

@@ -1,12 +1,14 @@
 """Unsupervised universal image segmentation: from unlabelled photographs to a panoptic model.
 
-Importing this package loads nothing heavy and registers nothing.
+Importing this package loads nothing heavy and registers nothing. Import it before torch: it asks
+OpenMP's threads to sleep while they wait, which torch looks at once.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from u2seg.config import env as _env  # noqa: F401 - before torch
 from u2seg.version import __version__
 
 if TYPE_CHECKING:

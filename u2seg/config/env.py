@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,15 @@ logger = logging.getLogger(__name__)
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """What libraries ask for the size of their thread pools."""
 
+
+_WAITING = {"GOMP_SPINCOUNT": "4000", "KMP_BLOCKTIME": "1"}
+"""How long an idle thread of GNU's and of LLVM's OpenMP spins: rounds, and milliseconds.
+
+GNU's default is 300,000 rounds, tens of milliseconds. Beside other work a thread then spins for
+one that has no core to run on; a few thousand rounds cost 3 % on an idle machine
+(docs/benchmarks.md).
+"""
+_CHOSEN = (*_WAITING, "OMP_WAIT_POLICY")
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _MASTER = ("MASTER_ADDR", "MASTER_PORT")
@@ -60,6 +70,35 @@ def torchrun() -> Torchrun | None:
     if found.world % found.local_world:
         raise UserError(f"every machine must run as many processes as this one, found {shown}")
     return found
+
+
+def calm_threads() -> bool:
+    """Have OpenMP's threads sleep soon after they find no work, unless the user chose otherwise.
+
+    They ask the environment once, when torch is loaded. Processes started later inherit it.
+
+    Returns:
+        False if torch was there already, and its threads go on spinning.
+    """
+    if any(name in os.environ for name in _CHOSEN):
+        return True
+    os.environ.update(_WAITING)
+    return "torch" not in sys.modules
+
+
+@functools.cache
+def tell_spinning() -> None:
+    """Say once what can still be done about threads that ``calm_threads`` came too late for."""
+    if not CALM:
+        logger.warning(
+            "torch was imported before u2seg, so its threads spin while they wait, which makes "
+            "work on a busy machine many times slower. Import u2seg first; what still helps: "
+            "torch.set_num_threads(1)"
+        )
+
+
+CALM = calm_threads()
+"""Whether waiting threads sleep in this process."""
 
 
 def warn_unread(settings: Settings, *, evaluates: bool = False) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from u2seg.config.env import warn_unread
+from u2seg.config.env import tell_spinning, warn_unread
 from u2seg.config.schema import Settings
 from u2seg.config.words import flatten
 from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
@@ -78,6 +78,7 @@ def build_cfg(
     """
     from u2seg.compat import prepare_host
 
+    tell_spinning()
     prepare_host()
     import u2seg.modeling
 

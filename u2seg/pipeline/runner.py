@@ -8,6 +8,7 @@ import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from u2seg.config.env import tell_spinning
 from u2seg.config.load import settings_hash
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
@@ -76,6 +77,7 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
             holds the photographs, lies among them or holds files of others.
         StageError: if too many images are unreadable.
     """
+    tell_spinning()
     wanted = check_stages(stages)
     source = open_source(images, settings.images.extensions)
     context = RunContext(settings, Workspace(output), source, limit, progress, detector, crew)
