@@ -95,3 +95,12 @@ def test_the_table_is_that_of_pyproject() -> None:
         listed = {re.split(r"[<>=\[; ]", item)[0].lower() for item in extras[part.extra]}
         assert listed == set(part.modules), part.extra
         assert part.optional <= set(part.modules)
+
+
+def test_numba_without_a_cache_folder_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jit = pytest.importorskip("u2seg.io.jit", reason="numba is not installed")
+    monkeypatch.setattr(jit.FunctionCache._impl_class, "_locator_classes", [])
+    doctor._report_cache()
+    assert "set NUMBA_CACHE_DIR to a folder" in capsys.readouterr().out

@@ -119,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     training = training_problems()
     _say("")
     _report(LABELS.purpose, broken)
+    _report_cache()
     _report(
         TRAIN.purpose, [*(["needs the label stages' libraries too"] if broken else []), *training]
     )
@@ -241,6 +242,19 @@ def _report(purpose: str, problems: list[str]) -> None:
     _say(f"{purpose}: {'NOT ready' if problems else 'ready'}")
     for problem in problems:
         _say(f"  {problem}")
+
+
+def _report_cache() -> None:
+    if import_failure("numba"):
+        return
+    from u2seg.io.jit import cache_problem
+
+    reason = cache_problem()
+    if reason:
+        _say(
+            f"  numba keeps nothing on disk ({reason}), so every process compiles anew: set "
+            "NUMBA_CACHE_DIR to a folder that can be written"
+        )
 
 
 def _report_optional() -> None:

@@ -363,3 +363,26 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, strict: bool) -
         pickle.dump({"model": {"weight": array}, "__author__": "us"}, file)
     with pytest.raises(UserError, match="1 of 2 numbers of weight"):
         load_weights(model, tmp_path / "model.pkl", strict=strict)
+
+
+def test_a_file_loads_after_a_refusal_and_with_a_question_mark_in_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With main's loading in the host's place, which can do neither."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    def load_once(self: Any, path: str, *_rest: Any) -> None:
+        assert getattr(self, "parsed", None) is None
+        self.parsed = path.partition("?")[0]
+        raise FileNotFoundError(self.parsed)
+
+    monkeypatch.setattr(DetectionCheckpointer, "load", load_once)
+    good, bad = tmp_path / "which one?.pth", tmp_path / "bad.pth"
+    torch.save(small(1).state_dict(), good)
+    bad.write_bytes(b"nothing")
+    model = small()
+    checkpointer = SafeCheckpointer(model)
+    with pytest.raises(UserError):
+        checkpointer.load(bad)
+    checkpointer.load(good)
+    assert same(model, small(1))

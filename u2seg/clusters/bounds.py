@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.crf.parallel import compiled
+from u2seg.io.jit import compiled, njit
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -24,9 +23,7 @@ ROUNDING = 4e-6
 """Error of a squared distance from single-precision products, relative to |x|^2 + |c|^2."""
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
-    nogil=True, cache=True, fastmath={"reassoc", "contract"}
-)
+@njit(fastmath={"reassoc", "contract"})
 def _squared(row: Any, center: Any) -> Any:
     total = np.float32(0)
     for d in range(row.shape[0]):
@@ -35,9 +32,7 @@ def _squared(row: Any, center: Any) -> Any:
     return total
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
-    nogil=True, cache=True, fastmath={"reassoc", "contract", "nnan", "nsz"}
-)
+@njit(fastmath={"reassoc", "contract", "nnan", "nsz"})
 def _least(products: Any, squares: Any, first: int, last: int, offset: int) -> Any:
     least = np.float32(np.inf)
     for c in range(first, last):

@@ -1,7 +1,7 @@
 """Find the installed Detectron2 and make it work with the other libraries installed.
 
 Supported: upstream main and 0.6 (compiled), and the Python files of 0.5 without compiled ops
-(``dev/install_detectron2.py``). Everything here is a no-op where it is not needed.
+(``dev/install_detectron2.py``). What a host's code does not need is left as it is.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import re
 import sys
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
 
 from u2seg.compat import libraries, stand_in
 from u2seg.errors import UserError
@@ -30,8 +33,8 @@ _prepared = False
 def prepare_host() -> None:
     """Make ``import detectron2`` and all this package uses of it work; harmless if repeated.
 
-    Old names that the host still uses are given back to Pillow and NumPy, and a stand-in takes
-    the place of the compiled module if that is missing or cannot be loaded.
+    Old names are given back to Pillow and NumPy where the host's code still uses them, and a
+    stand-in takes the place of the compiled module if that is missing or cannot be loaded.
 
     Raises:
         UserError: if there is no Detectron2, or it cannot be imported; says what to run.
@@ -39,39 +42,53 @@ def prepare_host() -> None:
     global _prepared
     if _prepared:
         return
-    version = host_version()
-    if not version:
+    version, folder = host_version(), host_folder()
+    if folder is None:
         raise UserError(
-            f"Detectron2 is not installed, and training and prediction need it: run "
-            f"`{INSTALL_COMMAND}` from the repository (the label stages do not need it)"
+            f"Detectron2 is not installed{_mere_folder()}, and training and prediction need it: "
+            f"run `{INSTALL_COMMAND}` from the repository (the label stages do not need it)"
         )
     try:
-        libraries.mend_pillow()
-        libraries.mend_numpy()
-        libraries.mend_pkg_resources()
+        code = "".join(path.read_text("utf-8") for path in sorted(folder.rglob("*.py")))
+        libraries.mend_pillow(code)
+        libraries.mend_numpy(code)
+        libraries.mend_pkg_resources(code)
         libraries.quiet_torch()
         importlib.import_module(HOST)
     except ImportError as error:
         raise UserError(
-            f"Detectron2 {version} cannot be imported ({error}): install its requirements with "
-            f"`pip install -e .[train]`, or install it anew with `{INSTALL_COMMAND} --force`"
+            f"Detectron2 {version} in {folder} cannot be imported ({error}): install its "
+            "requirements with `pip install -e .[train]`, or install it anew with "
+            f"`{INSTALL_COMMAND} --force`"
         ) from error
     _ensure_compiled_module()
     _prepared = True
 
 
+def host_folder() -> Path | None:
+    """Return the folder of the Detectron2 that would be imported; None if there is none.
+
+    A folder of that name without ``__init__.py``, as that of a clone, is none.
+    """
+    spec = importlib.util.find_spec(HOST)
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
 def host_version() -> str:
-    """Return the installed Detectron2's version, e.g. ``"0.6"``; empty if there is none.
+    """Return the version of the Detectron2 that would be imported; empty if there is none.
 
     ``"0.5+pure"`` is the source distribution without compiled ops. Nothing is imported: the
-    version is the distribution's, or ``"unknown"`` for a source tree that is only on the path.
+    version is that of the installed distribution if the code is its own, else what the code says
+    of itself, or ``"unknown"``.
     """
-    if importlib.util.find_spec(HOST) is None:
+    folder = host_folder()
+    if folder is None:
         return ""
-    try:
-        return importlib.metadata.version(HOST)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    installed = _distribution(folder)
+    if installed is not None:
+        return installed.version
+    told = re.search(r'^__version__ = "([^"]+)"', (folder / "__init__.py").read_text("utf-8"), re.M)
+    return told[1] if told else "unknown"
 
 
 def host_keys() -> frozenset[str]:
@@ -79,9 +96,8 @@ def host_keys() -> frozenset[str]:
 
     They are read from its source, so that labelling can ask without importing it.
     """
-    spec = importlib.util.find_spec(HOST)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    path = Path(places[0], "config", "defaults.py") if places else None
+    folder = host_folder()
+    path = folder / "config" / "defaults.py" if folder else None
     if path is None or not path.is_file():
         return frozenset()
     keys: set[str] = set()
@@ -108,21 +124,50 @@ def _leaves(name: str, value: ast.expr) -> set[str]:
 
 
 def host_origin() -> str:
-    """Return where the installed Detectron2 came from, in words; empty if there is none."""
-    version = host_version()
-    if not version:
+    """Return where that Detectron2 came from, in words with its folder; empty if there is none."""
+    folder = host_folder()
+    if folder is None:
         return ""
-    if version.endswith("+pure"):
-        return "source distribution of the package index, Python files only"
+    installed = _distribution(folder)
+    if installed is None:
+        origin = "not installed, on the path"
+    elif installed.version.endswith("+pure"):
+        origin = "source distribution of the package index, Python files only"
+    else:
+        source = _direct_url(installed)
+        commit = source.get("vcs_info", {}).get("commit_id", "")
+        origin = f"git commit {commit[:12]}" if commit else "installed by other means"
+    return f"{origin}, in {folder}"
+
+
+def _distribution(folder: Path) -> importlib.metadata.Distribution | None:
+    """Return the installed distribution that a folder's code is of; None if of none."""
     try:
-        record = importlib.metadata.distribution(HOST).read_text("direct_url.json")
-        source = json.loads(record) if record else {}
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        source = {}
-    commit = source.get("vcs_info", {}).get("commit_id", "")
-    if commit:
-        return f"git commit {commit[:12]}"
-    return str(source.get("url") or "installed by other means")
+        installed = importlib.metadata.distribution(HOST)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    home = Path(str(installed.locate_file(HOST)))
+    if home.resolve() == folder.resolve():
+        return installed
+    source = _direct_url(installed)
+    editable = source.get("dir_info", {}).get("editable", False)
+    root = unquote(urlparse(source.get("url", "")).path)
+    return installed if editable and folder.resolve().is_relative_to(Path(root).resolve()) else None
+
+
+def _direct_url(installed: importlib.metadata.Distribution) -> dict[str, Any]:
+    """Return pip's record of where a distribution came from (PEP 610); empty without."""
+    try:
+        return dict(json.loads(installed.read_text("direct_url.json") or "{}"))
+    except ValueError:
+        return {}
+
+
+def _mere_folder() -> str:
+    """Say that a folder without ``__init__.py`` has the name, as the top of a clone has."""
+    spec = importlib.util.find_spec(HOST)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return f" (the folder {places[0]} is not the package)" if places else ""
 
 
 def has_compiled_ops() -> bool:
@@ -167,3 +212,4 @@ def _ensure_compiled_module() -> None:
                 error,
             )
         stand_in.install(COMPILED)
+        stand_in.install_ops(HOST)

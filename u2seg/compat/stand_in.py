@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import importlib.machinery
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
 _EXPLANATION = "not compiled (stand-in of u2seg.compat)"
+_OPERATORS = (
+    "nms_rotated", "box_iou_rotated", "roi_align_rotated_forward", "roi_align_rotated_backward",
+)  # fmt: skip
 
 
 class StandIn(ModuleType):
@@ -20,15 +24,7 @@ class StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-
-        def missing(*_args: Any, **_kwargs: Any) -> NoReturn:
-            raise NotImplementedError(
-                f"{self.__name__}.{name} is compiled C++, which this Detectron2 lacks: rotated "
-                "boxes, the old deformable convolution and the fast COCO evaluator need a "
-                "compiled Detectron2 (python dev/install_detectron2.py --force --route git)"
-            )
-
-        return missing
+        return _missing(f"{self.__name__}.{name}")
 
     @staticmethod
     def get_compiler_version() -> str:
@@ -69,6 +65,33 @@ def install(name: str) -> StandIn:
     sys.modules[name] = module
     setattr(sys.modules[parent], child, module)
     return module
+
+
+def install_ops(namespace: str) -> None:
+    """Let ``torch.ops.<namespace>`` explain itself too: 0.5 calls one operator there, main all.
+
+    Args:
+        namespace: Whose operators of rotated boxes are missing.
+    """
+    import torch
+
+    operators = getattr(torch.ops, namespace)
+    for name in _OPERATORS:
+        if not hasattr(operators, name):
+            setattr(operators, name, _missing(f"torch.ops.{namespace}.{name}"))
+
+
+def _missing(name: str) -> Callable[..., NoReturn]:
+    """Return a function that raises, naming what is missing."""
+
+    def missing(*_args: Any, **_kwargs: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"{name} is compiled C++, which this Detectron2 lacks: rotated boxes, the old "
+            "deformable convolution and the fast COCO evaluator need a compiled Detectron2 "
+            "(python dev/install_detectron2.py --force --route git)"
+        )
+
+    return missing
 
 
 def is_stand_in(module: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.crf.parallel import compiled
+from u2seg.io.jit import compiled
 
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int64]

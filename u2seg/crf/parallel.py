@@ -11,21 +11,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 
-F = TypeVar("F", bound=Callable[..., Any])
 SMALLEST_RANGE = 16384
 """Handing out fewer rows costs more than it saves."""
-
-
-def compiled(function: F) -> F:
-    """Return the function compiled by numba at its first call, and kept on disk for the next.
-
-    Division by 0 gives infinity or NaN, as in NumPy; checking for it would forbid vector code.
-    """
-    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
 def default_threads() -> int:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.crf.parallel import compiled
 from u2seg.crf.simplex import barycentric, elevate, enclosing_simplex
+from u2seg.io.jit import compiled
 
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int64]

@@ -104,7 +104,7 @@ class PanopticMapper:
         self.with_void = with_void and not with_stuff
         if is_train:
             # numba, if it is here: loading processes that are forked later share it
-            with contextlib.suppress(ImportError, RuntimeError):
+            with contextlib.suppress(ImportError):
                 importlib.import_module("u2seg.io.fastpng")
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.io.inflate import compiled
+from u2seg.io.jit import compiled
 
 _BITS = 12
 _PLACES = 1 << _BITS

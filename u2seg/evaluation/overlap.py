@@ -76,7 +76,7 @@ def _fast_pairs(
     """Return pairs and pixels; None without numba, or for maps of very many ids."""
     try:
         from u2seg.evaluation.fastcount import pair_pixels
-    except (ImportError, RuntimeError):  # no numba, or no folder for what it compiles
+    except ImportError:  # no numba
         return None
     t, p = (np.ascontiguousarray(side, dtype=np.int32).reshape(-1) for side in (truth, predicted))
     return pair_pixels(t, p, _SHIFT)
@@ -98,7 +98,7 @@ def overlaps_of_files(truth: Path, predicted: Path) -> tuple[Overlap, tuple[int,
         from u2seg.io.fastpng import decode_rows
 
         contents = truth.read_bytes(), predicted.read_bytes()
-    except (ImportError, RuntimeError, OSError):
+    except (ImportError, OSError):
         return None
     found = [decode_rows(data, DEFAULT_MAX_PIXELS, slot) for slot, data in enumerate(contents, 1)]
     right, guess = found

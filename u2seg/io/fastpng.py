@@ -19,7 +19,8 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.io.inflate import FAILED, Bytes, compiled, inflate
+from u2seg.io.inflate import FAILED, Bytes, inflate
+from u2seg.io.jit import compiled
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE = 0, 2, 3

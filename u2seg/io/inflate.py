@@ -5,12 +5,12 @@ Source: RFC 1951.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from u2seg.io.jit import compiled
 
 FAILED = -1
 _LONGEST = 15
@@ -26,12 +26,6 @@ Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.int32]
 State = npt.NDArray[np.uint64]
 """Of the bit reader: bits not used yet (the next one lowest), their number, bytes read."""
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(function: F) -> F:
-    """Return the function compiled at its first call, without Python's lock, kept on disk."""
-    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
 @compiled

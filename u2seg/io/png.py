@@ -88,7 +88,7 @@ def _fast(path: Path | str, what: str, max_pixels: int) -> npt.NDArray[np.intege
     """Return what ``fastpng`` makes of a file; None if it cannot, or numba is not installed."""
     try:
         from u2seg.io import fastpng
-    except (ImportError, RuntimeError):  # no numba, or no folder for what it compiles
+    except ImportError:  # no numba
         return None
     try:
         content = Path(path).read_bytes()

@@ -15,10 +15,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from u2seg.io.jit import njit
 from u2seg.structures.features import PatchFeatures
 
 Bits = npt.NDArray[np.uint8]
@@ -127,7 +127,7 @@ def _pack_blocks(unit: npt.NDArray[np.float32], tau: np.float32) -> Bits:
     return bits
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _pack_rows(block, tau, start, bits):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Set the bits of patches start.. (rows of the block) against the columns from start on."""
     rows, columns = block.shape
@@ -140,7 +140,7 @@ def _pack_rows(block, tau, start, bits):  # type: ignore[no-untyped-def] # noqa:
                 packed[i] |= np.uint8(bit if row[i] > tau else 0)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _pack_columns(block, tau, start, bits):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Set the mirror image: the columns beyond the block against its rows."""
     rows, columns = block.shape
@@ -153,7 +153,7 @@ def _pack_columns(block, tau, start, bits):  # type: ignore[no-untyped-def] # no
             bits[start // 8 + k, start + i] = byte
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(inline="always")
 def _tabulate(table, vector, first):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Write all 256 sums of subsets of vector[first : first + 8]; table[0] is 0."""
     for b in range(8):
@@ -162,7 +162,7 @@ def _tabulate(table, vector, first):  # type: ignore[no-untyped-def] # noqa: ANN
             table[(1 << b) + m] = table[m] + value
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _multiply(bits, vector):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Sum table entries, eight groups at a time; see the module's docstring."""
     groups, n = bits.shape

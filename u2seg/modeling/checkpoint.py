@@ -145,7 +145,9 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         if path and not Path(path).is_file():
             path = _local_copy(path, self.path_manager)
         self._source = path
-        result: dict[str, Any] = super().load(path, checkpointables)
+        # Not the host's: main takes "?" in a file's name for a query, and after a refusal it can
+        # load no other file.
+        result: dict[str, Any] = super(DetectionCheckpointer, self).load(path, checkpointables)
         return result
 
     def save(self, name: str, **kwargs: Any) -> None:
