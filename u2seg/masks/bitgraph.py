@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +129,7 @@ def _pack_blocks(unit: npt.NDArray[np.float32], tau: np.float32) -> Bits:
 
 
 @njit()
-def _pack_rows(block, tau, start, bits):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _pack_rows(block: Any, tau: Any, start: Any, bits: Any) -> None:
     """Set the bits of patches start.. (rows of the block) against the columns from start on."""
     rows, columns = block.shape
     for k in range((rows + 7) // 8):
@@ -141,7 +142,7 @@ def _pack_rows(block, tau, start, bits):  # type: ignore[no-untyped-def] # noqa:
 
 
 @njit()
-def _pack_columns(block, tau, start, bits):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _pack_columns(block: Any, tau: Any, start: Any, bits: Any) -> None:
     """Set the mirror image: the columns beyond the block against its rows."""
     rows, columns = block.shape
     for i in range(rows):
@@ -154,7 +155,7 @@ def _pack_columns(block, tau, start, bits):  # type: ignore[no-untyped-def] # no
 
 
 @njit(inline="always")
-def _tabulate(table, vector, first):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _tabulate(table: Any, vector: Any, first: Any) -> None:
     """Write all 256 sums of subsets of vector[first : first + 8]; table[0] is 0."""
     for b in range(8):
         value = vector[first + b]
@@ -163,7 +164,7 @@ def _tabulate(table, vector, first):  # type: ignore[no-untyped-def] # noqa: ANN
 
 
 @njit()
-def _multiply(bits, vector):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _multiply(bits: Any, vector: Any) -> Any:
     """Sum table entries, eight groups at a time; see the module's docstring."""
     groups, n = bits.shape
     result = np.zeros(n, dtype=np.float64)
