@@ -18,26 +18,26 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## install everything into .venv, nothing else
 
-$(STAMP): pyproject.toml constraints.txt dev/install_detectron2.py
+$(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
-	$(BIN)/python dev/install_detectron2.py
+	$(BIN)/u2seg doctor --install-detectron2
 	touch $(STAMP)
 
 quickstart: $(STAMP)  ## label, train, evaluate, predict, report on a dozen photographs (IMAGES=, OUTPUT=)
 ifeq ($(IMAGES),)
 	$(BIN)/python datasets/make_photos.py --output '$(OUTPUT)/photos'
-	$(BIN)/python tools/run_pipeline.py --config-file configs/quickstart/quickstart.yaml \
+	$(BIN)/u2seg run --config-file configs/quickstart/quickstart.yaml \
 		--images '$(OUTPUT)/photos' --output-dir '$(OUTPUT)'
 else
-	$(BIN)/python tools/run_pipeline.py --config-file configs/quickstart/quickstart.yaml \
+	$(BIN)/u2seg run --config-file configs/quickstart/quickstart.yaml \
 		--images '$(IMAGES)' --output-dir '$(OUTPUT)'
 endif
 
 scenes: $(STAMP)  ## prove that the chain learns: 200 unlabelled scenes, 50 unseen ones with truth
 	$(BIN)/python datasets/make_scenes.py --output '$(SCENES)/data'
-	$(BIN)/python tools/run_pipeline.py --config-file configs/quickstart/scenes.yaml \
+	$(BIN)/u2seg run --config-file configs/quickstart/scenes.yaml \
 		--images '$(SCENES)/data/images/train' --output-dir '$(SCENES)' \
 		--truth '$(SCENES)/data' --baseline
 

@@ -14,7 +14,7 @@ import pytest
 import u2seg  # noqa: F401 - before torch, so that its idle threads sleep
 
 HAS_HOST = importlib.util.find_spec("detectron2") is not None
-REASON = "Detectron2 is not installed: python dev/install_detectron2.py"
+REASON = "Detectron2 is not installed: u2seg doctor --install-detectron2"
 # Its modules derive from Detectron2's classes, so importing them for doctests would fail.
 collect_ignore_glob = [] if HAS_HOST else ["u2seg/modeling/*.py", "tests/modeling/tiny.py"]
 

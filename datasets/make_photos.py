@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from u2seg.cli import folder, run_tool
+from u2seg.cli import run_tool
+from u2seg.config.arguments import folder
 
 EXAMPLES = """\
 example:

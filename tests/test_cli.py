@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from u2seg.cli import folder, run_tool
+from u2seg.cli import run_tool
+from u2seg.config.arguments import folder
 from u2seg.errors import StageError, UserError
 
 
@@ -32,7 +33,7 @@ def test_returns_the_code_of_the_body() -> None:
         (
             KeyboardInterrupt(),
             130,
-            "interrupted; the same command goes on (tools/train_net.py: with --resume)\n",
+            "interrupted; the same command goes on (u2seg train: with --resume)\n",
         ),
     ],
 )

@@ -20,7 +20,7 @@ def run_without(*modules: str) -> subprocess.CompletedProcess[str]:
         "import sys\n"
         f"for name in {modules!r}: sys.modules[name] = None\n"
         "from u2seg.doctor import main\n"
-        "raise SystemExit(main([]))"
+        "raise SystemExit(main())"
     )
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120,
@@ -33,7 +33,7 @@ def test_without_torch_and_detectron2() -> None:
     assert result.returncode == 1, result.stderr
     assert "label stages: NOT ready" in result.stdout
     assert re.search(r"cannot import torch \(.*\); run pip install .*\[labels\]", result.stdout)
-    assert "missing; run python dev/install_detectron2.py" in result.stdout
+    assert "missing; run u2seg doctor --install-detectron2" in result.stdout
     assert "unknown, torch is missing" in result.stdout
     # Each library is complained about once.
     assert result.stdout.count("cannot import torch (") == 1
@@ -45,7 +45,7 @@ def test_without_detectron2_the_label_half_is_ready(
     pytest.importorskip("torch", reason="torch is not installed")
     monkeypatch.setattr(host, "_prepared", False)
     monkeypatch.setattr(host, "HOST", "no_such_host")
-    assert doctor.main([]) == 0
+    assert doctor.main() == 0
     text = capsys.readouterr().out
     assert "label stages: ready" in text
     assert "training and prediction: NOT ready" in text
@@ -54,7 +54,7 @@ def test_without_detectron2_the_label_half_is_ready(
 
 @pytest.mark.d2
 def test_with_detectron2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.main([]) == 0
+    assert doctor.main() == 0
     text = capsys.readouterr().out
     assert "training and prediction: ready" in text
     assert re.search(r"^Detectron2 +\S+ \(.+\), (no )?compiled ops", text, re.MULTILINE)

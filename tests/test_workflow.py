@@ -74,13 +74,13 @@ def evaluated_only(root: Path, metrics: bytes) -> None:
     run = root / "run"
     with pytest.raises(UserError) as refused:
         run_everything(arguments(root, "U2SEG.EVAL.PROTOCOL", "cups"))
-    told, _, command = str(refused.value).partition(" python ")
+    told, _, command = str(refused.value).partition(" u2seg ")
     assert told == (
         f"{run / 'train'} was trained and evaluated with other U2SEG.EVAL.PROTOCOL (not given, "
         "now cups); only the evaluation differs, so keep the training and evaluate it:"
     )
     tool, *words = shlex.split(command)
-    assert tool == "tools/train_net.py"
+    assert tool == "train"
     train_or_evaluate(train_parser().parse_intermixed_args(words))
     made = read_json(run / "other-evaluation/evaluation/metrics.json")
     assert made["protocol"]["name"] == "cups"
@@ -280,7 +280,7 @@ def test_labels_count_and_the_settings_beside_them_do_not(tmp_path: Path) -> Non
     first = read_json(path)
     path.write_text(json.dumps({**first, "settings_hash": "2"}))
     told = asked(folders, "SEED", "1", "U2SEG.EVAL.PROTOCOL", "cups")
-    assert "tools/train_net.py" in told and "labels (" not in told
+    assert "u2seg train" in told and "labels (" not in told
     path.write_text(json.dumps({**first, "inputs": {"masks": "b"}}))
     for extra in ((), ("U2SEG.EVAL.PROTOCOL", "cups")):
         told = asked(folders, "SEED", "1", *extra)

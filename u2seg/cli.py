@@ -1,4 +1,4 @@
-"""Exit codes and messages of every tool, in one place.
+"""The command ``u2seg``: finds the module of a sub-command; exit codes and messages of all.
 
 0 done, 1 a stage failed, 2 usage or settings, 130 interrupted.
 """
@@ -6,39 +6,102 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 import traceback
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from u2seg.errors import StageError, UserError
+from u2seg.version import __version__
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+COMMANDS = {
+    "label": ("label a folder of photographs without any annotation", "labels"),
+    "train": ("train a model on labels, or evaluate one", "labels,train,demo"),
+    "evaluate": ("score a folder of predictions against truth", "labels,demo"),
+    "predict": ("segment photographs with a trained model", "labels,train,demo"),
+    "run": ("everything: label, train, evaluate, predict, report", "labels,train,demo"),
+    "report": ("write the report of a run anew", "labels,demo"),
+    "convert": ("convert a pretrained ResNet for MODEL.WEIGHTS", "train"),
+    "configs": ("list the configs that come along, or copy them", ""),
+    "doctor": ("what is installed, what works, what to run for the rest", ""),
+}
+"""Name -> summary, and the extras of the package that it needs."""
+
+Body = Callable[[argparse.Namespace], int]
 
 
-def folder(text: str) -> Path:
-    """Return a folder given on a command line; argparse refuses an empty one.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``u2seg COMMAND ...``; return the exit code.
 
-    ``--output-dir "$OUT"`` with ``OUT`` unset must not mean the working directory.
+    Args:
+        argv: The words behind ``u2seg``; those of this process by default.
     """
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the folder name is empty")
-    return Path(text)
+    words = list(sys.argv[1:] if argv is None else argv)
+    width = max(map(len, COMMANDS)) + 2
+    rows = "\n".join(f"  {name:<{width}}{about}" for name, (about, _) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="u2seg",
+        description="Unsupervised universal image segmentation.",
+        epilog=f"commands:\n{rows}\n\nEach has its own help: u2seg label --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"u2seg {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="see below")
+    return command(parser.parse_args(words[:1]).command, words[1:])
 
 
-def run_tool(main_body: Callable[[], int], debug: bool = False) -> int:
+def command(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run a command of ``COMMANDS``; return the exit code.
+
+    Args:
+        name: Its name.
+        argv: Its options; those of this process by default.
+    """
+    module = importlib.import_module(f"u2seg.commands.{name}")
+    parser = module.parser()
+    parser.prog = f"u2seg {name}"
+    return execute(parser, module.run, argv, getattr(module, "parse", None), COMMANDS[name][1])
+
+
+def execute(
+    parser: argparse.ArgumentParser,
+    run: Body,
+    argv: Sequence[str] | None = None,
+    parse: Callable[[argparse.ArgumentParser, Sequence[str]], argparse.Namespace] | None = None,
+    extras: str = "labels,train,demo",
+) -> int:
+    """Read a command line, set up the log, and run; return the exit code.
+
+    Args:
+        parser: From ``new_parser``.
+        run: Does the work and returns the exit code.
+        argv: The options; those of this process by default.
+        parse: Reads them; options and settings mixed by default.
+        extras: Of the package, that a message names if a library is missing.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parse(parser, words) if parse else parser.parse_intermixed_args(words)
+    setup_logging(args.debug)
+    return run_tool(lambda: run(args), args.debug, extras)
+
+
+def run_tool(
+    main_body: Callable[[], int], debug: bool = False, extras: str = "labels,train,demo"
+) -> int:
     """Run the body of a tool and return its exit code; errors become one line on stderr.
 
     Args:
         main_body: Does the work and returns the exit code.
         debug: Show the traceback of the expected errors too.
+        extras: Of the package, that a message names if a library is missing.
 
     Returns:
-        What ``main_body`` returned; 2 after ``UserError``, 1 after ``StageError``, 130 after
-        Ctrl-C.
+        What ``main_body`` returned; 2 after ``UserError`` or if a library of an extra is
+        missing, 1 after ``StageError``, 130 after Ctrl-C.
 
     Raises:
         Exception: anything else passes through: it is a defect, and its traceback is wanted.
@@ -50,11 +113,19 @@ def run_tool(main_body: Callable[[], int], debug: bool = False) -> int:
     try:
         return main_body()
     except UserError as error:
-        return _report(error, EXIT_USAGE, debug)
+        return _report(f"error: {error}", EXIT_USAGE, debug)
     except StageError as error:
-        return _report(error, EXIT_FAILED, debug)
-    except KeyboardInterrupt as error:
-        return _report(error, EXIT_INTERRUPTED, debug)
+        return _report(f"error: {error}", EXIT_FAILED, debug)
+    except ModuleNotFoundError as error:
+        from u2seg.doctor import advice_if_missing
+
+        advice = advice_if_missing(error.name or "", extras)
+        if not advice:
+            raise
+        return _report(f"error: {advice}", EXIT_USAGE, debug)
+    except KeyboardInterrupt:
+        told = "interrupted; the same command goes on (u2seg train: with --resume)"
+        return _report(told, EXIT_INTERRUPTED, debug)
 
 
 def setup_logging(debug: bool = False) -> None:
@@ -75,11 +146,9 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
 
-def _report(error: BaseException, code: int, debug: bool) -> int:
+def _report(message: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
-    interrupted = "interrupted; the same command goes on (tools/train_net.py: with --resume)"
-    message = interrupted if isinstance(error, KeyboardInterrupt) else f"error: {error}"
+        traceback.print_exc()
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
     return code

@@ -1,4 +1,4 @@
-"""``python -m u2seg.doctor``: what is installed, what works, and what to run for the rest.
+"""``u2seg doctor``: what is installed, what works, and what to run for the rest.
 
 Exit code 0 if the label stages can run, else 1; the reasons are printed. Works in the barest
 environment: every library is looked at with care.
@@ -6,7 +6,6 @@ environment: every library is looked at with care.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import platform
@@ -14,9 +13,8 @@ import sys
 from dataclasses import dataclass
 
 from u2seg.errors import UserError
+from u2seg.io.packaged import install_command
 from u2seg.version import __version__
-
-PIP = "pip install -c constraints.txt -e"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Part:
     @property
     def command(self) -> str:
         """The command that installs it."""
-        return f"{PIP} ." if self.extra == "core" else f'{PIP} ".[{self.extra}]"'
+        return install_command("" if self.extra == "core" else self.extra)
 
 
 CORE = Part(
@@ -103,13 +101,8 @@ EXTRAS = (
 )
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Print the findings; return 0 if the label stages can run, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m u2seg.doctor",
-        description="Show what is installed, what works, and what to run for the rest.",
-    )
-    parser.parse_args(argv)
     _say(f"u2seg {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for part in (CORE, LABELS, TRAIN):
         _say(f"{part.extra:<12}{', '.join(_versions(part))}")
@@ -201,6 +194,28 @@ def nms_problems() -> list[str]:
     ]
 
 
+def advice_if_missing(module: str, extras: str) -> str:
+    """Return what to run because a module is missing; empty if it is not one of ours to install.
+
+    Args:
+        module: As a ``ModuleNotFoundError`` names it.
+        extras: Of the package, that the command needs.
+
+    Examples:
+        >>> advice_if_missing("jinja2.sandbox", "labels,demo")[:29]
+        'jinja2 is not installed: run '
+        >>> advice_if_missing("u2seg.mistaken", "labels")
+        ''
+    """
+    top = module.partition(".")[0]
+    for part in (CORE, LABELS, TRAIN, *EXTRAS):
+        names = [name for name, each in part.modules.items() if each == top]
+        if names:
+            wanted = extras if part.extra in extras.split(",") else part.extra
+            return f"{names[0]} is not installed: run {install_command(wanted.replace('core', ''))}"
+    return ""
+
+
 def device() -> str:
     """Return the device that torch would use, in words."""
     if import_failure("torch"):
@@ -272,7 +287,3 @@ def _report_optional() -> None:
 
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

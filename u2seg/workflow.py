@@ -37,7 +37,7 @@ NOT_COMPARABLE = (
 
 
 def label_folder(args: argparse.Namespace) -> str:
-    """Do the work of ``tools/generate_pseudo.py``.
+    """Do the work of ``u2seg label``.
 
     Args:
         args: config_file, images, output_dir, stages, overwrite, retry_failed, dry_run, status,
@@ -93,7 +93,7 @@ def _detector(settings: Settings) -> Detector | None:
 
 
 def run_everything(args: argparse.Namespace) -> str:
-    """Do the work of ``tools/run_pipeline.py``: label, train, evaluate, predict, report.
+    """Do the work of ``u2seg run``: label, train, evaluate, predict, report.
 
     Args:
         args: config_file, images, output_dir, truth, baseline, rounds, debug, opts.

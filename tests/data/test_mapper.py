@@ -118,7 +118,7 @@ def test_a_damaged_stuff_target_is_named(
         path.write_bytes(b"no PNG")
     else:
         Image.fromarray(stuff).save(path)
-    with pytest.raises(StageError, match=rf"1.png.*{message}.*generate_pseudo.py"):
+    with pytest.raises(StageError, match=rf"1.png.*{message}.*u2seg label"):
         PanopticMapper([], is_train=True, num_stuff=2)(record)
 
 

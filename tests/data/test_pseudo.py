@@ -89,7 +89,7 @@ def test_png_names_stay_inside_their_folder(labels: Path) -> None:
 
 def test_unfinished_folder_names_the_command(labels: Path) -> None:
     (labels / "panoptic" / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"generate_pseudo\.py .* --resume"):
+    with pytest.raises(UserError, match=r"u2seg label .* --resume"):
         open_pseudo_labels(labels)
 
 
@@ -145,7 +145,7 @@ def test_files_changed_after_the_manifest_are_refused(labels: Path, name: str) -
     write_json(folder / "manifest.json", {"files": digests})
     assert open_pseudo_labels(labels).space == SPACE
     (folder / name).write_text((folder / name).read_text() + " ")
-    with pytest.raises(UserError, match=rf"{name} was changed after .*generate_pseudo.py --resume"):
+    with pytest.raises(UserError, match=rf"{name} was changed after .*u2seg label --resume"):
         open_pseudo_labels(labels)
 
 

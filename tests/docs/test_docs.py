@@ -13,13 +13,14 @@ import pytest
 
 from u2seg.config.load import HOST_SECTIONS
 from u2seg.config.schema import SECTIONS
+from u2seg.io.packaged import config_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     [*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "INSTALL.md", ROOT / "CONTRIBUTING.md",
      ROOT / "datasets" / "README.md", ROOT / "CHANGELOG.md"]
 )  # fmt: skip
-COMMAND = re.compile(r"python ((?:tools|demo|datasets|dev)/\w+\.py)([^`|]*)")
+COMMAND = re.compile(r"(?:python )?((?:tools|demo|datasets|dev)/\w+\.py|u2seg \w+)([^`|]*)")
 
 
 def name_of(path: Path) -> str:
@@ -48,9 +49,9 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.parametrize("script", sorted({script for _, script, _ in ALL_COMMANDS}))
 def test_commands_are_real(script):
-    assert (ROOT / script).is_file(), f"{script} does not exist"
+    words = ["-m", *script.split()] if script.startswith("u2seg ") else [script]
     done = subprocess.run(
-        [sys.executable, str(ROOT / script), "--help"],
+        [sys.executable, *words, "--help"],
         capture_output=True, text=True, timeout=120, cwd=ROOT, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -74,7 +75,9 @@ def test_config_files_named_in_commands_exist():
     for page, script, words in ALL_COMMANDS:
         if "--config-file" in words:
             config = words[words.index("--config-file") + 1]
-            assert (ROOT / config).is_file(), f"{name_of(page)}: {script} {config}"
+            assert config_path(ROOT / config if (ROOT / config).is_file() else config).is_file(), (
+                f"{name_of(page)}: {script} {config}"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

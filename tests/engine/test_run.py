@@ -294,7 +294,7 @@ def test_a_damaged_label_ends_the_training_with_its_name_and_no_traceback(
     for path in (labels / "panoptic" / "stuff").rglob("*.png"):
         path.write_bytes(b"no PNG")
     words = [*data_words(labels, tmp_path / "out"), "DATALOADER.NUM_WORKERS", workers]
-    with pytest.raises(StageError, match=r"^cannot read the PNG .*generate_pseudo.py --overwrite"):
+    with pytest.raises(StageError, match=r"^cannot read the PNG .*u2seg label --overwrite"):
         run(words)
     # A logging error of a stream pytest has closed shows the error too: that is not the host's log.
     printed = "".join(capfd.readouterr()).split("--- Logging error ---")[0]

@@ -202,7 +202,7 @@ def test_nothing_is_written_after_an_error(folder: Path, truth: GroundTruth) -> 
 
 
 def opened(truth: GroundTruth, way: str) -> GroundTruth | Truth:
-    """As train_net gives its truth, or as tools/evaluate.py opens it."""
+    """As train_net gives its truth, or as u2seg evaluate opens it."""
     if way == "paths":
         return truth
     return open_truth("coco-panoptic", [truth.panoptic_json, truth.panoptic_pngs])

@@ -100,5 +100,5 @@ def test_both_numbers_of_clusters_are_told() -> None:
 
 def test_a_whole_dino_training_is_told_where_it_belongs() -> None:
     weights = {"backbone.conv1.weight": torch.ones(1)}
-    with pytest.raises(UserError, match=r"x\.pth is a whole DINO training.*convert_weights"):
+    with pytest.raises(UserError, match=r"x\.pth is a whole DINO training.*u2seg convert"):
         to_host_layout({"student": weights, "teacher": weights, "epoch": 1}, "x.pth")

@@ -77,7 +77,7 @@ def test_a_detector_that_nobody_gave_is_asked_for(
     settings: Settings, photos: Path, tmp_path: Path
 ) -> None:
     wanted = with_masks(settings, proposer="cutler")
-    with pytest.raises(UserError, match=r"cutler needs a detector.*tools/generate_pseudo\.py"):
+    with pytest.raises(UserError, match=r"cutler needs a detector.*u2seg label"):
         generate_labels(wanted, photos, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 

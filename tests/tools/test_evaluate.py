@@ -67,10 +67,10 @@ def test_what_is_missing_is_said_by_option(
 ) -> None:
     words = [*map(str, arguments), option, str(tmp_path / "gone")]  # the last one counts
     with pytest.raises(UserError, match=f"{option} {tmp_path}/gone does not exist, expected"):
-        evaluate_files(parse_evaluate(evaluate_parser(""), words))
+        evaluate_files(parse_evaluate(evaluate_parser(), words))
     other = TOOL if option in ("--predictions", "--truth-pngs", "--labels") else TOOL.parent
     with pytest.raises(UserError, match=f"{option} {other} is a .*, expected (a|the|mapping)"):
-        evaluate_files(parse_evaluate(evaluate_parser(""), [*words, option, str(other)]))
+        evaluate_files(parse_evaluate(evaluate_parser(), [*words, option, str(other)]))
 
 
 def test_what_is_missing_is_said_before_libraries_are_loaded(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_keys_are_checked_beside_the_options(arguments: list[object], tmp_path: 
     words = [str(word) for word in arguments]
 
     def evaluate(*more: str) -> str:
-        parser = evaluate_parser("")
+        parser = evaluate_parser()
         return evaluate_files(parse_evaluate(parser, [*words, *more, "U2SEG.EVAL.BOOTSTRAP", "0"]))
 
     with pytest.raises(UserError, match=r"MERGE_TRUE_STUFF is True, expected False where"):
@@ -179,7 +179,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def evaluated(arguments: list[object], *more: object) -> str:
     words = [*map(str, [*arguments, *more]), "U2SEG.EVAL.BOOTSTRAP", "0"]
-    return evaluate_files(parse_evaluate(evaluate_parser(""), words))
+    return evaluate_files(parse_evaluate(evaluate_parser(), words))
 
 
 def test_a_folder_of_its_own_takes_everything(arguments: list[object], tmp_path: Path) -> None:
@@ -219,4 +219,4 @@ def test_the_given_mapping_is_not_written_over(arguments: list[object], tmp_path
 
 
 def test_help_has_examples() -> None:
-    assert "--output runs/train/evaluation-heldout" in evaluate_parser("").format_help()
+    assert "--output runs/train/evaluation-heldout" in evaluate_parser().format_help()

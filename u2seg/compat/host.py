@@ -1,7 +1,7 @@
 """Find the installed Detectron2 and make it work with the other libraries installed.
 
 Supported: upstream main and 0.6 (compiled), and the Python files of 0.5 without compiled ops
-(``dev/install_detectron2.py``). What a host's code does not need is left as it is.
+(``u2seg.compat.install``). What a host's code does not need is left as it is.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from urllib.parse import unquote, urlparse
 
 from u2seg.compat import libraries, stand_in
 from u2seg.errors import UserError
+from u2seg.io.packaged import install_command
 
 logger = logging.getLogger(__name__)
 
 HOST = "detectron2"
 COMPILED = "detectron2._C"
-INSTALL_COMMAND = "python dev/install_detectron2.py"
+INSTALL_COMMAND = "u2seg doctor --install-detectron2"
 
 _prepared = False
 
@@ -46,7 +47,7 @@ def prepare_host() -> None:
     if folder is None:
         raise UserError(
             f"Detectron2 is not installed{_mere_folder()}, and training and prediction need it: "
-            f"run `{INSTALL_COMMAND}` from the repository (the label stages do not need it)"
+            f"run `{INSTALL_COMMAND}` (the label stages do not need it)"
         )
     try:
         code = "".join(path.read_text("utf-8") for path in sorted(folder.rglob("*.py")))
@@ -58,7 +59,7 @@ def prepare_host() -> None:
     except ImportError as error:
         raise UserError(
             f"Detectron2 {version} in {folder} cannot be imported ({error}): install its "
-            "requirements with `pip install -e .[train]`, or install it anew with "
+            f"requirements with `{install_command('train')}`, or install it anew with "
             f"`{INSTALL_COMMAND} --force`"
         ) from error
     _ensure_compiled_module()

@@ -88,7 +88,7 @@ def _missing(name: str) -> Callable[..., NoReturn]:
         raise NotImplementedError(
             f"{name} is compiled C++, which this Detectron2 lacks: rotated boxes, the old "
             "deformable convolution and the fast COCO evaluator need a compiled Detectron2 "
-            "(python dev/install_detectron2.py --force --route git)"
+            "(u2seg doctor --install-detectron2 --force --route git)"
         )
 
     return missing

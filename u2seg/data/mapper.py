@@ -28,7 +28,7 @@ INSTANCES_ALONE = "InstanceCascadeRCNN"
 """``MODEL.META_ARCHITECTURE`` without a semantic head."""
 _READ = ("annotations", "sem_seg_file_name")
 """What a sample has in another form than its record."""
-REMAKE = "Make the labels again with tools/generate_pseudo.py --overwrite."
+REMAKE = "Make the labels again with u2seg label --overwrite."
 
 
 def read_photograph(record: Record, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from u2seg.structures.labels import LabelSpace
 _CHECKED = ("labelspace.json", "instances.json", "panoptic.json")
 XYWH_ABS = 1
 """Detectron2's ``BoxMode.XYWH_ABS``; a test pins the number to the enumeration."""
-MAKE_LABELS = "Make the labels again with tools/generate_pseudo.py --resume."
+MAKE_LABELS = "Make the labels again with u2seg label --resume."
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ def open_pseudo_labels(root: Path | str, image_root: Path | str = "") -> PseudoL
     root = Path(root)
     if not root.is_dir():
         raise UserError(
-            f"label folder {root} does not exist; make it with tools/generate_pseudo.py "
+            f"label folder {root} does not exist; make it with u2seg label "
             f"--output-dir {root}, or set U2SEG.DATA.LABELS"
         )
     if not (root / "panoptic" / "manifest.json").is_file():
         raise UserError(
             f"{root} holds no finished labels (panoptic/manifest.json is missing): "
-            f"finish tools/generate_pseudo.py --output-dir {root} --resume first"
+            f"finish u2seg label --output-dir {root} --resume first"
         )
     _check_unchanged(root / "panoptic")
     space = LabelSpace.from_json(read_json_object(root / "panoptic" / "labelspace.json"))
@@ -112,7 +112,7 @@ def _check_unchanged(folder: Path) -> None:
             raise UserError(
                 f"{path} was changed after the labels were finished: {manifest} knows it with "
                 f"another sha256. Delete {manifest} and make the labels again with "
-                "tools/generate_pseudo.py --resume, or put the original file back"
+                "u2seg label --resume, or put the original file back"
             )
 
 

@@ -173,7 +173,7 @@ class TrainStream:
         if changed:
             raise UserError(
                 f"the training began with {changed}: U2SEG.DATA.LABELS {self.folder} was labelled "
-                "anew since. Put back what it held (tools/generate_pseudo.py makes the same labels "
+                "anew since. Put back what it held (u2seg label makes the same labels "
                 "of the same photographs and settings), or start anew in another OUTPUT_DIR "
                 "(MODEL.WEIGHTS may name the last checkpoint)"
             )

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 
+from u2seg.config.arguments import new_parser
+
 TRAIN_EXAMPLES = """examples:
-  train on the labels in runs/labels (made by tools/generate_pseudo.py):
-    tools/train_net.py --config-file configs/COCO-PanopticSegmentation/u2seg_R50_800.yaml \\
+  train on the labels in runs/labels (made by u2seg label):
+    u2seg train --config-file u2seg/COCO-PanopticSegmentation/u2seg_R50_800 \\
         --num-gpus 8 U2SEG.DATA.LABELS runs/labels OUTPUT_DIR runs/train
   the same on two machines, or in processes on a CPU: on each
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
-        tools/train_net.py --config-file ... U2SEG.DATA.LABELS runs/labels OUTPUT_DIR runs/train
+        -m u2seg train --config-file ... U2SEG.DATA.LABELS runs/labels OUTPUT_DIR runs/train
   go on after an interruption: the same command with --resume
   rehearse everything first: the same command with --dry-run
   how many images fit into memory: the same command with --find-batch-size
   evaluate a checkpoint:
-    tools/train_net.py --config-file configs/COCO-PanopticSegmentation/u2seg_eval_800.yaml \\
+    u2seg train --config-file u2seg/u2seg_eval_800 \\
         --eval-only MODEL.WEIGHTS model_final.pth U2SEG.DATA.EVAL_ROOT datasets/coco
 """
 DEMO_EXAMPLES = """examples:
-  demo/u2seg_demo.py --config-file configs/quickstart/quickstart.yaml \\
+  u2seg predict --config-file u2seg/quickstart \\
       --weights runs/quickstart/train/model_final.pth --input photos 'more/*.jpg' --output shown
   with names of classes, from the mapping that an evaluation wrote:
     ... --mapping runs/quickstart/train/evaluation/mapping.json
@@ -29,8 +31,8 @@ DEMO_EXAMPLES = """examples:
 
 
 def train_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``tools/train_net.py``; use ``parse_intermixed_args``."""
-    parser = _parser("Train a panoptic model on pseudo-labels, or evaluate one.", TRAIN_EXAMPLES)
+    """Return the parser of ``u2seg train``; use ``parse_intermixed_args``."""
+    parser = new_parser("Train a panoptic model on pseudo-labels, or evaluate one.", TRAIN_EXAMPLES)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML settings")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR"
@@ -86,7 +88,6 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dist-url", default="auto", help="address for several machines (default: a free port)"
     )
-    _add_debug(parser)
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="settings that win over the file"
     )
@@ -94,8 +95,8 @@ def train_parser() -> argparse.ArgumentParser:
 
 
 def demo_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``demo/u2seg_demo.py``."""
-    parser = _parser("Segment photographs with a trained model.", DEMO_EXAMPLES)
+    """Return the parser of ``u2seg predict``."""
+    parser = new_parser("Segment photographs with a trained model.", DEMO_EXAMPLES)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML settings")
     parser.add_argument(
         "--input",
@@ -117,20 +118,7 @@ def demo_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="score of things, 0..1 (0.5)"
     )
-    _add_debug(parser)
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings that win over the file"
     )
     return parser
-
-
-def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _add_debug(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")

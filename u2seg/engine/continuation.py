@@ -112,7 +112,7 @@ def _check_batch(cfg: Any) -> None:
 
     if not cfg.DATASETS.TRAIN:
         raise UserError(
-            "U2SEG.DATA.LABELS is empty: set it to the output folder of tools/generate_pseudo.py "
+            "U2SEG.DATA.LABELS is empty: set it to the output folder of u2seg label "
             "(or use --eval-only)"
         )
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()

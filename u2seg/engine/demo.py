@@ -1,4 +1,4 @@
-"""Photographs in, pictures and standard files out: the body of ``demo/u2seg_demo.py``."""
+"""Photographs in, pictures and standard files out: the body of ``u2seg predict``."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def set_up_host(cfg: Any, args: argparse.Namespace) -> None:
 
 
 def command_words(args: argparse.Namespace) -> str:
-    """Return a command line of ``tools/train_net.py``, as far as it says something.
+    """Return a command line of ``u2seg train``, as far as it says something.
 
     Examples:
         >>> words = ["SEED", "4", "SOLVER.STEPS", "(2, 3)"]

@@ -46,7 +46,7 @@ def stop(found: NonFinite, model: nn.Module, output: Path) -> NoReturn:
     raise StageError(
         f"the loss became infinite or NaN at iteration {found.iteration}"
         f"{f' ({shown})' if shown else ''}; batch and weights are in "
-        f"{path if own else path.parent}: see its losses image by image with tools/train_net.py "
+        f"{path if own else path.parent}: see its losses image by image with u2seg train "
         "--replay FILE. Then lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or enable "
         "SOLVER.CLIP_GRADIENTS, and start anew in another folder or from the last checkpoint"
     )

@@ -16,7 +16,7 @@ OPTIONS = {
     "U2SEG.DATA.LABELS": "--output-dir",
     "U2SEG.DATA.EVAL_ROOT": "--truth",
 }
-"""Keys that ``tools/run_pipeline.py`` sets from its options."""
+"""Keys that ``u2seg run`` sets from its options."""
 Changes = dict[str, tuple[str, str]]
 
 
@@ -78,13 +78,13 @@ def evaluation_command(config_file: str, opts: Sequence[str], weights: Path, out
 
     Examples:
         >>> opts = ["SOLVER.STEPS", "(1,)", "OUTPUT_DIR", "run/train"]
-        >>> evaluation_command("a.yaml", opts, Path("m.pth"), Path("run/other"))[:70]
-        'python tools/train_net.py --config-file a.yaml --eval-only SOLVER.STEP'
-        >>> evaluation_command("a.yaml", opts, Path("m.pth"), Path("run/other"))[70:]
-        "S '(1,)' OUTPUT_DIR run/other MODEL.WEIGHTS m.pth"
+        >>> evaluation_command("a.yaml", opts, Path("m.pth"), Path("run/other"))[:58]
+        'u2seg train --config-file a.yaml --eval-only SOLVER.STEPS '
+        >>> evaluation_command("a.yaml", opts, Path("m.pth"), Path("run/other"))[58:]
+        "'(1,)' OUTPUT_DIR run/other MODEL.WEIGHTS m.pth"
     """
     pairs = {**_pairs(opts), "OUTPUT_DIR": str(output), "MODEL.WEIGHTS": str(weights)}
-    words = ["python", "tools/train_net.py", "--config-file", config_file, "--eval-only"]
+    words = ["u2seg", "train", "--config-file", config_file, "--eval-only"]
     return shlex.join([*words, *(word for pair in pairs.items() for word in pair)])
 
 

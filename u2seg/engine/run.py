@@ -1,4 +1,4 @@
-"""Train, or evaluate: what ``tools/train_net.py`` does in every process."""
+"""Train, or evaluate: what ``u2seg train`` does in every process."""
 
 from __future__ import annotations
 

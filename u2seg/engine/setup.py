@@ -144,7 +144,7 @@ def register_data(settings: Settings, config_file: str, *, training: bool) -> No
         if training or not data.eval_root:
             raise UserError(
                 f"{missing}: make it as the first lines of {config_file} say, usually with "
-                f"tools/generate_pseudo.py --config-file {config_file} --images FOLDER "
+                f"u2seg label --config-file {config_file} --images FOLDER "
                 f"--output-dir {data.labels}, or set U2SEG.DATA.LABELS to another"
             )
         logger.warning("%s: evaluating without it", missing)

@@ -147,9 +147,7 @@ def _cluster(source: Path, mask: Record) -> int:
     if "cluster" in mask:
         return int(mask["cluster"])
     if Path(source).is_dir() or "category_id" not in mask:
-        raise UserError(
-            f"{source} holds no clusters: run tools/generate_pseudo.py with --stages clusters first"
-        )
+        raise UserError(f"{source} holds no clusters: run u2seg label with --stages clusters first")
     return int(mask["category_id"])
 
 

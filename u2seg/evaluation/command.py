@@ -1,4 +1,4 @@
-"""The work of ``tools/evaluate.py``: its options, and what it prints.
+"""The work of ``u2seg evaluate``: its options, and what it prints.
 
 Importing this loads nothing heavy: what is missing is said at once.
 """
@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from u2seg.config.arguments import new_parser
 from u2seg.errors import UserError
+from u2seg.io.packaged import config_path
 
 if TYPE_CHECKING:
     from u2seg.config.evaluation import EvalSettings
 
 _FOLDERS = {
-    "predictions": "a folder of predictions, as tools/train_net.py leaves in OUTPUT_DIR/evaluation",
+    "predictions": "a folder of predictions, as u2seg train leaves in OUTPUT_DIR/evaluation",
     "truth_pngs": "the folder of PNGs that --truth-json names",
-    "labels": "the output folder of tools/generate_pseudo.py",
+    "labels": "the output folder of u2seg label",
 }
 _FILES = {
     "truth_json": "a COCO panoptic JSON",
@@ -29,7 +31,7 @@ _FILES = {
 EXAMPLES = """\
 examples:
   score the predictions of a training:
-    tools/evaluate.py --predictions runs/train/evaluation \\
+    u2seg evaluate --predictions runs/train/evaluation \\
         --truth-json datasets/coco/annotations/panoptic_val2017.json \\
         --truth-pngs datasets/coco/annotations/panoptic_val2017
   under four protocols in one table: the same command with --protocol all
@@ -40,13 +42,9 @@ examples:
 _EITHER = {"truth": "a file or folder of the format that --dataset names (datasets/README.md)"}
 
 
-def evaluate_parser(description: str) -> argparse.ArgumentParser:
-    """Return the parser of ``tools/evaluate.py``."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``u2seg evaluate``."""
+    parser = new_parser("Score a folder of predictions against truth: AP, AR, mIoU, PQ.", EXAMPLES)
     parser.add_argument("--predictions", required=True, metavar="DIR", help="result folder")
     parser.add_argument(
         "--output",
@@ -94,7 +92,6 @@ def evaluate_parser(description: str) -> argparse.ArgumentParser:
         "--workers", type=int, default=1, metavar="N", help="processes that read files (default 1)"
     )
     parser.add_argument("--per-class", action="store_true", help="print a row per class")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings")
     return parser
 
@@ -122,7 +119,7 @@ def check_paths(args: argparse.Namespace) -> None:
     """
     for name, expected in (_FOLDERS | _FILES | _EITHER).items():
         value = getattr(args, name) or []
-        for path in map(Path, [value] if isinstance(value, str) else value):
+        for path in map(config_path, [value] if isinstance(value, str) else value):
             if not path.exists():
                 wrong = "does not exist"
             elif name in _FILES and not path.is_file():

@@ -97,7 +97,7 @@ def _read_run(folder: Path) -> tuple[list[Record], list[Record]]:
     parts = sorted((folder / "masks").glob("part-*.json"))
     if not parts:
         raise UserError(
-            f"{folder / 'masks'} holds no part-*.json: run tools/generate_pseudo.py with "
+            f"{folder / 'masks'} holds no part-*.json: run u2seg label with "
             f"--output-dir {folder} --stages masks first"
         )
     sizes = image_sizes(images)

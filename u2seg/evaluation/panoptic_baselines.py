@@ -149,7 +149,7 @@ def read_labels(folder: Path, truth: Truth) -> Predictions:
     if not source.is_file():
         raise UserError(
             f"{folder} holds no panoptic/panoptic.json: --labels takes the output folder of a "
-            "finished tools/generate_pseudo.py"
+            "finished u2seg label"
         )
     found = read_panoptic_set(source, source.parent / "panoptic")
     by_stem = {stem: image_id for image_id, stem in found.stems.items()}

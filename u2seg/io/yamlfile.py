@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from u2seg.errors import UserError
+from u2seg.io.packaged import PREFIX, config_path
 
 BASE_KEY = "_BASE_"
 MAX_BYTES = 1 << 20
@@ -48,7 +49,8 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     """Return a YAML file as nested dictionaries, its ``_BASE_`` chain merged below it.
 
     Args:
-        path: The file; ``_BASE_`` in it is a path relative to it (or absolute).
+        path: The file, or ``u2seg/NAME`` of a packaged config; ``_BASE_`` in it is a path
+            relative to it (or absolute), or such a name.
 
     Returns:
         Merged settings without ``_BASE_``; values of the file win over those of its bases.
@@ -57,7 +59,16 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
         UserError: if a file is missing, larger than 1 MiB, not a mapping, holds a tag, an alias
             or a key twice, names an URL as base, or the chain has a cycle.
     """
-    return _load(Path(path), ())
+    return _load(config_path(path), ())
+
+
+def base_of(path: Path) -> Path | None:
+    """Return the file that ``_BASE_`` of a settings file names; None if it has none.
+
+    Raises:
+        UserError: as ``load_yaml``.
+    """
+    return _split(path)[0]
 
 
 def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -65,13 +76,21 @@ def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if resolved in above:
         chain = " -> ".join(str(p) for p in (*above, resolved))
         raise UserError(f"{BASE_KEY} chain has a cycle: {chain}")
+    base, content = _split(path)
+    return content if base is None else merge(_load(base, (*above, resolved)), content)
+
+
+def _split(path: Path) -> tuple[Path | None, dict[str, Any]]:
     content = _read(path)
     base = content.pop(BASE_KEY, None)
     if base is None:
-        return content
+        return None, content
     if not isinstance(base, str) or "://" in base:
         raise UserError(f"{path}: {BASE_KEY} must be the path of a local file, got {base!r}")
-    return merge(_load(path.parent / base, (*above, resolved)), content)
+    beside = path.parent / base
+    return (
+        config_path(base) if base.startswith(PREFIX) and not beside.is_file() else beside
+    ), content
 
 
 def _read(path: Path) -> dict[str, Any]:

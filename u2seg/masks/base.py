@@ -54,6 +54,6 @@ def needs_detector(features: PatchFeatures, settings: MaskSettings) -> list[Patc
 def detector_missing() -> UserError:
     """Return the error for masks asked of a detector that nobody handed over."""
     return UserError(
-        f"U2SEG.MASKS.PROPOSER {DETECTOR} needs a detector: label with tools/generate_pseudo.py, "
+        f"U2SEG.MASKS.PROPOSER {DETECTOR} needs a detector: label with u2seg label, "
         "which loads U2SEG.MASKS.DETECTOR_CONFIG, or give generate_labels(..., detector=...)"
     )

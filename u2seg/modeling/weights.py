@@ -66,7 +66,7 @@ def to_host_layout(content: dict[str, Any], file_name: str) -> dict[str, Any]:
     elif isinstance(content.get("teacher"), dict):
         raise UserError(
             f"{file_name} is a whole DINO training, with teacher and student: of a ResNet, "
-            "tools/convert_weights.py makes a file for MODEL.WEIGHTS; a ViT belongs into "
+            "u2seg convert makes a file for MODEL.WEIGHTS; a ViT belongs into "
             "U2SEG.FEATURES.WEIGHTS"
         )
     else:

@@ -14,7 +14,7 @@ class OtherRunError(UserError):
 
     Args:
         finding: Which folder, and in what the runs differ.
-        advice: What a user of ``tools/generate_pseudo.py`` can do; other tools know other ways.
+        advice: What a user of ``u2seg label`` can do; other tools know other ways.
     """
 
     def __init__(self, finding: str, advice: str) -> None:

@@ -199,7 +199,7 @@ class Stage(ABC):
         if not path.is_file():
             raise UserError(
                 f"stage {self.name} needs stage {name}, which has not finished in "
-                f"{self.context.space.root}: run tools/generate_pseudo.py with --stages {name} "
+                f"{self.context.space.root}: run u2seg label with --stages {name} "
                 "(or without --stages) first"
             )
         return sha256_file(path)

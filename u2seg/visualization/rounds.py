@@ -64,7 +64,7 @@ def read_rounds(summary: Path, run: LabelRun | None, count: int, notes: Notes) -
     """Return the section of a run, without rows if there was no round.
 
     Args:
-        summary: ``rounds.json`` of ``tools/run_pipeline.py``.
+        summary: ``rounds.json`` of ``u2seg run``.
         run: The labels of the first training.
         count: Show at most so many photographs.
         notes: Gets a sentence for what cannot be read.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Install Detectron2 beside u2seg, by the first of three routes that works.
 
 1. An importable Detectron2 is left alone.
@@ -8,7 +7,7 @@
    upstream v0.5; its C++ sources are missing, so it is installed as a pure-Python distribution.
    ``u2seg.compat`` stands in for the compiled module, which nothing in u2seg needs.
 
-Standard library and pip only. Run it with the Python of the environment to install into.
+Standard library and pip only. The Python that runs it is the one it installs into.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ import tempfile
 import urllib.parse
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 GIT_URL = "https://github.com/facebookresearch/detectron2"
@@ -57,23 +57,17 @@ REQUIREMENTS = (
     "omegaconf>=2.1", "hydra-core>=1.1",
 )  # fmt: skip
 
-EPILOG = """examples:
-  .venv/bin/python dev/install_detectron2.py                # first route that works
-  .venv/bin/python dev/install_detectron2.py --route index  # no compiler, no git
-  .venv/bin/python dev/install_detectron2.py --sdist detectron2_cdo-0.5.tar.gz  # no network
-
-exit codes: 0 installed (or there already), 1 no route worked, 2 wrong usage
-uninstall:  .venv/bin/python -m pip uninstall detectron2
-"""
-
 
 class InstallError(Exception):
     """A route that did not work; the message says why and what to do."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Install Detectron2 and return the exit code."""
-    args = _parser().parse_args(argv)
+def install(args: argparse.Namespace) -> int:
+    """Install Detectron2 and return the exit code: 0 installed or there already, 1 no route worked.
+
+    Args:
+        args: With the options that ``add_options`` adds.
+    """
     found, _ = import_host()
     if found and not args.force:
         say(f"Detectron2 {found} is importable: nothing to do")
@@ -88,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         found, reason = import_host()
         if found:
-            say(f"installed Detectron2 {found} ({name}); check with: python -m u2seg.doctor")
+            say(f"installed Detectron2 {found} ({name}); check with: u2seg doctor")
             return 0
         failures.append(f"{name}: installed, but `import detectron2` fails: {reason}")
     print("error: Detectron2 could not be installed", file=sys.stderr)
@@ -97,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1
 
 
-def routes(args: argparse.Namespace) -> list[tuple[str, object]]:
+def routes(args: argparse.Namespace) -> list[tuple[str, Callable[[], None]]]:
     """Return (name, function) of the routes to try, in order."""
     git = ("upstream git", lambda: install_from_git(args.probe_seconds))
     index = ("source distribution", lambda: install_from_sdist(args.sdist))
@@ -376,24 +370,19 @@ def run_pip(*arguments: str) -> None:
 say = functools.partial(print, flush=True)  # long steps are announced before they start
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Install Detectron2 into the environment of the Python that runs this.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the installer to a parser."""
+    group = parser.add_argument_group("Detectron2")
+    group.add_argument(
+        "--install-detectron2", action="store_true", help="install it into this environment"
     )
-    parser.add_argument(
+    group.add_argument(
         "--route", choices=("auto", "git", "index"), default="auto",
         help="auto (default): git if its host answers, else the package index",
     )  # fmt: skip
-    parser.add_argument("--sdist", type=Path, metavar="FILE", help="use this downloaded sdist")
-    parser.add_argument(
+    group.add_argument("--sdist", type=Path, metavar="FILE", help="use this downloaded sdist")
+    group.add_argument(
         "--probe-seconds", type=float, default=5.0, metavar="S",
         help="how long the git host may take to answer (default %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="install even if one is there")
-    return parser
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    group.add_argument("--force", action="store_true", help="install even if one is there")

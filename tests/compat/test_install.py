@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import subprocess
 import sys
@@ -14,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "dev" / "install_detectron2.py"
-spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
-assert spec is not None and spec.loader is not None
-installer = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(installer)
+from u2seg.cli import execute
+from u2seg.commands import doctor
+from u2seg.compat import install as installer
+
+
+def run(*words: str) -> int:
+    return execute(doctor.parser(), doctor.run, ["--install-detectron2", *words])
+
 
 TREE = {
     "detectron2/__init__.py": "__version__ = '0.5'\n",
@@ -224,7 +226,7 @@ def test_git_comes_before_the_index(nothing_installed, monkeypatch) -> None:
     monkeypatch.setattr(
         installer, "install_from_git", lambda _seconds: nothing_installed.append("git")
     )
-    assert installer.main([]) == 0
+    assert run() == 0
     assert nothing_installed == ["git"]
 
 
@@ -235,7 +237,7 @@ def test_the_index_follows_a_host_that_does_not_answer(
     monkeypatch.setattr(
         installer, "install_from_sdist", lambda _file: nothing_installed.append("index")
     )
-    assert installer.main(["--probe-seconds", "2"]) == 0
+    assert run("--probe-seconds", "2") == 0
     assert nothing_installed == ["index"]
     assert "does not answer within 2 s" in capsys.readouterr().out
 
@@ -246,7 +248,7 @@ def test_no_route_is_exit_code_1_with_all_reasons(nothing_installed, monkeypatch
 
     monkeypatch.setattr(installer, "install_from_git", fail)
     monkeypatch.setattr(installer, "install_from_sdist", fail)
-    assert installer.main([]) == 1
+    assert run() == 1
     errors = capsys.readouterr().err
     assert "upstream git: no luck" in errors
     assert "source distribution: no luck" in errors
@@ -256,7 +258,7 @@ def test_an_installation_that_does_not_import_is_a_failure(
     nothing_installed, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(installer, "install_from_sdist", lambda _file: None)
-    assert installer.main(["--route", "index"]) == 1
+    assert run("--route", "index") == 1
     assert "installed, but `import detectron2` fails: No module" in capsys.readouterr().err
 
 
@@ -277,19 +279,11 @@ def test_import_host_tells_version_or_reason(
 def test_nothing_to_do_if_it_is_there(monkeypatch, capsys) -> None:
     monkeypatch.setattr(installer, "import_host", lambda: ("0.6", ""))
     monkeypatch.setattr(installer, "routes", None)
-    assert installer.main([]) == 0
+    assert run() == 0
     assert "nothing to do" in capsys.readouterr().out
 
 
 def test_a_wrong_local_file_is_refused(tmp_path: Path, nothing_installed, capsys) -> None:
     wrong = make_archive(tmp_path / "wrong.tar.gz", TREE)
-    assert installer.main(["--sdist", str(wrong)]) == 1
+    assert run("--sdist", str(wrong)) == 1
     assert "expected 53c9e79e" in capsys.readouterr().err
-
-
-def test_help_shows_examples_and_exit_codes() -> None:
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True
-    )
-    assert "examples:" in result.stdout
-    assert "exit codes:" in result.stdout

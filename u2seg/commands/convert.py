@@ -1,0 +1,38 @@
+"""``u2seg convert``: a pretrained ResNet for the host."""
+
+from __future__ import annotations
+
+import argparse
+
+from u2seg.config.arguments import new_parser
+
+ABOUT = "Convert a pretrained ResNet of torchvision, timm, DINO or MoCo for MODEL.WEIGHTS."
+EXAMPLES = """\
+examples:
+  u2seg convert dino_resnet50_pretrain.pth weights/dino_RN50_pretrain_d2_format.pkl
+  u2seg convert moco_v2_800ep_pretrain.pth.tar weights/moco_v2_R50.pkl --kind moco
+
+Nothing in the input is executed. Exit codes: 0 done, 2 the file is not such a ResNet.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
+    p = new_parser(ABOUT, EXAMPLES)
+    p.add_argument("input", metavar="INPUT", help="weight file: .pth, .pth.tar, .safetensors, .pkl")
+    p.add_argument("output", metavar="OUTPUT", help="file to write: .pkl or .pth")
+    p.add_argument(
+        "--kind",
+        choices=("auto", "torchvision", "dino", "moco", "timm"),
+        default="auto",
+        help="where the file is from (auto)",
+    )
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert the file; return the exit code."""
+    from u2seg.modeling.convert import convert_file
+
+    print(convert_file(args.input, args.output, args.kind))
+    return 0

@@ -1,0 +1,16 @@
+"""``u2seg predict``: photographs through a trained model."""
+
+from __future__ import annotations
+
+import argparse
+
+from u2seg.engine.args import demo_parser as parser
+
+__all__ = ["parser", "run"]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the photographs; return the exit code."""
+    from u2seg.engine.demo import run_demo
+
+    return run_demo(args)
