@@ -28,6 +28,21 @@ DEMO_EXAMPLES = """examples:
   on the CPU, more segments:
     ... --confidence-threshold 0.3 --opts MODEL.DEVICE cpu
 """
+REFUSED = {
+    "--eval-mode": "an evaluation fits the mapping and applies it, --mapping FILE applies the "
+    "mapping.json of an earlier one",
+    "--hungarian_matching": "--mapping FILE names clusters by the mapping.json of an evaluation",
+    "--video-input": "make pictures of the video (ffmpeg does) and give their folder to --input",
+    "--webcam": "give photographs to --input",
+}
+"""Options of the published commands -> what to do instead."""
+
+
+class _Refused(argparse.Action):
+    """An option of the published commands that is not here; ``const`` says what is instead."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error(f"there is no {self.option_strings[0]} here: {self.const}")
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -82,6 +97,7 @@ def train_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="with --eval-only: mapping.json of an earlier evaluation instead of a new fit",
     )
+    _refuse(parser, "--eval-mode")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine (default 1)")
     parser.add_argument("--num-machines", type=int, default=1, help="machines (default 1)")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
@@ -105,7 +121,13 @@ def demo_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="files, folders, globs or .tar shards",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="result folder")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="PATH",
+        help="result folder; for a single photograph also a picture to write, such as out.jpg",
+    )
+    _refuse(parser, "--video-input", "--webcam", "--hungarian_matching")
     parser.add_argument(
         "--weights", default="", metavar="FILE", help="checkpoint (default: MODEL.WEIGHTS)"
     )
@@ -122,3 +144,10 @@ def demo_parser() -> argparse.ArgumentParser:
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings that win over the file"
     )
     return parser
+
+
+def _refuse(parser: argparse.ArgumentParser, *options: str) -> None:
+    for option in options:
+        parser.add_argument(
+            option, action=_Refused, nargs="?", const=REFUSED[option], help=argparse.SUPPRESS
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from tqdm import tqdm
 
 from u2seg.engine.prediction import Prediction
@@ -25,7 +23,7 @@ from u2seg.io.images import BadImageError, read_image
 from u2seg.io.paths import stem_of
 from u2seg.io.tarshards import index_shard
 from u2seg.structures.panoptic import PanopticLabel
-from u2seg.visualization.compose import draw_legend, magnify, side_by_side
+from u2seg.visualization.compose import draw_legend, magnify, side_by_side, write_picture
 from u2seg.visualization.draw import draw_panoptic
 
 logger = logging.getLogger(__name__)
@@ -46,8 +44,41 @@ def run_demo(args: argparse.Namespace) -> int:
         UserError: for a bad setting, missing weights, no input, no readable input, or an output
             folder among the photographs.
     """
-    check_outside(args.input, Path(args.output))
-    return segment_images(args, name_inputs(args.input, image_extensions()))
+    output = Path(args.output)
+    check_outside(args.input, output)
+    inputs = name_inputs(args.input, image_extensions())
+    if output.suffix.lower() in image_extensions() and not output.is_dir():
+        return draw_image(args, [place for _, place in inputs], output)
+    return segment_images(args, inputs)
+
+
+def draw_image(args: argparse.Namespace, inputs: Sequence[ImageFile], output: Path) -> int:
+    """Write the segmentation on top of a single photograph, as Detectron2's demo does; return 0.
+
+    Args:
+        args: As for ``run_demo``; ``input`` and ``output`` are not looked at.
+        inputs: The photograph.
+        output: The picture to write; its ending says the format.
+
+    Raises:
+        UserError: as ``run_demo``, if there are several photographs, the photograph cannot be
+            read, or it is the output itself.
+    """
+    if len(inputs) != 1:
+        raise UserError(
+            f"--output {output} is one picture, and there are {len(inputs)} photographs: give a "
+            "folder"
+        )
+    if output.resolve() == inputs[0].path:
+        raise UserError(f"--output {output} would overwrite the photograph: give another name")
+    segmenter = _segmenter(args)
+    try:
+        image = read_image(inputs[0], segmenter.cfg.U2SEG.IMAGES.MAX_PIXELS, sound=True)
+    except BadImageError as error:
+        raise UserError(f"{inputs[0]}: {error}") from error
+    write_picture(output, segmenter.predict(image).draw(image))
+    logger.info("1 image in %s", output)
+    return 0
 
 
 def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFile]]) -> int:
@@ -60,13 +91,7 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
     Raises:
         UserError: as ``run_demo``.
     """
-    segmenter = Segmenter.from_config(
-        args.config_file,
-        args.weights,
-        args.opts,
-        args.confidence_threshold,
-        getattr(args, "mapping", ""),
-    )
+    segmenter = _segmenter(args)
     output = Path(args.output)
     writer = PredictionWriter(output, segmenter.space)
     skipped = []
@@ -90,6 +115,16 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
     writer.finish()
     logger.info("%d images in %s, %d skipped", len(inputs) - len(skipped), output, len(skipped))
     return 0
+
+
+def _segmenter(args: argparse.Namespace) -> Segmenter:
+    return Segmenter.from_config(
+        args.config_file,
+        args.weights,
+        args.opts,
+        args.confidence_threshold,
+        getattr(args, "mapping", ""),
+    )
 
 
 def check_outside(inputs: Sequence[str], output: Path) -> None:
@@ -209,10 +244,3 @@ def picture(image: Rgb, prediction: Prediction) -> Rgb:
         entries[prediction.space.name(category), (red, green, blue)] = None
     legend = draw_legend(list(entries), width=pair.shape[1])
     return np.concatenate([pair, legend], axis=0)
-
-
-def write_picture(path: Path, pixels: Rgb) -> None:
-    """Write an RGB picture as PNG, atomically; UserError if that cannot be done."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())

@@ -119,6 +119,43 @@ def build_stock_cfg(config_file: Path | str, overrides: Sequence[str] = ()) -> A
     return cfg
 
 
+def complete_cfg(cfg: Any) -> Any:
+    """Return a frozen copy of a config made with Detectron2's ``get_cfg``, ready for prediction.
+
+    ``U2SEG`` keys that it lacks are added. If it says nothing of them, as the files of the
+    released code, its own class numbers hold and the numbers of clusters follow from them.
+
+    Args:
+        cfg: Frozen or not.
+
+    Raises:
+        UserError: for a bad value, or class numbers that disagree with the numbers of clusters.
+    """
+    from u2seg.compat import prepare_host
+
+    prepare_host()
+    from detectron2.config import get_cfg
+
+    import u2seg.modeling
+
+    cfg, usual = cfg.clone(), get_cfg()
+    cfg.defrost()
+    add_u2seg_config(cfg)
+    add_u2seg_config(usual)
+    if cfg.U2SEG == usual.U2SEG:
+        cfg.U2SEG.CLUSTERS.NUM_CLUSTERS = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        cfg.U2SEG.SEMANTICS.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1
+    defaults = flatten(usual)
+    given = {key: value for key, value in flatten(cfg).items() if value != defaults.get(key)}
+    _derive_classes(cfg, settings_from_cfg(cfg), given)
+    _fit_device(cfg)
+    u2seg.modeling.register()
+    check_host_settings(cfg)
+    _unshare(cfg)
+    cfg.freeze()
+    return cfg
+
+
 def label_space(settings: Settings) -> LabelSpace:
     """Return the label space of the model: K thing and S stuff clusters with default names."""
     return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)

@@ -5,7 +5,9 @@ Images are (H, W, 3) uint8 RGB.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from u2seg.errors import UserError
+from u2seg.io.atomic import write_bytes
 from u2seg.visualization.text import Color, font, printable, text_size
 
 Rgb = npt.NDArray[np.uint8]
@@ -137,3 +140,17 @@ def draw_legend(entries: Sequence[tuple[str, Color]], *, width: int = 640, size:
         place = (left + row, top + size // 2)
         pen.text(place, fit_text(name, size, cell - row), fill=INK, font=font(size), anchor="lm")
     return np.array(sheet)
+
+
+def write_picture(path: Path, pixels: Rgb) -> None:
+    """Write an (H, W, 3) uint8 RGB picture in the format of its ending, atomically.
+
+    Raises:
+        UserError: if Pillow knows no such format or the file cannot be written.
+    """
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise UserError(f"{path}: no format of pictures ends with {path.suffix!r}, .png does")
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=kind, quality=92)  # PNG has no quality
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,218 @@
+"""The commands of U2Seg's readme and of the article about it, as printed, on small data.
+
+The working directory is a copy of the repository's layout; what is added to a printed line makes
+the model or the data small.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.label_folder import TINY, make_labels
+from u2seg.compat import prepare_host
+from u2seg.engine.segmenter import VisualizationDemo
+from u2seg.engine.setup import build_cfg
+from u2seg.errors import UserError
+
+pytestmark = pytest.mark.d2
+prepare_host()
+ROOT = Path(__file__).resolve().parents[2]
+COCO = "configs/COCO-PanopticSegmentation"
+SMALL = (*TINY, "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN")
+
+
+@pytest.fixture(autouse=True)
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("configs", "demo", "tools"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line: str, more: Sequence[str] = ()) -> int:
+    """Run ``python SCRIPT ...`` in this process, after the shell's part: splitting, globbing."""
+    python, script, *words = shlex.split(line)
+    assert python == "python"
+    words = [found for word in words for found in sorted(glob.glob(word)) or [word]]
+    spec = importlib.util.spec_from_file_location(Path(script).stem, script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return int(module.main([*words, *more]))
+
+
+def write_weights(config: str, weights: str, words: Sequence[str] = ()) -> None:
+    """Write a model with random weights where a published checkpoint is put."""
+    import torch
+    from detectron2.modeling import build_model
+
+    torch.manual_seed(0)
+    model = build_model(build_cfg(f"{COCO}/{config}", ["MODEL.DEVICE", "cpu", *words]))
+    Path(weights).parent.mkdir(exist_ok=True)
+    torch.save({"model": model.state_dict(), "iteration": 89999}, weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clusters", [800, 300])
+def test_training(
+    clusters: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    line = f"python ./tools/train_net.py --config-file ./{COCO}/u2seg_R50_{clusters}.yaml"
+    if clusters == 300:
+        monkeypatch.setenv("CLUSTER_NUM", "300")
+    more = [
+        *SMALL,
+        *("U2SEG.DATA.EVAL_ROOT", "", "MODEL.WEIGHTS", "", "DATALOADER.NUM_WORKERS", "0"),
+        *("TEST.PRECISE_BN.NUM_ITER", "1", "U2SEG.TRAIN.PICTURES", "0"),
+    ]
+    assert run(line, more) == 2
+    told = capfd.readouterr().err.strip().splitlines()[-1]
+    labels = f"runs/coco_{clusters}/labels"
+    assert f"label folder {labels} (U2SEG.DATA.LABELS) does not exist: make it" in told
+    assert f"--output-dir {labels}" in told
+    make_labels(Path(labels).parent)
+    assert run(line, more) == 0
+    assert (Path("runs") / f"coco_{clusters}" / "train" / "model_final.pth").is_file()
+    assert ("CLUSTER_NUM" in caplog.text) == (clusters == 300)
+
+
+@pytest.mark.slow
+def test_demo_with_the_published_model() -> None:
+    write_weights("u2seg_eval_800.yaml", "ckpts/cocotrain_800_0089999.pth")
+    line = (
+        f"python ./demo/u2seg_demo.py --config-file {COCO}/u2seg_eval_800.yaml "
+        "--input demo/images/*jpg --output results/demo_800"
+    )
+    assert run(line) == 0
+    shown = sorted(path.name for path in Path("results/demo_800/pictures").iterdir())
+    assert shown == ["astronaut.png", "chelsea.png", "coffee.png", "rocket.png"]
+
+
+def test_demo_on_one_photograph(capfd: pytest.CaptureFixture[str]) -> None:
+    write_weights("u2seg_eval_300.yaml", "ckpts/cocotrain_300_0089999.pth", TINY)
+    (Path("test_image.jpg")).write_bytes((ROOT / "demo/images/coffee.jpg").read_bytes())
+    line = f"python ./demo/u2seg_demo.py --config-file {COCO}/u2seg_eval_300.yaml --input "
+    tiny = ("--confidence-threshold", "0.25", "--opts", *TINY)
+    assert run(f"{line} test_image.jpg --output results/demo_300", tiny) == 0
+    assert Path("results/demo_300/pictures/test_image.png").is_file()
+    # as Detectron2's demo: one photograph, and a picture to write
+    assert run(f"{line} test_image.jpg --output out.jpg", tiny) == 0
+    with Image.open("out.jpg") as picture:
+        assert (picture.format, picture.size) == ("JPEG", (480, 320))
+    assert sorted(p.name for p in Path().glob("*.*")) == ["out.jpg", "test_image.jpg"]
+    for inputs, output, told in (
+        ("demo/images/*jpg", "out.jpg", "out.jpg is one picture, and there are 4 photographs"),
+        ("test_image.jpg", "./test_image.jpg", "would overwrite the photograph"),
+    ):
+        assert run(f"{line} {inputs} --output {output}", tiny) == 2
+        assert told in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "value", "instead"),
+    [
+        ("demo/u2seg_demo.py", "--video-input", "v.mp4", "make pictures of the video"),
+        ("demo/u2seg_demo.py", "--webcam", "", "give photographs to --input"),
+        ("demo/u2seg_demo.py", "--hungarian_matching", "m.json", "--mapping FILE names"),
+        ("tools/train_net.py", "--eval-mode", "eval", "an evaluation fits the mapping"),
+    ],
+)
+def test_what_is_not_here_says_what_is(
+    script: str, option: str, value: str, instead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(f"python {script} --config-file x {option} {value}")
+    assert f"there is no {option} here: {instead}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def article(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what ``import predictor`` does to this process."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    yield
+    from detectron2.config import defaults
+
+    sys.modules.pop("predictor", None)
+    defaults._C.pop("U2SEG", None)
+
+
+@pytest.mark.usefixtures("article")
+def test_python_of_the_article() -> None:
+    write_weights("u2seg_eval_300.yaml", "ckpts/cocotrain_300_0089999.pth", TINY)
+    sys.path.insert(0, "demo")
+    from detectron2.config import get_cfg
+    from detectron2.data.detection_utils import read_image
+    from predictor import VisualizationDemo  # type: ignore[import-not-found]
+
+    cfg = get_cfg()
+    cfg.merge_from_file(f"{COCO}/u2seg_eval_300.yaml")
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.25
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.25
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = 0.25
+    cfg.merge_from_list([yaml_word(word) for word in TINY])  # not of the article: a small model
+    cfg.freeze()
+    demo = VisualizationDemo(cfg)
+    img = read_image("demo/images/coffee.jpg", format="BGR")
+    predictions, visualized_output = demo.run_on_image(img)
+    visualized_output.save("results.png")
+    assert {"panoptic_seg", "instances", "sem_seg"} <= set(predictions)
+    assert demo.segmenter.cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH == 0.25
+    assert demo.segmenter.space.num_things == 3 and cfg.is_frozen()
+    ids, segments = predictions["panoptic_seg"]
+    assert ids.shape == (320, 480) and segments
+    with Image.open("results.png") as picture:
+        saved = np.asarray(picture)
+    assert np.array_equal(saved, visualized_output.get_image())
+    # the photograph shines through: red is red, not blue
+    assert np.corrcoef(saved[..., 0].ravel(), img[..., 2].ravel())[0, 1] > 0.3
+    with pytest.raises(UserError, match=r"\(H, W, 3\) uint8 BGR, got \(2, 2\) uint8"):
+        demo.run_on_image(np.zeros((2, 2), np.uint8))
+
+
+def yaml_word(word: str) -> object:
+    import yaml
+
+    return word if word.startswith("(") else yaml.safe_load(word)
+
+
+def test_a_config_without_this_packages_keys_is_completed(tmp_path: Path) -> None:
+    """The released file knows Detectron2's keys alone; class numbers tell of the clusters."""
+    import torch
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    cfg = get_cfg()
+    assert "U2SEG" not in cfg
+    mine = build_cfg(f"{COCO}/u2seg_eval_300.yaml", TINY)
+    for key in ("MODEL", "INPUT", "TEST"):
+        cfg[key] = mine[key].clone()
+        cfg[key].defrost()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME = "PanopticFPN", "CascadeROIHeads"
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    cfg.MODEL.WEIGHTS = str(tmp_path / "released.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    segmenter = VisualizationDemo(cfg).segmenter
+    assert (segmenter.space.num_things, segmenter.space.num_stuff) == (3, 2)
+    assert segmenter.predict(np.zeros((64, 64, 3), np.uint8)).panoptic.ids.shape == (64, 64)
+    assert "U2SEG" not in cfg, "the user's config is as it was"
+
+
+def test_photographs_of_the_demo_are_small_and_licensed() -> None:
+    folder = ROOT / "demo" / "images"
+    files = sorted(folder.glob("*jpg"))
+    assert len(files) == 4
+    assert sum(path.stat().st_size for path in files) <= 150_000
+    told = (folder / "README.md").read_text()
+    for path in files:
+        row = next(line for line in told.splitlines() if f"`{path.name}`" in line)
+        assert "public domain" in row or "CC0" in row
