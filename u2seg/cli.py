@@ -123,9 +123,9 @@ def run_tool(
         if not advice:
             raise
         return _report(f"error: {advice}", EXIT_USAGE, debug)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         told = "interrupted; the same command goes on (u2seg train: with --resume)"
-        return _report(told, EXIT_INTERRUPTED, debug)
+        return _report(str(error) or told, EXIT_INTERRUPTED, debug)
 
 
 def setup_logging(debug: bool = False) -> None:

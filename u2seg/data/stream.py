@@ -12,6 +12,7 @@ import functools
 import itertools
 import logging
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -222,6 +223,7 @@ class TrainStream:
             prefetch_factor=max(2, -(-2 * share // workers)) if workers else None,
             # or it would take a number from the shared generator
             generator=torch.Generator(),
+            worker_init_fn=_leave_interrupts,
         )
 
 
@@ -244,6 +246,11 @@ class _Samples:
 
 def _as_it_is(sample: Any) -> Any:
     return sample
+
+
+def _leave_interrupts(_worker: int) -> None:
+    """Let Ctrl-C be the main process's to handle: it may still need samples."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def build_train_loader(cfg: Any, start_iteration: int = 0) -> TrainStream:

@@ -77,6 +77,7 @@ class TrainingLoop:
         clip: Clips the gradients, once the scale of the loss is taken out; None = nothing to do.
         failed: Called when a loss is not finite, in each process; raises.
         done: Called after each iteration.
+        asked: Whether this process shall stop; asked once per iteration.
         watchers: Called with the number of the iteration and its batch, before it is computed.
 
     Raises:
@@ -92,8 +93,11 @@ class TrainingLoop:
     clip: Callable[[], None] | None = None
     failed: Callable[[NonFinite], NoReturn] | None = None
     done: Callable[[Iteration], None] = lambda _: None
+    asked: Callable[[], bool] = lambda: False
     watchers: list[Callable[[int, Batch], None]] = field(default_factory=list)
     iter: int = 0
+    stopping: bool = False
+    """Whether any process was asked to stop: the same in all of them."""
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -118,8 +122,9 @@ class TrainingLoop:
             names, row = self._gradients(batch)
         except FloatingPointError as error:  # the host's proposals are not finite
             self._fail(NonFinite(self.iter, batch, {}, random, str(error)))
-        rows = gather_rows(row, data_s, len(batch))
-        means = rows[:, :-2].mean(0).tolist()
+        rows = gather_rows(row, data_s, len(batch), self.asked())
+        self.stopping = bool(rows[:, -1].any())
+        means = rows[:, :-3].mean(0).tolist()
         if not math.isfinite(sum(means)):
             self._fail(NonFinite(self.iter, batch, dict(zip(names, row.tolist())), random))
         if self.clip is not None:
@@ -132,8 +137,8 @@ class TrainingLoop:
         self.done(
             Iteration(
                 dict(zip(names, means, strict=True)),
-                int(rows[:, -1].sum()),
-                float(rows[:, -2].max()),
+                int(rows[:, -2].sum()),
+                float(rows[:, -3].max()),
                 time.perf_counter() - start,
             )
         )
@@ -204,22 +209,23 @@ def precision(
     return torch.autocast(device.type, dtype)
 
 
-def gather_rows(losses: Tensor, data_s: float, images: int) -> Tensor:
-    """Return one row per process, on the CPU: its losses, its waiting time, its images.
+def gather_rows(losses: Tensor, data_s: float, images: int, asked: bool = False) -> Tensor:
+    """Return one row per process, on the CPU: losses, waiting time, images, whether to stop.
 
     Args:
         losses: (L,) float32 on the model's device; the same L everywhere.
         data_s: Seconds.
         images: In the batch of this process.
+        asked: Whether it was asked to stop.
 
     Returns:
-        (processes, L + 2) float32; reading it waits for the device.
+        (processes, L + 3) float32; reading it waits for the device.
 
     Examples:
         >>> gather_rows(torch.tensor([0.5, 1.0]), 0.25, 4)
-        tensor([[0.5000, 1.0000, 0.2500, 4.0000]])
+        tensor([[0.5000, 1.0000, 0.2500, 4.0000, 0.0000]])
     """
-    row = torch.cat([losses, losses.new_tensor([data_s, images])])
+    row = torch.cat([losses, losses.new_tensor([data_s, images, asked])])
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return row[None].cpu()
     rows = [torch.empty_like(row) for _ in range(torch.distributed.get_world_size())]

@@ -165,6 +165,7 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
     from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
     from detectron2.utils import comm
 
+    from u2seg.engine.interrupt import Stop, build_stop_hook
     from u2seg.engine.stream_hook import FirstBatches, build_stream_hook
 
     class PeriodicEvaluation(HookBase):  # type: ignore[misc]
@@ -181,6 +182,7 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
 
         def __init__(self, cfg: Any) -> None:
             TrainerBase.__init__(self)
+            self.stop = Stop()
             self.assemble(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
             self.register_hooks(self.build_hooks())
 
@@ -189,6 +191,10 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
             kept = [self.precise_bn() if isinstance(h, hooks.PreciseBN) else h for h in kept]
             writers = [i for i, h in enumerate(kept) if isinstance(h, hooks.PeriodicWriter)]
             kept.insert(writers[0] if writers else len(kept), PeriodicEvaluation())
+            changing = [
+                i for i, h in enumerate(kept) if isinstance(h, hooks.LRScheduler | hooks.PreciseBN)
+            ]
+            kept.insert(changing[-1] + 1, build_stop_hook(self.stop, self.loop))
             return [build_stream_hook(self.stream), *kept]
 
         def precise_bn(self) -> Any:
@@ -267,7 +273,10 @@ def run_training(trainer: Any, resume: bool) -> None:
     Raises:
         StageError: if the loss is no longer finite.
         UserError: if the weights cannot be loaded.
+        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
+    from u2seg.engine.interrupt import save_interrupted
+
     # The host logs every error of the loop with its traceback; expected ones have their message.
     host_logger = logging.getLogger("detectron2.engine.train_loop")
     host_logger.addFilter(_unexpected)
@@ -277,9 +286,23 @@ def run_training(trainer: Any, resume: bool) -> None:
             logger.info("training is finished already (%d iterations)", trainer.start_iter)
             _save_final(trainer)
         else:
-            trainer.train()
-    except StageError as error:
-        raise without_worker_traceback(error) from error
+            if trainer.start_iter:
+                logger.info(
+                    "going on at iteration %d of %d, from %s",
+                    trainer.start_iter,
+                    trainer.max_iter,
+                    trainer.checkpointer.get_checkpoint_file(),
+                )
+            with trainer.stop:
+                trainer.train()
+            if trainer.stop.asked():
+                raise KeyboardInterrupt
+    except (KeyboardInterrupt, Exception) as error:
+        if trainer.stop.asked():  # a loading process that got the signal too raises others
+            raise save_interrupted(trainer, trainer.stop) from error
+        if isinstance(error, StageError):
+            raise without_worker_traceback(error) from error
+        raise
     finally:
         host_logger.removeFilter(_unexpected)
         # The host closes them after a complete training only.
