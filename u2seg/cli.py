@@ -25,7 +25,7 @@ COMMANDS = {
     "predict": ("segment photographs with a trained model", "labels,train,demo"),
     "run": ("everything: label, train, evaluate, predict, report", "labels,train,demo"),
     "report": ("write the report of a run anew", "labels,demo"),
-    "convert": ("convert a pretrained ResNet for MODEL.WEIGHTS", "train"),
+    "convert": ("convert a pretrained ResNet, or a checkpoint of STEGO", "train"),
     "configs": ("list the configs that come along, or copy them", ""),
     "doctor": ("what is installed, what works, what to run for the rest", ""),
 }

@@ -61,7 +61,9 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
+def load_checkpoint(
+    path: Path | str, sha256: str = "", *, strangers: bool = False
+) -> dict[str, Any]:
     """Return the content of a checkpoint file.
 
     Args:
@@ -69,6 +71,8 @@ def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
             Detectron2's model zoo).
         sha256: Expected hexadecimal digest; empty means that of ``<path>.sha256``, if there is
             such a file.
+        strangers: Accept objects of other packages, such as the options in a checkpoint of
+            PyTorch Lightning, as empty ones: nothing is imported or run for them. (PyTorch >= 2.6.)
 
     Returns:
         The mapping in the file; tensors are on the CPU, arrays stay NumPy.
@@ -95,7 +99,7 @@ def load_checkpoint(path: Path | str, sha256: str = "") -> dict[str, Any]:
         verify(path)
     _refuse_other_kinds(path)
     try:
-        content = _load(path)
+        content = _load(path, strangers)
     except UserError:
         raise
     except MemoryError as error:
@@ -158,28 +162,46 @@ def _reason(error: Exception) -> str:
     return text if " " in text else f"it is damaged ({type(error).__name__} {text})".rstrip()
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, strangers: bool) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
     if path.suffix == ".pkl":
         return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    return load_torch(path)
+    return load_torch(path, strangers=strangers)
 
 
-def load_torch(path: Path | str) -> Any:
-    """Return ``torch.load(path, weights_only=True)`` with NumPy scalars and options allowed."""
+def load_torch(path: Path | str, *, strangers: bool = False) -> Any:
+    """Return ``torch.load(path, weights_only=True)`` with NumPy scalars and options allowed.
+
+    Args:
+        path: The file.
+        strangers: As for ``load_checkpoint``.
+    """
     import torch  # this module must import without torch
 
     # torch 2.4 has no safe_globals() context, so add and take away by hand.
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([*numpy_scalar_globals(), argparse.Namespace])
     try:
+        find = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+        if strangers and find:
+            torch.serialization.add_safe_globals([_empty_class(name) for name in find(path)])
         return torch.load(path, map_location="cpu", weights_only=True)
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
+
+
+def _empty_class(name: str) -> type:
+    """Return a class called ``name`` whose objects take any arguments and state and keep none."""
+
+    def ignore(*_: Any, **__: Any) -> None:
+        pass
+
+    module, _, own = name.rpartition(".")
+    return type(own, (), {"__module__": module, "__init__": ignore, "__setstate__": ignore})
 
 
 def numpy_scalar_globals() -> list[Any]:

@@ -145,13 +145,18 @@ class StegoSegmenter:
     @classmethod
     def load(cls, path: Path | str, settings: SemanticSettings | None = None) -> StegoSegmenter:
         """Return the segmenter saved under ``path``; see ``SemanticSegmenter``."""
+        return load_model(path, METHOD, cls.build, settings)
 
-        def build(
-            saved: SemanticSettings, in_dim: int, tensors: dict[str, Tensor]
-        ) -> StegoSegmenter:
-            model = cls(saved, in_dim)
-            model.probe.load_state_dict({"clusters": tensors.pop("probe.clusters")})
-            model.head.load_state_dict({k.removeprefix("head."): v for k, v in tensors.items()})
-            return model
+    @classmethod
+    def build(
+        cls, settings: SemanticSettings, in_dim: int, tensors: dict[str, Tensor]
+    ) -> StegoSegmenter:
+        """Return a fitted segmenter of the tensors that ``save`` writes.
 
-        return load_model(path, METHOD, build, settings)
+        Raises:
+            RuntimeError: if names or shapes do not fit (KeyError without the probe).
+        """
+        model = cls(settings, in_dim)
+        model.probe.load_state_dict({"clusters": tensors.pop("probe.clusters")})
+        model.head.load_state_dict({k.removeprefix("head."): v for k, v in tensors.items()})
+        return model
