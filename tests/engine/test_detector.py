@@ -140,7 +140,7 @@ def test_what_is_missing_is_named(
     with pytest.raises(UserError, match=r"DETECTOR_WEIGHTS is .*none\.pth.* no file"):
         Detector(mask_settings(config, tmp_path / "none.pth"))
     monkeypatch.setattr(host, "_prepared", False)
-    monkeypatch.setattr(host, "host_version", lambda: "")
+    monkeypatch.setattr(host, "host_folder", lambda: None)
     with pytest.raises(UserError, match="Detectron2 is not installed"):
         Detector(mask_settings(config, weights))
 
@@ -149,8 +149,8 @@ def test_unusable_models_are_refused(stock: tuple[Path, Path], tmp_path: Path) -
     config, weights = stock
     image = scene(0)[0]
     foreign = tmp_path / "foreign.yaml"
-    foreign.write_text(f"_BASE_: {config}\nMODEL: {{ROI_HEADS: {{USE_DROPLOSS: true}}}}\n")
-    with pytest.raises(UserError, match=r"unknown key MODEL\.ROI_HEADS\.USE_DROPLOSS"):
+    foreign.write_text(f"_BASE_: {config}\nZEBRAFISH: {{STRIPES: true}}\n")
+    with pytest.raises(UserError, match=r"unknown key ZEBRAFISH\.STRIPES.*leave them out"):
         Detector(mask_settings(foreign, weights), "cpu")(image)
     boxes = tmp_path / "boxes.yaml"
     boxes.write_text(f"_BASE_: {config}\nMODEL: {{MASK_ON: false}}\n")
@@ -160,6 +160,24 @@ def test_unusable_models_are_refused(stock: tuple[Path, Path], tmp_path: Path) -
         Detector(mask_settings(boxes, only_boxes), "cpu")(image)
     with pytest.raises(UserError, match="roi_heads"):
         Detector(mask_settings(config, only_boxes), "cpu")(image)
+
+
+def test_cutlers_own_config_is_read_as_it_is(stock: tuple[Path, Path], tmp_path: Path) -> None:
+    """With its training-only keys and the name of its heads, whose parameters are the host's."""
+    config = tmp_path / "cutler.yaml"
+    config.write_text(
+        f"_BASE_: {stock[0]}\nMODEL:\n  ROI_BOX_HEAD: {{CLS_AGNOSTIC_BBOX_REG: true}}\n"
+        "  ROI_HEADS: {NAME: CustomCascadeROIHeads, USE_DROPLOSS: true, DROPLOSS_IOU_THRESH: 0}\n"
+        "DATALOADER: {COPY_PASTE: true, COPY_PASTE_RATE: 1.0, COPY_PASTE_RANDOM_NUM: true}\n"
+        "SOLVER: {BASE_LR_MULTIPLIER: 2, BASE_LR_MULTIPLIER_NAMES: ['roi_heads']}\n"
+        "TEST: {NO_SEGM: false}\nVERSION: 2\n"
+    )
+    cfg = build_stock_cfg(config, ["MODEL.DEVICE", "cpu"])
+    assert cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads"
+    weights = save_random_model(cfg, tmp_path / "cutler.pth")
+    check_masks(Detector(mask_settings(config, weights, 0.0), "cpu"), 0.0)
+    with pytest.raises(UserError, match=r"is a key of CutLER's code.*/cutler_R50\.yaml"):
+        build_cfg(config, ["MODEL.DEVICE", "cpu"])
 
 
 def test_importing_the_label_half_loads_no_detectron2() -> None:

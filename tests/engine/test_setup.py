@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +140,48 @@ def test_bad_files_are_refused(
         build_cfg(tmp_path / "bad.yaml", CPU)
     assert message in str(caught.value)
     assert not os.path.exists("OWNED")
+
+
+def test_heads_of_others_are_warned_of_where_drop_loss_is_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+
+    class HeadsOfOthers(StandardROIHeads):  # type: ignore[misc]
+        pass
+
+    ROI_HEADS_REGISTRY._obj_map["HeadsOfOthers"] = HeadsOfOthers
+    try:
+        words = [*CPU, "MODEL.ROI_HEADS.NAME", "HeadsOfOthers", "U2SEG.TRAIN.DROPLOSS"]
+        build_cfg(BASE_CONFIG, [*words, "False"])
+        assert "drop-loss" not in caplog.text
+        build_cfg(BASE_CONFIG, [*words, "True"])
+        assert "HeadsOfOthers, which has a drop-loss only if its own code reads" in caplog.text
+    finally:
+        del ROI_HEADS_REGISTRY._obj_map["HeadsOfOthers"]
+
+
+def test_what_newer_hosts_can_do_is_accepted_there_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the keys and norms of main in the present host's place."""
+    import detectron2.config
+    import detectron2.layers
+
+    def main_cfg() -> Any:
+        cfg = plain()
+        cfg.SOLVER.NUM_DECAYS, cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = 3, False
+        return cfg
+
+    words = [*CPU, "SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR"]
+    plain = detectron2.config.get_cfg
+    if "NUM_DECAYS" not in plain().SOLVER:
+        with pytest.raises(UserError, match="LR_SCHEDULER_NAME is 'WarmupStepWithFixedGammaLR'"):
+            build_cfg(BASE_CONFIG, words)
+    monkeypatch.setattr(detectron2.config, "get_cfg", main_cfg)
+    monkeypatch.setattr(detectron2.layers, "get_norm", lambda norm, channels: object())
+    cfg = build_cfg(BASE_CONFIG, [*words, "MODEL.FPN.NORM", "LN"])
+    assert (cfg.SOLVER.NUM_DECAYS, cfg.MODEL.FPN.NORM) == (3, "LN")
+    with pytest.raises(UserError, match=r"USE_FED_LOSS is True, expected False: .* clusters"):
+        build_cfg(BASE_CONFIG, [*CPU, "MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True"])
 
 
 def test_cascade_stages_without_weights_of_their_boxes_are_refused() -> None:

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 from typing import Any
 
 from u2seg.errors import UserError
 
+logger = logging.getLogger(__name__)
 _REGISTRIES = (
     ("detectron2.modeling", "META_ARCH_REGISTRY", "MODEL.META_ARCHITECTURE"),
     ("detectron2.modeling", "BACKBONE_REGISTRY", "MODEL.BACKBONE.NAME"),
@@ -21,7 +24,6 @@ _REGISTRIES = (
     ("detectron2.modeling", "ROI_MASK_HEAD_REGISTRY", "MODEL.ROI_MASK_HEAD.NAME"),
     ("detectron2.modeling", "SEM_SEG_HEADS_REGISTRY", "MODEL.SEM_SEG_HEAD.NAME"),
 )
-_HOST_HEADS = ("CascadeROIHeads", "StandardROIHeads", "Res5ROIHeads")
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN")
 _CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("INPUT.FORMAT", ("RGB", "BGR")),
@@ -78,8 +80,8 @@ def check_host_settings(cfg: Any) -> None:
             the key and the value.
     """
     _check_registries(cfg)
-    for key, allowed in _CHOICES:
-        value = _get(cfg, key)
+    for key, common in _CHOICES:
+        value, allowed = _get(cfg, key), (*common, *_newer_choices(cfg, key))
         if value not in allowed:
             shown = ", ".join(repr(choice) for choice in allowed)
             raise UserError(f"{key} is {value!r}, expected one of {shown}")
@@ -104,7 +106,6 @@ def check_host_settings(cfg: Any) -> None:
             "by them"
         )
     _check_heads(cfg)
-    _check_drop_loss(cfg)
     _check_device(str(cfg.MODEL.DEVICE))
 
 
@@ -158,12 +159,20 @@ def _check_steps(solver: Any) -> None:
 
 
 def _check_heads(cfg: Any) -> None:
+    if cfg.U2SEG.TRAIN.DROPLOSS:
+        _check_drop_loss(str(cfg.MODEL.ROI_HEADS.NAME))
     for norm, channels in _NORMALIZED:
         if _get(cfg, norm) == "GN" and _get(cfg, channels) % _GROUPS:
             raise UserError(
                 f"{channels} is {_get(cfg, channels)}, expected a multiple of {_GROUPS}, as "
                 f"{norm} is GN with {_GROUPS} groups"
             )
+    if cfg.MODEL.ROI_BOX_HEAD.get("USE_FED_LOSS"):
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.USE_FED_LOSS is True, expected False: that loss weights classes by "
+            "how often a data set of Detectron2 has them, and clusters are of none. Predictions do "
+            "not depend on it"
+        )
     cascade = cfg.MODEL.ROI_BOX_CASCADE_HEAD
     if "Cascade" in cfg.MODEL.ROI_HEADS.NAME and len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
         raise UserError(
@@ -172,14 +181,36 @@ def _check_heads(cfg: Any) -> None:
         )
 
 
-def _check_drop_loss(cfg: Any) -> None:
-    name = cfg.MODEL.ROI_HEADS.NAME
-    if cfg.U2SEG.TRAIN.DROPLOSS and name in _HOST_HEADS:
-        raise UserError(
-            f"U2SEG.TRAIN.DROPLOSS is True, but MODEL.ROI_HEADS.NAME is {name}, which has no "
-            "drop-loss: set MODEL.ROI_HEADS.NAME PseudoCascadeROIHeads, or U2SEG.TRAIN.DROPLOSS "
-            "False"
-        )
+def _newer_choices(cfg: Any, key: str) -> tuple[str, ...]:
+    """Return what newer hosts than 0.6 alone can do."""
+    from detectron2.layers import get_norm
+
+    if key == "SOLVER.LR_SCHEDULER_NAME" and "NUM_DECAYS" in cfg.SOLVER:
+        return ("WarmupStepWithFixedGammaLR",)
+    if key.endswith(".NORM"):
+        with contextlib.suppress(KeyError):
+            get_norm("LN", _GROUPS)
+            return ("LN",)
+    return ()
+
+
+def _check_drop_loss(name: str) -> None:
+    """Refuse heads of the host; those of others may have a drop-loss, or have none."""
+    from detectron2.modeling import ROI_HEADS_REGISTRY
+
+    from u2seg.modeling.roi_heads import PseudoCascadeROIHeads
+
+    heads = ROI_HEADS_REGISTRY.get(name)
+    if issubclass(heads, PseudoCascadeROIHeads):
+        return
+    told = f"U2SEG.TRAIN.DROPLOSS is True, but MODEL.ROI_HEADS.NAME is {name}, which"
+    if not heads.__module__.startswith("detectron2."):
+        logger.warning("%s has a drop-loss only if its own code reads that key", told)
+        return
+    raise UserError(
+        f"{told} has no drop-loss: set MODEL.ROI_HEADS.NAME PseudoCascadeROIHeads, or "
+        "U2SEG.TRAIN.DROPLOSS False"
+    )
 
 
 def _check_registries(cfg: Any) -> None:

@@ -159,4 +159,7 @@ def _unknown(cfg: Any, node: Any, parts: list[str], depth: int, source: str) -> 
     anywhere = difflib.get_close_matches(wrong, list(flatten(cfg)), n=1)
     if anywhere:
         return f"{message} Did you mean {anywhere[0]}?"
-    return f"{message} {prefix[:-1] or 'The top level'} has {', '.join(map(str, node))}."
+    return (
+        f"{message} {prefix[:-1] or 'The top level'} has {', '.join(map(str, node))}. (Keys that "
+        "the code of another project adds cannot be used here: leave them out of a copy.)"
+    )

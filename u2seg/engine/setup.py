@@ -30,6 +30,19 @@ logger = logging.getLogger(__name__)
 PSEUDO_NAME = "u2seg_pseudo"
 EVAL_NAME = "u2seg_eval"
 CONFIG_VERSION = 2
+_OF_CUTLER = frozenset({
+    "DATALOADER.COPY_PASTE", "DATALOADER.COPY_PASTE_RATE", "DATALOADER.COPY_PASTE_MIN_RATIO",
+    "DATALOADER.COPY_PASTE_MAX_RATIO", "DATALOADER.COPY_PASTE_RANDOM_NUM",
+    "DATALOADER.VISUALIZE_COPY_PASTE", "MODEL.ROI_HEADS.USE_DROPLOSS",
+    "MODEL.ROI_HEADS.DROPLOSS_IOU_THRESH", "SOLVER.BASE_LR_MULTIPLIER",
+    "SOLVER.BASE_LR_MULTIPLIER_NAMES", "TEST.NO_SEGM",
+})  # fmt: skip
+"""Keys that CutLER's code (commit cca0a27) adds; none changes what its models predict."""
+_HEADS_OF_CUTLER = {
+    "CustomCascadeROIHeads": "CascadeROIHeads",
+    "CustomStandardROIHeads": "StandardROIHeads",
+}
+"""Its heads differ from the host's in their losses alone."""
 
 
 def setup_cfg(args: argparse.Namespace) -> Any:
@@ -102,7 +115,7 @@ def build_stock_cfg(config_file: Path | str, overrides: Sequence[str] = ()) -> A
     """Return the frozen config of a model whose classes have nothing to do with clusters.
 
     As ``build_cfg``, but class numbers and data sets stay what the file says, as in the configs
-    of Detectron2's model zoo.
+    of Detectron2's model zoo. CutLER's own files are read too.
 
     Raises:
         UserError: for an unreadable file, an unknown key (of a project with code of its own,
@@ -111,7 +124,7 @@ def build_stock_cfg(config_file: Path | str, overrides: Sequence[str] = ()) -> A
     from u2seg.compat import prepare_host
 
     prepare_host()
-    cfg, _ = _merged(config_file, overrides)
+    cfg, _ = _merged(config_file, overrides, stock=True)
     _fit_device(cfg)
     check_host_settings(cfg)
     _unshare(cfg)
@@ -210,7 +223,9 @@ def check_label_space(space: LabelSpace, settings: Settings, source: str) -> Non
             )
 
 
-def _merged(config_file: Path | str, overrides: Sequence[str]) -> tuple[Any, Flat]:
+def _merged(
+    config_file: Path | str, overrides: Sequence[str], *, stock: bool = False
+) -> tuple[Any, Flat]:
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
@@ -221,6 +236,18 @@ def _merged(config_file: Path | str, overrides: Sequence[str]) -> tuple[Any, Fla
     version = values.pop("VERSION", CONFIG_VERSION)
     if version != CONFIG_VERSION:
         raise UserError(f"{config_file}: VERSION is {version!r}, only {CONFIG_VERSION} is known")
+    others = sorted(_OF_CUTLER & values.keys())
+    if others and not stock:
+        raise UserError(
+            f"{others[0]} in {config_file} is a key of CutLER's code. As "
+            "U2SEG.MASKS.DETECTOR_CONFIG the file can be used as it is; to train as CutLER does, "
+            "or to predict with its weights, take "
+            "configs/ImageNet-InstanceSegmentation/cutler_R50.yaml"
+        )
+    values = {key: value for key, value in values.items() if key not in others}
+    heads = values.get("MODEL.ROI_HEADS.NAME")
+    if stock and heads in _HEADS_OF_CUTLER:
+        values["MODEL.ROI_HEADS.NAME"] = _HEADS_OF_CUTLER[heads]
     merge_values(cfg, values, str(config_file))
     given = {**values, **merge_words(cfg, overrides)}
     return cfg, given
