@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.masks.graphs import near_degenerate_graphs
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import MaskSettings
 from u2seg.masks.batched import (
@@ -213,11 +214,22 @@ def test_squaring_finds_the_eigenvector_of_a_tridiagonal_matrix() -> None:
     rng = torch.Generator().manual_seed(0)
     diagonal = torch.rand((4, 20), generator=rng, dtype=torch.float64) - 0.5
     off = torch.rand((4, 19), generator=rng, dtype=torch.float64) / 5
-    vectors, residual = top_eigenvector(diagonal, off)
+    vectors, residual, single = top_eigenvector(diagonal, off)
     matrix = torch.diag_embed(diagonal) + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
     expected = torch.linalg.eigh(matrix).eigenvectors[..., -1]
     assert ((vectors * expected).sum(dim=1).abs() > 1 - 1e-12).all()
     assert residual.max() < 1e-12
+    assert single.all()
+
+
+def test_nearly_equal_eigenvalues_are_told_apart_or_left_alone() -> None:
+    for graph, expected in near_degenerate_graphs():
+        edges = BatchGraph(torch.from_numpy(graph[None]).float())
+        everything = torch.ones(1, len(graph), dtype=torch.bool)
+        vectors, converged = cut_vectors(edges, 1e-5, everything, everything)
+        cosine = abs(float(vectors[0].numpy() @ expected))
+        assert cosine > 0.999 or not converged
+    assert converged  # the last graph is not so near
 
 
 def test_signs_and_seeds_by_hand() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import eigh
 
+from tests.masks.graphs import near_degenerate_graphs
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import MaskSettings
 from u2seg.masks.bitgraph import BitGraph
@@ -264,6 +265,12 @@ def test_slow_convergence_falls_back_to_the_dense_solver(
         got = second_eigenvector(edges, EPS)
     assert "did not converge in 3 steps" in caplog.text
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_the_vector_is_the_second_where_the_third_is_near() -> None:
+    for edges, expected in near_degenerate_graphs():
+        v = second_eigenvector(edges, EPS)
+        assert abs(v @ expected) > 0.999
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -24,12 +24,14 @@ import torch
 from torch import Tensor
 
 from u2seg.io.transfer import upload
-from u2seg.masks.ncut import TOLERANCE
+from u2seg.masks.ncut import EXHAUSTED, TOLERANCE
 
 STEPS = 64
 """Lanczos steps of every cut. Cuts with a clear answer need about 20."""
 SQUARINGS = 40
 """The tridiagonal matrix to the power of 2^40 tells eigenvalues apart that differ by 1e-10."""
+GAP_SQUARINGS = 25
+"""To the power of 2^25, eigenvalues 1e-6 apart (``TOLERANCE`` / ``ANGLE`` of ``ncut``) are too."""
 MANTISSA = 53
 HALF_BITS = 11
 """Whole numbers up to 2^11 are exact in half precision (and TF32)."""
@@ -130,7 +132,7 @@ def cut_vectors(
     Returns:
         ``vectors`` (B, n) float64 with ``v' D v = 1``, 0 where not live, the sign as in
         ``u2seg.masks.ncut.fix_sign``; and ``converged`` (B,) bool: the residual is below
-        ``ncut.TOLERANCE``.
+        ``ncut.TOLERANCE`` and the gap to the next Ritz value above 1e-6.
     """
     keep = linked.double()
     degree, scale = _degrees(graph, eps, live, keep)
@@ -145,9 +147,10 @@ def cut_vectors(
     top = _unit(degree.sqrt() * live)
     start = start_vector(live.shape[1], live.device) * live
     basis, diagonal, off = _lanczos(multiply, start, top, max(1, min(steps, live.shape[1] - 1)))
-    small, residual = top_eigenvector(diagonal, off[:, :-1])
+    small, residual, single = top_eigenvector(diagonal, off[:, :-1])
     z = torch.bmm(small[:, None], basis)[:, 0]
     converged = torch.maximum(residual, off[:, -1] * small[:, -1].abs()) < TOLERANCE
+    converged &= single
     # One more product makes plateaus exact, see ncut.
     v = scale * multiply(z)
     norm = (degree * v * v).sum(dim=1, keepdim=True).sqrt()
@@ -183,16 +186,16 @@ def _lanczos(
     basis[:, 0] = top
     rest = _orthogonal(start, basis[:, :1])
     length = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
-    alive = length >= TOLERANCE
+    alive = length >= EXHAUSTED
     diagonal, off = [], []
     for k in range(1, steps + 1):
-        torch.mul(rest, alive / length.clamp(min=TOLERANCE), out=basis[:, k])
+        torch.mul(rest, alive / length.clamp(min=EXHAUSTED), out=basis[:, k])
         product = multiply(basis[:, k])
         value = torch.linalg.vecdot(basis[:, k], product)[:, None]
         diagonal.append(value.masked_fill(~alive, -1.0))
         rest = _orthogonal(product, basis[:, : k + 1])
         length = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
-        alive = alive & (length >= TOLERANCE)
+        alive = alive & (length >= EXHAUSTED)
         off.append(length * alive)
     return basis[:, 1:], torch.cat(diagonal, dim=1), torch.cat(off, dim=1)
 
@@ -210,7 +213,7 @@ def _orthogonal(vectors: Tensor, basis: Tensor) -> Tensor:
     return vectors
 
 
-def top_eigenvector(diagonal: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
+def top_eigenvector(diagonal: Tensor, off: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the eigenvectors of the largest eigenvalue of symmetric tridiagonal matrices.
 
     The matrix (T + 1) / 2 is squared until only its largest eigenvalue is left: every column is
@@ -221,29 +224,36 @@ def top_eigenvector(diagonal: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         off: (B, k - 1) float64.
 
     Returns:
-        ``vectors`` (B, k) of length 1, and ``residual`` (B,), |T s - mu s|.
+        ``vectors`` (B, k) of length 1; ``residual`` (B,), |T s - mu s|; and ``single`` (B,) bool:
+        the next eigenvalue is 1e-6 or more below.
 
     Examples:
-        >>> vector, residual = top_eigenvector(
-        ...     torch.tensor([[0.0, 0.0]], dtype=torch.float64),
-        ...     torch.tensor([[0.5]], dtype=torch.float64),
+        >>> vector, residual, single = top_eigenvector(
+        ...     torch.zeros((2, 2), dtype=torch.float64),
+        ...     torch.tensor([[0.5], [1e-9]], dtype=torch.float64),
         ... )
         >>> [round(float(x), 6) for x in vector[0].abs()], bool(residual[0] < 1e-12)
         ([0.707107, 0.707107], True)
+        >>> single.tolist()
+        [True, False]
     """
     matrix = torch.diag_embed(diagonal)
     matrix = matrix + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
     power = (matrix + torch.eye(diagonal.shape[1], dtype=matrix.dtype, device=matrix.device)) / 2
-    for _ in range(SQUARINGS):
+    for count in range(1, SQUARINGS + 1):
         power = torch.bmm(power, power)
         largest = torch.linalg.vector_norm(power, math.inf, dim=(1, 2), keepdim=True)
         power = power / largest.clamp(min=SMALLEST)
+        if count == GAP_SQUARINGS:
+            # Of rank one if one eigenvalue is left: the trace is the norm then.
+            trace = torch.diagonal(power, dim1=1, dim2=2).sum(dim=1)
+            single = trace < torch.linalg.matrix_norm(power) * (1 + 1e-6)
     column = torch.diagonal(power, dim1=1, dim2=2).argmax(dim=1)
     index = column[:, None, None].expand(-1, power.shape[1], 1)
     vector = _unit(power.gather(2, index)[..., 0])
     image = torch.bmm(matrix, vector[..., None])[..., 0]
     value = (vector * image).sum(dim=1, keepdim=True)
-    return vector, torch.linalg.vector_norm(image - value * vector, dim=1)
+    return vector, torch.linalg.vector_norm(image - value * vector, dim=1), single
 
 
 def fix_signs(vectors: Tensor) -> Tensor:

@@ -23,8 +23,13 @@ from u2seg.masks.naming import image_name
 logger = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float64]
-TOLERANCE = 1e-7
-"""Residual |M z - mu z| at which the iteration ends; the error of z is that over the eigengap."""
+TOLERANCE = 1e-10
+"""Residual |M z - mu z| at which the iteration may end. So small because a mixture of two vectors
+whose eigenvalues are g apart has a residual below g: it must not pass before both are seen."""
+ANGLE = 1e-4
+"""The residual over the gap to the next Ritz value, which bounds the angle to the eigenvector."""
+EXHAUSTED = 1e-14
+"""A next Lanczos vector this short is rounding: the start has nothing in other directions."""
 MAX_STEPS = 400
 CHECK_EVERY = 4
 DENSE_LIMIT = 64
@@ -138,19 +143,20 @@ def _lanczos(graph: BitGraph, eps: float, scale: Vector) -> Vector | None:
         diagonal[k] = basis[k] @ product
         rest = _orthogonal(product, top, basis[: k + 1])
         off[k] = np.linalg.norm(rest)
-        exhausted = off[k] < TOLERANCE or k == steps - 1
-        if exhausted or k % CHECK_EVERY == CHECK_EVERY - 1:
-            pair = (k, k) if k else (0, 0)
-            _, small = eigh_tridiagonal(diagonal[: k + 1], off[:k], select="i", select_range=pair)
-            if off[k] * abs(small[-1, 0]) < TOLERANCE:
-                z: Vector = small[:, 0] @ basis[: k + 1]
+        exhausted = off[k] < EXHAUSTED
+        if exhausted or k % CHECK_EVERY == CHECK_EVERY - 1 or k == steps - 1:
+            two = (max(0, k - 1), k)
+            ritz, small = eigh_tridiagonal(diagonal[: k + 1], off[:k], select="i", select_range=two)
+            needed = max(EXHAUSTED, min(TOLERANCE, ANGLE * (ritz[-1] - ritz[0])))
+            if exhausted or off[k] * abs(small[-1, -1]) < needed:
+                z: Vector = small[:, -1] @ basis[: k + 1]
                 # One more product: patches with the same neighbours now have the same value to
                 # the last bit, as they must; what an iteration leaves there is rounding.
                 x = scale * z
                 polished: Vector = scale * (eps * x.sum() + (1 - eps) * graph.multiply(x))
                 return polished
-            if exhausted:
-                return None
+        if k == steps - 1:
+            return None
         basis[k + 1] = rest / off[k]
     return None
 
