@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,33 +149,27 @@ def article(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("article")
 def test_python_of_the_article() -> None:
+    """The lines are those of docs/migration.md; a smaller model is all that is added."""
     write_weights("u2seg_eval_300.yaml", "ckpts/cocotrain_300_0089999.pth", TINY)
-    sys.path.insert(0, "demo")
-    from detectron2.config import get_cfg
-    from detectron2.data.detection_utils import read_image
-    from predictor import VisualizationDemo  # type: ignore[import-not-found]
-
-    cfg = get_cfg()
-    cfg.merge_from_file(f"{COCO}/u2seg_eval_300.yaml")
-    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.25
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.25
-    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = 0.25
-    cfg.merge_from_list([yaml_word(word) for word in TINY])  # not of the article: a small model
-    cfg.freeze()
-    demo = VisualizationDemo(cfg)
-    img = read_image("demo/images/coffee.jpg", format="BGR")
-    predictions, visualized_output = demo.run_on_image(img)
-    visualized_output.save("results.png")
+    page = (ROOT / "docs" / "migration.md").read_text("utf-8")
+    lines = page.split("```python\n")[1].split("```")[0]
+    assert lines.count("cfg.freeze()") == 1
+    smaller = "cfg.merge_from_list(words)\ncfg.freeze()"
+    found: dict[str, Any] = {"words": [yaml_word(word) for word in TINY]}
+    exec(lines.replace("cfg.freeze()", smaller), found)
+    cfg, demo, predictions = found["cfg"], found["demo"], found["predictions"]
     assert {"panoptic_seg", "instances", "sem_seg"} <= set(predictions)
     assert demo.segmenter.cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH == 0.25
     assert demo.segmenter.space.num_things == 3 and cfg.is_frozen()
     ids, segments = predictions["panoptic_seg"]
     assert ids.shape == (320, 480) and segments
-    with Image.open("results.png") as picture:
+    with Image.open("coffee_segmented.png") as picture:
         saved = np.asarray(picture)
-    assert np.array_equal(saved, visualized_output.get_image())
+    assert np.array_equal(saved, found["visualized_output"].get_image())
+    with Image.open("demo/images/coffee.jpg") as picture:
+        photograph = np.asarray(picture)
     # the photograph shines through: red is red, not blue
-    assert np.corrcoef(saved[..., 0].ravel(), img[..., 2].ravel())[0, 1] > 0.3
+    assert np.corrcoef(saved[..., 0].ravel(), photograph[..., 0].ravel())[0, 1] > 0.3
     with pytest.raises(UserError, match=r"\(H, W, 3\) uint8 BGR, got \(2, 2\) uint8"):
         demo.run_on_image(np.zeros((2, 2), np.uint8))
 
@@ -205,6 +200,23 @@ def test_a_config_without_this_packages_keys_is_completed(tmp_path: Path) -> Non
     assert (segmenter.space.num_things, segmenter.space.num_stuff) == (3, 2)
     assert segmenter.predict(np.zeros((64, 64, 3), np.uint8)).panoptic.ids.shape == (64, 64)
     assert "U2SEG" not in cfg, "the user's config is as it was"
+
+
+def test_cutlers_detector_goes_with_the_config_that_the_docs_name() -> None:
+    """It is a Cascade Mask R-CNN of one class in Detectron2's names."""
+    import torch
+    from detectron2.modeling import build_model
+
+    config = "configs/ImageNet-InstanceSegmentation/cutler_R50.yaml"
+    tiny = [*TINY, "U2SEG.CLUSTERS.NUM_CLUSTERS", "1"]
+    cfg = build_cfg(config, tiny).clone()
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME = "GeneralizedRCNN", "CascadeROIHeads"
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    torch.save({"model": build_model(cfg).state_dict()}, "cutler_cascade_final.pth")
+    line = f"python demo/u2seg_demo.py --config-file {config} --weights cutler_cascade_final.pth "
+    assert run(f"{line} --input demo/images/coffee.jpg --output o.png", ["--opts", *tiny]) == 0
+    assert Path("o.png").is_file()
 
 
 def test_photographs_of_the_demo_are_small_and_licensed() -> None:
