@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.evaluation.datasets import FILES, write_truth
 from tests.label_folder import TINY, make_labels
 from u2seg.compat import prepare_host
 from u2seg.engine.segmenter import VisualizationDemo
@@ -117,6 +119,27 @@ def test_demo_on_one_photograph(capfd: pytest.CaptureFixture[str]) -> None:
     ):
         assert run(f"{line} {inputs} --output {output}", tiny) == 2
         assert told in capfd.readouterr().err
+
+
+def test_evaluation_of_a_published_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    """As the first lines of the YAML say; the data set has COCO's layout and four classes."""
+    write_weights("u2seg_eval_300.yaml", "ckpts/cocotrain_300_0089999.pth", TINY)
+    annotations = Path("datasets/coco/annotations")
+    write_truth(annotations)
+    (annotations / "truth.json").rename(annotations / "panoptic_val2017.json")
+    (annotations / "truth").rename(annotations / "panoptic_val2017")
+    for name in FILES.values():
+        photograph = Path("datasets/coco/val2017", name).with_suffix(".jpg")
+        photograph.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(annotations / "panoptic_val2017" / name) as labels:
+            Image.new("RGB", labels.size, (90, 120, 60)).save(photograph)
+    header = Path(COCO, "u2seg_eval_300.yaml").read_text().split("# Command:")[1]
+    line = header.split("# Weights:")[0].replace("\\\n#", "")
+    assert "--eval-only" in line
+    few = ("U2SEG.EVAL.CLASSES", "truth", "U2SEG.EVAL.BOOTSTRAP", "0", "OUTPUT_DIR", "runs/eval")
+    assert run(f"python {line}", [*TINY, *few, "DATALOADER.NUM_WORKERS", "0"]) == 0
+    assert "panoptic" in json.loads(Path("runs/eval/evaluation/metrics.json").read_text())
+    assert "LABELS" not in caplog.text
 
 
 @pytest.mark.parametrize(
