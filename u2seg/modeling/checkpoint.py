@@ -266,7 +266,7 @@ def _local_copy(path: str, path_manager: Any) -> str:
     if "://" not in path:
         raise UserError(
             f"weight file {path} does not exist (MODEL.WEIGHTS): give a local file or a URL "
-            "(docs/migration.md lists published ones; u2seg convert makes one of a pretrained ResNet)"
+            "(docs/migration.md lists the published ones; u2seg convert makes one of a ResNet)"
         )
     try:
         if comm.is_main_process():
