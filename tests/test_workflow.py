@@ -212,7 +212,9 @@ def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
             ],
         )
     )  # fmt: skip
-    assert told == f"labels are in {tmp_path / 'labels'}"
+    assert told.splitlines() == [
+        f"labels are in {tmp_path / 'labels'}", f"report: {tmp_path / 'labels/report.html'}"
+    ]  # fmt: skip
     parts = sorted((tmp_path / "labels/masks").glob("part-*.json"))
     entries = [entry for part in parts for entry in read_json(part)]
     assert entries and min(entry["score"] for entry in entries) >= 0.1

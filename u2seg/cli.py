@@ -20,11 +20,11 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 COMMANDS = {
     "label": ("label a folder of photographs without any annotation", "labels"),
-    "train": ("train a model on labels, or evaluate one", "labels,train,demo"),
-    "evaluate": ("score a folder of predictions against truth", "labels,demo"),
-    "predict": ("segment photographs with a trained model", "labels,train,demo"),
-    "run": ("everything: label, train, evaluate, predict, report", "labels,train,demo"),
-    "report": ("write the report of a run anew", "labels,demo"),
+    "train": ("train a model on labels, or evaluate one", "labels,train"),
+    "evaluate": ("score a folder of predictions against truth", "labels"),
+    "predict": ("segment photographs with a trained model", "labels,train"),
+    "run": ("everything: label, train, evaluate, predict, report", "labels,train"),
+    "report": ("write the report of a run anew", "labels"),
     "convert": ("convert a pretrained ResNet, or a checkpoint of STEGO", "train"),
     "configs": ("list the configs that come along, or copy them", ""),
     "doctor": ("what is installed, what works, what to run for the rest", ""),
@@ -72,7 +72,7 @@ def execute(
     run: Body,
     argv: Sequence[str] | None = None,
     parse: Callable[[argparse.ArgumentParser, Sequence[str]], argparse.Namespace] | None = None,
-    extras: str = "labels,train,demo",
+    extras: str = "labels,train",
 ) -> int:
     """Read a command line, set up the log, and run; return the exit code.
 
@@ -90,7 +90,7 @@ def execute(
 
 
 def run_tool(
-    main_body: Callable[[], int], debug: bool = False, extras: str = "labels,train,demo"
+    main_body: Callable[[], int], debug: bool = False, extras: str = "labels,train"
 ) -> int:
     """Run the body of a tool and return its exit code; errors become one line on stderr.
 

@@ -50,6 +50,7 @@ CORE = Part(
         "pyyaml": "yaml",
         "tqdm": "tqdm",
         "simplejpeg": "simplejpeg",
+        "jinja2": "jinja2",
     },
 )
 LABELS = Part(
@@ -90,7 +91,7 @@ TRAIN = Part(
     optional=frozenset({"tensorboard"}),
 )
 EXTRAS = (
-    Part("demo", "report and pictures", {"matplotlib": "matplotlib", "jinja2": "jinja2"}),
+    Part("demo", "sample photographs of the quickstart", {"matplotlib": "matplotlib"}),
     Part("ray", "labelling on many machines with Ray", {"ray": "ray"}),
     Part("slurm", "labelling on a Slurm cluster", {"submitit": "submitit"}),
     Part(
@@ -202,7 +203,7 @@ def advice_if_missing(module: str, extras: str) -> str:
         extras: Of the package, that the command needs.
 
     Examples:
-        >>> advice_if_missing("jinja2.sandbox", "labels,demo")[:29]
+        >>> advice_if_missing("jinja2.sandbox", "labels")[:29]
         'jinja2 is not installed: run '
         >>> advice_if_missing("u2seg.mistaken", "labels")
         ''

@@ -79,7 +79,20 @@ def label_folder(args: argparse.Namespace) -> str:
         detector=_detector(settings),
         crew=build_crew(args.executor, args.workers, args.executor_options),
     )
-    return estimate(output, args.workers) if args.dry_run else f"labels are in {output}"
+    told = estimate(output, args.workers) if args.dry_run else f"labels are in {output}"
+    return f"{told}\n{report_labels(output)}"
+
+
+def report_labels(labels: Path) -> str:
+    """Write ``report.html`` beside the labels; return where it is, or why there is none."""
+    from u2seg.visualization.report import write_report
+
+    title = f"Labels: {labels.resolve().name}"
+    try:
+        path = write_report(labels, labels=labels, train=None, predictions=None, title=title)
+    except UserError as error:  # the labels are there all the same
+        return f"no report: {error}"
+    return f"report: {path}"
 
 
 def _detector(settings: Settings) -> Detector | None:
@@ -123,6 +136,7 @@ def run_everything(args: argparse.Namespace) -> str:
         logger.warning("%s", left_out)
     with _own_advice(folders):
         generate_labels(settings, args.images, folders.labels, detector=_detector(settings))
+    logger.info("%s", report_labels(folders.labels))
     opts = _training_opts(args, folders)
     told = []
     if args.baseline:

@@ -44,9 +44,9 @@ def settings() -> Settings:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but the one that holds seconds."""
+    """Every file of a run but those that hold seconds."""
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != "timings.json"
+        if p.is_file() and p.name not in ("timings.json", "report.html")
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from u2seg.visualization.statistics import Concern, percent
+from u2seg.visualization.concerns import Concern
+from u2seg.visualization.statistics import percent
 
 MAX_PAIRS = 8
 

@@ -6,6 +6,7 @@ content security policy that forbids scripts and foreign addresses altogether.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, write_text
 from u2seg.visualization import charts
 from u2seg.visualization.clusters import quality_concerns, quality_rows
+from u2seg.visualization.concerns import Concern, label_concerns, prediction_concerns
 from u2seg.visualization.curves import Curve, training_curves
 from u2seg.visualization.evaluation import EvaluationPart, evaluation_part
 from u2seg.visualization.metrics import (
@@ -44,15 +46,14 @@ from u2seg.visualization.sources import (
     read_train_run,
 )
 from u2seg.visualization.statistics import (
-    Concern,
     LabelStatistics,
     label_statistics,
-    label_warnings,
     percent,
 )
 from u2seg.visualization.text import printable
 from u2seg.visualization.training import training_pictures
 
+logger = logging.getLogger(__name__)
 MAX_SAMPLES = 12
 MAX_CLUSTERS = 24
 MAX_CROPS = 8
@@ -137,6 +138,8 @@ def write_report(
     page = build_page(
         labels=labels, train=train, predictions=predictions, title=title, rounds=rounds
     )
+    for concern in page.concerns:
+        logger.warning("%s", concern.text)
     path = output if output.suffix.lower() in (".html", ".htm") else output / "report.html"
     write_text(path, _render(page))
     return path
@@ -174,6 +177,7 @@ def build_page(
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"and {len(notes) - MAX_NOTES} more of this kind"]
     page.notes = [printable(note) for note in notes]
+    page.concerns.sort(key=lambda concern: concern.level != "red")
     return page
 
 
@@ -181,7 +185,7 @@ def _render(page: Page) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise UserError("the report needs Jinja2: pip install 'u2seg[demo]'") from error
+        raise UserError("the report needs Jinja2: pip install jinja2, then the same command again") from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("u2seg.visualization", "templates"),
         autoescape=True,
@@ -194,7 +198,7 @@ def _render(page: Page) -> str:
 
 def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Notes) -> None:
     numbers = notes.attempt("label statistics", LabelStatistics(), label_statistics, run)
-    page.concerns += label_warnings(run, numbers, run.images)
+    page.concerns += notes.attempt("warnings", [], label_concerns, run, numbers)
     page.samples = label_samples(run, found.panoptic if found else None, MAX_SAMPLES, notes)
     page.samples_total = len(run.images)
     page.skipped = [(printable(n), printable(r)) for n, r in run.skipped[:MAX_SKIPPED]]
@@ -331,6 +335,7 @@ def _same_photographs(run: LabelRun, found: Predictions, elsewhere: Path | None)
 def _add_predictions(
     page: Page, found: Predictions, known: set[str], root: Path | None, notes: Notes
 ) -> None:
+    page.concerns += notes.attempt("warnings", [], prediction_concerns, found)
     rest = [name for name in found.panoptic.by_file if name not in known]
     page.predictions = prediction_samples(found.panoptic, root, known, MAX_SAMPLES, notes)
     page.predictions_total = len(rest)

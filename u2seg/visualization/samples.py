@@ -230,7 +230,7 @@ def thumbnail(root: Path | None, record: ImageRecord) -> Rgb:
 
 
 def _masks(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
-    if not run.masks:
+    if run.masks is None:
         return None
     records = run.masks.get(record.id, [])
     masks = [fit_labels(decode_mask(r["segmentation"]), photo).astype(bool) for r in records]

@@ -69,13 +69,18 @@ class PanopticFolder:
 
 @dataclass
 class LabelRun:
-    """What ``generate_pseudo.py`` left in one folder; empty members for missing files."""
+    """What labelling left in one folder; empty members for missing files.
+
+    ``masks`` is None before the mask stage ran; ``found`` counts the photographs there are, used,
+    skipped, or left out by a dry run.
+    """
 
     root: Path
     image_root: Path | None = None
     images: list[ImageRecord] = field(default_factory=list)
+    found: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    masks: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    masks: dict[int, list[dict[str, Any]]] | None = None
     instances: list[dict[str, Any]] = field(default_factory=list)
     panoptic: PanopticFolder | None = None
     losses: dict[str, list[float]] = field(default_factory=dict)
@@ -127,9 +132,10 @@ def read_label_run(root: Path, notes: Notes) -> LabelRun:
     run = LabelRun(root)
     notes.attempt("the list of images", None, _images, run)
     run.skipped = notes.attempt("skipped images", [], _skipped, root)
-    run.masks = notes.attempt("masks", {}, _masks, root)
-    run.instances = notes.attempt("clusters", [], _instances, root)
-    if (root / "panoptic").is_dir():
+    if (root / "masks" / "manifest.json").exists():
+        run.masks = notes.attempt("masks", None, _masks, root)
+    if (root / "panoptic" / "manifest.json").exists():
+        run.instances = notes.attempt("clusters", [], _instances, root)
         run.panoptic = read_panoptic_folder(root / "panoptic", notes)
     losses = root / "semantics" / "losses.json"
     if losses.exists():
@@ -214,6 +220,7 @@ def _images(run: LabelRun) -> None:
     content = read_json_object(run.root / "images.json", "images")
     root = content.get("info", {}).get("image_root")
     run.image_root = Path(str(root)) if root else None
+    run.found = int(content.get("info", {}).get("found", 0))
     run.images = [
         ImageRecord(
             int(r["id"]),

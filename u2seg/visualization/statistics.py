@@ -1,7 +1,4 @@
-"""Numbers about pseudo-labels, and what in them should worry their owner.
-
-None of this is a measure of accuracy: no ground truth is looked at.
-"""
+"""Numbers about pseudo-labels; none is a measure of accuracy: no ground truth is looked at."""
 
 from __future__ import annotations
 
@@ -11,22 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from u2seg.structures.labels import LabelSpace
-from u2seg.visualization.sources import ImageRecord, LabelRun
-
-AMBER_EMPTY, RED_EMPTY = 0.25, 0.5
-AMBER_SKIPPED, RED_SKIPPED = 0.05, 0.25
-RED_DEAD = 0.2
-AMBER_CLUSTER = 0.5
-AMBER_BORDER = 0.7
-RED_STUFF = 0.9
-
-
-@dataclass(frozen=True)
-class Concern:
-    """Something to look at: ``level`` is ``red`` (labels are hardly usable) or ``amber``."""
-
-    level: str
-    text: str
+from u2seg.visualization.sources import LabelRun
 
 
 @dataclass(frozen=True)
@@ -71,8 +53,9 @@ def touches_border(box: Sequence[float], height: int, width: int) -> bool:
 def label_statistics(run: LabelRun) -> LabelStatistics:
     """Return the statistics of what ``run`` holds."""
     areas, contact, total = [], 0, 0
+    masks = run.masks or {}
     by_id = {image.id: image for image in run.images}
-    for image_id, records in run.masks.items():
+    for image_id, records in masks.items():
         image = by_id.get(image_id)
         if image is None:
             continue
@@ -83,9 +66,9 @@ def label_statistics(run: LabelRun) -> LabelStatistics:
     sizes = Counter(int(row["category_id"]) - 1 for row in run.instances)
     stuff, things, void = _pixel_shares(run)
     return LabelStatistics(
-        masks_per_image=[len(run.masks.get(image.id, ())) for image in run.images]
-        if run.masks
-        else [],
+        masks_per_image=[]
+        if run.masks is None
+        else [len(masks.get(image.id, ())) for image in run.images],
         area_percent=areas,
         border_contact=contact / total if total else 0.0,
         cluster_sizes=dict(sizes),
@@ -138,87 +121,6 @@ def segment_shares(
         return {}, 0.0, 0.0
     void = max(0, total - things - sum(stuff.values()))
     return {k: v / total for k, v in sorted(stuff.items())}, things / total, void / total
-
-
-def label_warnings(
-    run: LabelRun, numbers: LabelStatistics, images: Sequence[ImageRecord]
-) -> list[Concern]:
-    """Return what is suspicious about a labelling run, worst first.
-
-    Args:
-        run: The run.
-        numbers: Its statistics.
-        images: Its images.
-    """
-    found = [
-        *_skipped(len(run.skipped), len(images)),
-        *_empty(numbers),
-        *_clusters(run, numbers),
-        *_stuff(run, numbers),
-    ]
-    if numbers.border_contact > AMBER_BORDER:
-        found.append(
-            Concern(
-                "amber",
-                f"{percent(numbers.border_contact)} of the masks touch the image border: the "
-                "cuts may separate background rather than objects.",
-            )
-        )
-    return sorted(found, key=lambda w: w.level != "red")
-
-
-def _skipped(skipped: int, images: int) -> list[Concern]:
-    share = skipped / max(1, skipped + images)
-    if share <= AMBER_SKIPPED:
-        return []
-    text = f"{skipped} of {skipped + images} files ({percent(share)}) were skipped; see the list."
-    return [Concern("red" if share > RED_SKIPPED else "amber", text)]
-
-
-def _empty(numbers: LabelStatistics) -> list[Concern]:
-    count = len(numbers.masks_per_image)
-    share = numbers.without_masks / count if count else 0.0
-    if share <= AMBER_EMPTY:
-        return []
-    text = (
-        f"{numbers.without_masks} of {count} images ({percent(share)}) have no mask. Lower "
-        "U2SEG.MASKS.MIN_REFINE_IOU, try U2SEG.MASKS.REFINER none or other features."
-    )
-    return [Concern("red" if share > RED_EMPTY else "amber", text)]
-
-
-def _clusters(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
-    space = run.panoptic.space if run.panoptic else None
-    if space is None or not numbers.cluster_sizes:
-        return []
-    found = []
-    dead = space.num_things - len(numbers.cluster_sizes)
-    if dead > 0:
-        text = (
-            f"{dead} of {space.num_things} clusters are dead (no mask): they can never be "
-            "learnt. Use fewer clusters (U2SEG.CLUSTERS.NUM_CLUSTERS) or more images."
-        )
-        found.append(Concern("red" if dead > RED_DEAD * space.num_things else "amber", text))
-    total, largest = sum(numbers.cluster_sizes.values()), max(numbers.cluster_sizes.values())
-    if space.num_things > 1 and largest > AMBER_CLUSTER * total:
-        text = f"One cluster holds {percent(largest / total)} of all masks."
-        found.append(Concern("amber", text))
-    return found
-
-
-def _stuff(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
-    space = run.panoptic.space if run.panoptic else None
-    covered = sum(numbers.stuff_share.values())
-    if space is None or space.num_stuff < 2 or not covered:
-        return []
-    largest = max(numbers.stuff_share.values()) / covered
-    if largest <= RED_STUFF:
-        return []
-    text = (
-        f"One stuff cluster covers {percent(largest)} of all stuff: the semantic stage has "
-        "collapsed. Train it longer (U2SEG.SEMANTICS.STEPS) or check its loss curves."
-    )
-    return [Concern("red", text)]
 
 
 def percent(share: float) -> str:

@@ -1,0 +1,151 @@
+"""Every warning of the report at its threshold, from counts made by hand."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from u2seg.structures.labels import LabelSpace
+from u2seg.visualization.concerns import label_concerns, mask_advice, prediction_concerns
+from u2seg.visualization.report import write_report
+from u2seg.visualization.sources import (
+    ImageRecord,
+    LabelRun,
+    PanopticFolder,
+    PanopticRecord,
+    Predictions,
+)
+from u2seg.visualization.statistics import LabelStatistics
+
+
+def told(numbers=None, *, things=4, images=4, skipped=(), **of_run):
+    run = LabelRun(Path("x"), panoptic=PanopticFolder(Path("x"), LabelSpace(things, 3)), **of_run)
+    run.images = [ImageRecord(i + 1, f"{i}.jpg", 10, 20) for i in range(images)]
+    run.skipped = list(skipped)
+    return [(c.level, c.text) for c in label_concerns(run, numbers or LabelStatistics())]
+
+
+@pytest.mark.parametrize(
+    ("empty", "level"), [(3, None), (4, "amber"), (6, "amber"), (7, "red"), (12, "red")]
+)
+def test_images_without_masks(empty, level):
+    numbers = LabelStatistics(masks_per_image=[1] * (12 - empty) + [0] * empty)
+    found = told(numbers)
+    assert [c[0] for c in found] == ([level] if level else [])
+    assert all(f"{empty} of 12 images" in text and "--dry-run 8" in text for _, text in found)
+
+
+def advice(masks, features):
+    settings = {"FeatureSettings": {"name": features}, "MaskSettings": masks}
+    return mask_advice(LabelRun(Path("x"), manifests={"masks": {"settings": settings}}))
+
+
+def test_advice_on_masks_names_keys_with_values_that_are_not_those_in_use():
+    masks = {"proposer": "maskcut", "refiner": "dense_crf", "min_refine_iou": 0.5,
+             "max_border": 0.4, "tau": 0.28}  # fmt: skip
+    text = advice(masks, "filter_bank")
+    for word in ("REFINER none", "MAX_BORDER 1.0 (now 0.4)", "TAU 0.18 and 0.38", "dino_vits8"):
+        assert word in text
+    text = advice({**masks, "refiner": "none", "max_border": 1.0, "tau": 0.15}, "dino_vits8")
+    assert text.startswith("Try U2SEG.MASKS.TAU 0.05 and 0.25 (now 0.15), on")
+    text = advice({"proposer": "cutler", "detector_score": 0.5}, "filter_bank")
+    assert text.startswith("Try U2SEG.MASKS.DETECTOR_SCORE 0.25 (now 0.5), on")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([5, 5, 5, 5], []),
+        ([6, 6, 6], [("red", "1 of 4 clusters are dead", "NUM_CLUSTERS to 3 or fewer")]),
+        ([4, 4, 4, 4], []),
+        ([4, 4, 4, 3], [("amber", "15 masks are few for 4 clusters (3.8 each)", "to 3 or fewer")]),
+        ([13, 5, 4, 4], []),
+        ([14, 5, 4, 4], [("amber", "One cluster holds 52 %", "NUM_CLUSTERS (now 4)")]),
+    ],
+)
+def test_clusters(sizes, expected):
+    found = told(LabelStatistics(cluster_sizes=dict(enumerate(sizes))))
+    assert len(found) == len(expected)
+    for (level, text), (wanted, *words) in zip(found, expected, strict=True):
+        assert level == wanted and all(word in text for word in words)
+
+
+def test_one_dead_cluster_of_five_is_no_red_light():
+    assert [
+        c[0] for c in told(LabelStatistics(cluster_sizes=dict.fromkeys(range(4), 9)), things=5)
+    ] == ["amber"]
+
+
+def test_clusters_are_judged_before_the_panoptic_stage_too_but_not_in_a_dry_run():
+    quality = {"clusters": 10, "descriptors": 50, "empty": [2, 7], "sizes": {"max": 9}}
+    [(level, text)] = told(quality=quality)
+    assert level == "amber" and "2 of 10 clusters are dead" in text
+    assert told(quality=quality, found=100) == []
+
+
+def test_collapsed_stuff():
+    assert told(LabelStatistics(stuff_share={0: 0.45, 1: 0.05})) == []
+    manifests = {"semantics": {"settings": {"SemanticSettings": {"steps": 300}}}}
+    [(level, text)] = told(LabelStatistics(stuff_share={0: 0.46, 1: 0.04}), manifests=manifests)
+    assert level == "red" and "92 % of all stuff" in text and "STEPS, now 300" in text
+
+
+@pytest.mark.parametrize(
+    ("skipped", "level"), [(5, None), (6, "amber"), (31, "amber"), (32, "red")]
+)
+def test_skipped_files(skipped, level):
+    """95 images are used: 5 of 100 are skipped, then 6 of 101; 31 of 126, then 32 of 127."""
+    reasons = [("a.jpg", "corrupt: ends early")] * (skipped - 2) + [("b.jpg", "too large: 9")] * 2
+    found = told(images=95, skipped=reasons)
+    assert [c[0] for c in found] == ([level] if level else [])
+    assert all(f"{skipped - 2} of them because: corrupt." in text for _, text in found)
+
+
+def test_masks_at_the_border():
+    assert told(LabelStatistics(border_contact=0.7)) == []
+    [(level, text)] = told(LabelStatistics(border_contact=0.71))
+    assert level == "amber" and "U2SEG.MASKS.MAX_BORDER 0.4 drops" in text
+    manifests = {"masks": {"settings": {"MaskSettings": {"max_border": 0.4}}}}
+    [(_, text)] = told(LabelStatistics(border_contact=0.71), manifests=manifests)
+    assert "U2SEG.MASKS.MAX_BORDER 0.2 drops masks that cover more than 20 %" in text
+
+
+def predicted(folder, categories):
+    """One image for each list of categories; 1 and 2 are things, 3 is stuff."""
+    records = {
+        f"{i}.jpg": PanopticRecord(f"{i}.png", [{"category_id": c} for c in row])
+        for i, row in enumerate(categories)
+    }
+    return Predictions(PanopticFolder(folder, LabelSpace(2, 1), records))
+
+
+def test_a_model_that_found_nothing_is_red_and_its_best_score_is_told(tmp_path):
+    [concern] = prediction_concerns(predicted(tmp_path, [[3], []]))
+    assert concern.level == "red" and "no object in 2 of 2 images: it has no cand" in concern.text
+    (tmp_path / "instances.json").write_text(json.dumps([{"score": 0.08}, {"score": 0.24}]))
+    [concern] = prediction_concerns(predicted(tmp_path, [[3], []]))
+    assert "highest score is 0.24" in concern.text and "CONFIDENCE_THRESH 0.12" in concern.text
+    [concern] = prediction_concerns(predicted(tmp_path, [[1], [3], []]))
+    assert concern.level == "amber" and "2 of 3 images" in concern.text
+    assert prediction_concerns(predicted(tmp_path, [[1], [2, 3], [3], []])) == []
+    assert prediction_concerns(predicted(tmp_path, [])) == []
+
+
+def test_warnings_stand_at_the_top_worst_first_and_in_the_log(tmp_path, caplog):
+    losses = [{"iteration": 0, "total_loss": 1.0}, {"iteration": 1, "total_loss": 2.0}]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, losses)))
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 9, "width": 9} for i in range(9)]
+    (labels / "images.json").write_text(json.dumps({"images": images}))
+    (labels / "skipped.jsonl").write_text('{"file_name": "a.jpg", "reason": "too small"}\n')
+    with caplog.at_level(logging.WARNING):
+        path = write_report(tmp_path, labels=labels, train=tmp_path, predictions=None, title="t")
+    assert [record.message[:18] for record in caplog.records] == [
+        "The training loss ", "1 of 10 files (10 ",
+    ]  # fmt: skip
+    text = path.read_text("utf-8")
+    assert text.index("The training loss did") < text.index("1 of 10 files") < text.index("<h2")
