@@ -196,9 +196,8 @@ def _stuff(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
         return []
     text = (
         f"One of {space.num_stuff} stuff clusters covers {percent(largest)} of all stuff: the "
-        "semantic stage has collapsed. Train it longer (U2SEG.SEMANTICS.STEPS"
-        f", now {_setting(run, 'semantics', 'steps', 'unknown')}), see its loss curves, and make it anew with "
-        "--stages semantics,panoptic --overwrite."
+        "semantic stage has collapsed. Train it longer (U2SEG.SEMANTICS.STEPS, now "
+        f"{_setting(run, 'semantics', 'steps', 'unknown')}) with --stages semantics,panoptic "
+        "--overwrite, and see its loss curves."
     )
     return [Concern("red", text)]
-

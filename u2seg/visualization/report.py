@@ -185,7 +185,9 @@ def _render(page: Page) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise UserError("the report needs Jinja2: pip install jinja2, then the same command again") from error
+        raise UserError(
+            "the report needs Jinja2: pip install jinja2, then the same command again"
+        ) from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("u2seg.visualization", "templates"),
         autoescape=True,
