@@ -18,6 +18,7 @@ from PIL import Image
 from tests.faults.harness import forkserver
 from tests.pipeline.conftest import FAST, tree
 from u2seg.scenes.compose import compose_scene
+from u2seg.workflow import report_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "generate_pseudo.py"
@@ -124,7 +125,9 @@ def test_dry_run_prints_an_estimate(
 ) -> None:
     extra = ["--dry-run", "2", *FAST]
     assert load(TOOL).main(arguments(config, photos, tmp_path / "out", *extra)) == 0
-    assert "hours for 4" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "hours for 4" in told
+    assert told.splitlines()[-1] == f"report: {tmp_path / 'out' / 'dry-run' / 'report.html'}"
     assert not (tmp_path / "out" / "images.json").exists()  # only out/dry-run
 
 
@@ -188,12 +191,22 @@ def test_status_needs_the_output_folder_alone(
     assert "holds no labelling run" in capsys.readouterr().err
     options = ["--stages", "masks", *FAST]
     assert tool.main([*arguments(config, photos, output), *options]) == 0
-    capsys.readouterr()
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {output / 'report.html'}"
+    page = (output / "report.html").read_text("utf-8")
+    assert "Showing 4 of 4" in page and "Left out of this page" not in page
     assert tool.main(["--output-dir", str(output), "--status"]) == 0
     told = capsys.readouterr().out
     assert "masks" in told and "no driver is at work" in told
     assert tool.main(["--output-dir", str(output)]) == 2
     assert "--config-file and --images are needed" in capsys.readouterr().err
+
+
+def test_without_the_template_engine_a_line_says_how_to_get_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    told = report_labels(tmp_path)
+    assert told.startswith("no report: ") and "pip install jinja2" in told and "\n" not in told
 
 
 @pytest.mark.parametrize(
