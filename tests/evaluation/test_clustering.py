@@ -45,10 +45,13 @@ def test_agreement_is_100_and_independence_0() -> None:
     ids = np.array([4, 4, 9, 9, 2])
     assert cluster_scores(ids, ids * 10) == {
         "NMI": pytest.approx(100),
+        "ARI": 100,
         "purity": 100,
         "matched_accuracy": 100,
     }
     found = cluster_scores(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    # No pair is together in both, 2 / 3 are expected by chance: (0 - 2/3) / (2 - 2/3).
+    assert found.pop("ARI") == pytest.approx(-50)
     assert found == {"NMI": pytest.approx(0), "purity": 50, "matched_accuracy": 50}
     assert cluster_scores(np.zeros(3, int), np.zeros(3, int))["NMI"] == 100
 

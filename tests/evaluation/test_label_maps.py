@@ -125,7 +125,7 @@ def test_repetitions_have_a_mean_and_a_spread(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 @needs_shared("golden", "semseg")
-@pytest.mark.parametrize("name", ["e0_mild", "e0_noisy", "e0_collapsed"])
+@pytest.mark.parametrize("name", ["e0_mild", "e0_noisy", "e0_collapsed", "e0_missing_classes"])
 def test_equals_stego_through_files(tmp_path: Path, name: str) -> None:
     folder = SHARED / "golden" / "semseg"
     expected = json.loads((folder / "expected.json").read_text())[name]
@@ -138,5 +138,8 @@ def test_equals_stego_through_files(tmp_path: Path, name: str) -> None:
     files = {p.stem: p for p in (tmp_path / "truth").glob("*.png")}
     truth = MapTruth(files, tuple(str(i) for i in range(27)), 255)
     scores = score_maps(tmp_path / "found", truth)
-    assert scores["mIoU"] == pytest.approx(expected["mIoU"], abs=1e-4)
+    assert scores["mIoU_all_classes"] == pytest.approx(expected["mIoU"], abs=1e-4)
+    present = sum(value is not None for value in scores["per_class"].values())
+    assert present == (24 if name == "e0_missing_classes" else 27)
+    assert scores["mIoU"] == pytest.approx(expected["mIoU"] * 27 / present, abs=1e-4)
     assert scores["pixel_accuracy"] == pytest.approx(expected["Accuracy"], abs=1e-4)

@@ -21,7 +21,7 @@ from u2seg.evaluation.matching import UNMATCHED, Votes, hungarian_map, majority_
 from u2seg.evaluation.table import align
 
 MATCH_IOU = 0.5
-_COLUMNS = ("NMI", "purity", "matched_accuracy")
+_COLUMNS = ("NMI", "ARI", "purity", "matched_accuracy")
 
 
 def score_clusters(results: Path, truth: Path, match_iou: float = MATCH_IOU) -> dict[str, Any]:
@@ -104,9 +104,11 @@ def cluster_scores(
         classes: (n,) ids.
 
     Returns:
-        ``NMI``: mutual information over the mean of the two entropies; ``purity``: share of items
-        in the most frequent class of their cluster; ``matched_accuracy``: share of items whose
-        cluster is matched to their class, one to one (Hungarian).
+        ``NMI``: mutual information over the mean of the two entropies; ``ARI``: share of pairs of
+        items that are together or apart in both, adjusted for chance (Hubert and Arabie, 1985: 0
+        = as random ids, may be negative); ``purity``: share of items in the most frequent class of
+        their cluster; ``matched_accuracy`` (ACC): share of items whose cluster is matched to their
+        class, one to one (Hungarian).
 
     Raises:
         ValueError: if the lengths differ or are 0.
@@ -115,11 +117,15 @@ def cluster_scores(
         Clusters 0 and 2 are pure, cluster 1 is half and half.
 
         >>> found = cluster_scores(np.array([0, 0, 1, 1, 2]), np.array([7, 7, 7, 8, 8]))
-        >>> found["purity"], found["matched_accuracy"], round(found["NMI"], 2)
-        (80.0, 60.0, 45.81)
+        >>> found["purity"], found["matched_accuracy"]
+        (80.0, 60.0)
+        >>> round(found["NMI"], 2), round(found["ARI"], 2)
+        (45.81, 9.09)
     """
     if clusters.shape != classes.shape or clusters.size == 0:
         raise ValueError(f"{clusters.shape} clusters and {classes.shape} classes, expected (n,)")
+    from sklearn.metrics import adjusted_rand_score
+
     votes = _table(clusters, classes)
     total = int(votes.sum())
     columns = np.arange(votes.shape[1])
@@ -128,6 +134,7 @@ def cluster_scores(
         agreed[name] = 100.0 * float(votes[mapping[:, None] == columns].sum()) / total
     return {
         "NMI": 100.0 * _nmi(votes),
+        "ARI": 100.0 * float(adjusted_rand_score(classes, clusters)),
         "purity": agreed["purity"],
         "matched_accuracy": agreed["matched"],
     }

@@ -217,7 +217,7 @@ def panoptic_block(truth: Truth, totals: Mapping[int, ClassCounts]) -> dict[str,
 
 
 def semantic_block(truth: Truth, confusion: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Return ``mIoU``, ``pixel_accuracy`` and ``per_class``.
+    """Return ``mIoU``, ``mIoU_all_classes`` (absent ones as 0), ``pixel_accuracy``, ``per_class``.
 
     Args:
         truth: Names the classes.
@@ -230,6 +230,7 @@ def semantic_block(truth: Truth, confusion: npt.NDArray[np.int64]) -> dict[str, 
     }
     return {
         "mIoU": semantic.mean_iou(confusion),
+        "mIoU_all_classes": semantic.mean_iou(confusion, absent=True),
         "pixel_accuracy": semantic.pixel_accuracy(confusion),
         "per_class": by_name(truth.names, rows),
     }

@@ -89,7 +89,8 @@ def score_maps(predictions: Path, truth: MapTruth, matching: str = "hungarian") 
         matching: A key of ``MAPPINGS``; fitted on these images.
 
     Returns:
-        ``mIoU`` and ``pixel_accuracy`` in percent, ``per_class`` (IoU; None = nowhere),
+        ``mIoU``, ``mIoU_all_classes`` (classes that are nowhere count with 0, as in STEGO's
+        evaluation) and ``pixel_accuracy`` in percent, ``per_class`` (IoU; None = nowhere),
         ``mapping`` (class index of every cluster, -1 = none), ``images``, ``matching``.
 
     Raises:
@@ -158,6 +159,7 @@ def _score(
     per_class = [None if np.isnan(iou) else float(iou) for iou in class_iou(confusion)]
     return {
         "mIoU": mean_iou(confusion),
+        "mIoU_all_classes": mean_iou(confusion, absent=True),
         "pixel_accuracy": pixel_accuracy(confusion),
         "per_class": dict(zip(truth.names, per_class, strict=True)),
         "mapping": mapping[: 1 + int(np.flatnonzero(votes.sum(axis=1)).max(initial=-1))].tolist(),
@@ -199,26 +201,33 @@ def format_map_scores(scores: dict[str, dict[str, Any]], runs: Sequence[str]) ->
         runs: Names that are repetitions of one another; two or more add two rows.
 
     Examples:
-        >>> row = {"mIoU": 20.0, "pixel_accuracy": 50.0, "per_class": {"sky": None}}
+        >>> row = {"mIoU": 20.0, "mIoU_all_classes": 10.0, "pixel_accuracy": 50.0,
+        ...        "per_class": {"sky": None}}
         >>> print(format_map_scores({"a": row, "b": {**row, "mIoU": 22.0}}, ["a", "b"]))
-                  mIoU  pixel accuracy  sky
-        a        20.00           50.00    -
-        b        22.00           50.00    -
-        mean     21.00           50.00    -
-        std (2)   1.41            0.00    -
+                  mIoU  absent as 0  pixel accuracy  sky
+        a        20.00        10.00           50.00    -
+        b        22.00        10.00           50.00    -
+        mean     21.00        10.00           50.00    -
+        std (2)   1.41         0.00            0.00    -
     """
     first = next(iter(scores.values()))
-    rows = {name: _cells(score) for name, score in scores.items()}
+    figures = {
+        "mIoU": "mIoU",
+        "mIoU_all_classes": "absent as 0",
+        "pixel_accuracy": "pixel accuracy",
+    }
+    if all(score["mIoU"] == score["mIoU_all_classes"] for score in scores.values()):
+        del figures["mIoU_all_classes"]
+    rows = {
+        name: [*(score[key] for key in figures), *score["per_class"].values()]
+        for name, score in scores.items()
+    }
     if len(runs) > 1:
         columns = list(zip(*(rows[name] for name in runs), strict=True))
         rows["mean"] = [_over(column, np.mean) for column in columns]
         rows[f"std ({len(runs)})"] = [_over(column, _spread) for column in columns]
-    header = ["", "mIoU", "pixel accuracy", *first["per_class"]]
+    header = ["", *figures.values(), *first["per_class"]]
     return align(header, [[name, *cells] for name, cells in rows.items()])
-
-
-def _cells(score: dict[str, Any]) -> list[float | None]:
-    return [score["mIoU"], score["pixel_accuracy"], *score["per_class"].values()]
 
 
 def _over(column: Sequence[float | None], summary: Callable[[list[float]], Any]) -> float | None:

@@ -73,14 +73,27 @@ def class_accuracy(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return _percent(np.diag(confusion[:, :-1]).astype(np.float64), confusion.sum(axis=1))
 
 
-def mean_iou(confusion: npt.NDArray[np.int64]) -> float | None:
+def mean_iou(confusion: npt.NDArray[np.int64], *, absent: bool = False) -> float | None:
     """Return the mean IoU in percent over the classes in truth or prediction; None if none.
 
-    A class that is predicted but never true counts with 0, as in STEGO's evaluation.
+    A class that is predicted but never true counts with 0. One-to-one matching here gives no
+    cluster to a class without true pixels; STEGO's evaluation gives it any, so such classes count
+    with 0 there: ``absent`` does that.
+
+    Args:
+        confusion: (C, C + 1), see ``confusion_matrix``.
+        absent: Count classes that are in neither, with 0, too.
+
+    Examples:
+        >>> confusion = np.array([[3, 1, 0, 0], [0, 2, 0, 2], [0, 0, 0, 0]])
+        >>> mean_iou(confusion), round(mean_iou(confusion, absent=True), 2)
+        (57.5, 38.33)
     """
     values = class_iou(confusion)
     present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else None
+    if not present.size:
+        return None
+    return float(present.sum()) / (values.size if absent else present.size)
 
 
 def pixel_accuracy(confusion: npt.NDArray[np.int64]) -> float | None:

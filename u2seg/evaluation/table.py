@@ -128,8 +128,11 @@ def _merging_table(metrics: dict[str, Any]) -> str:
 
 
 def _semantic_table(metrics: dict[str, Any]) -> str:
-    keys = ("mIoU", "pixel_accuracy")
-    rows: list[list[Cell]] = [["all", *(metrics["semantic"][k] for k in keys)]]
+    found = metrics["semantic"]
+    keys = ["mIoU", "mIoU_all_classes", "pixel_accuracy"]
+    if found["mIoU"] in (None, found.get("mIoU_all_classes")):
+        del keys[1]
+    rows: list[list[Cell]] = [["all", *(found[k] for k in keys)]]
     return align(["semantic", *keys], [*rows, *_interval_row(metrics, ("semantic",), keys)])
 
 
