@@ -2,6 +2,7 @@
 """Measure speed and memory beside peers, in one run; exit code 1 if a target is missed.
 
 python tools/benchmark.py masks [--json FILE] [--repeats 5] [--rows cut,crf]
+python tools/benchmark.py busy --rows train_loop,train_torch,train_quiet
 python tools/benchmark.py clusters --json clusters.json
 python tools/benchmark.py evaluate [--truth-json J --truth-pngs DIR --predictions DIR]
 """
@@ -13,7 +14,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUITES = ("masks", "clusters", "merge", "ledger", "train", "evaluate")
+SUITES = ("masks", "clusters", "merge", "ledger", "train", "evaluate", "busy")
 """Modules of ``u2seg.benchmark`` with a table ``ROWS``."""
 FILES = {"evaluate": ("truth_json", "truth_pngs", "predictions"), "train": ("labels",)}
 """Real files that a suite can be measured on."""

@@ -1,0 +1,74 @@
+"""The rows of a busy machine, with commands that only sleep and a clock that is made up."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from u2seg.benchmark import busy
+from u2seg.benchmark.inputs import Sizes
+from u2seg.benchmark.machine import Rates
+from u2seg.benchmark.setting import Setting
+from u2seg.errors import StageError
+
+SETTING = Setting(3, 2, Rates(1.0, 1.0), Sizes())
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have every command take 10 s, 25 s beside a loop, and 11 s when threads spin."""
+    told: list[str] = []
+    running: list[str] = []
+
+    class Beside:
+        def __init__(self, code: str) -> None:
+            self.code = code
+
+        def __enter__(self) -> None:
+            running.append(self.code)
+
+        def __exit__(self, *_: object) -> None:
+            running.clear()
+
+    def seconds(words: list[str], log: Path, environment: dict[str, str] | None = None) -> float:
+        told.append(words[0])
+        return 25.0 if running == [busy.LOOP] else 11.0 if environment == busy.SPINNING else 10.0
+
+    monkeypatch.setattr(busy, "seconds", seconds)
+    monkeypatch.setattr(busy, "beside", Beside)
+    monkeypatch.setattr(busy, "jobs", lambda *_: {"train": ["train"], "predict": ["predict"]})
+    return told
+
+
+def test_a_command_beside_other_work_is_compared_with_itself_alone(calls: list[str]) -> None:
+    row = busy.measure(SETTING, "predict", "loop")
+    assert (row.ours, row.peer, row.ratio, row.met) == (25.0, 10.0, 2.5, False)
+    assert calls == ["train", *["predict"] * 6]  # the model first, then in turns
+
+
+def test_sleeping_threads_are_compared_with_spinning_ones(calls: list[str]) -> None:
+    row = busy.measure(SETTING, "train", "quiet")
+    assert (row.ours, row.peer, row.met) == (10.0, 11.0, True)
+
+
+def test_other_work_runs_within_the_block_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(busy, "WARM_S", 0.05)
+    beat = tmp_path / "beat"
+    code = f"import time\nwhile True: open({str(beat)!r}, 'w').close(); time.sleep(0.01)"
+    with busy.beside(code):
+        while not beat.exists():
+            time.sleep(0.01)
+    beat.unlink()
+    time.sleep(0.05)
+    assert not beat.exists()
+    with pytest.raises(StageError, match="ended by itself, with 3"), busy.beside("exit(3)"):
+        time.sleep(0.5)
+
+
+def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="u2seg nonsense ended with"):
+        busy.seconds(["nonsense"], tmp_path / "log")

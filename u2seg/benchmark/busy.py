@@ -1,0 +1,154 @@
+"""The benchmark of a busy machine: whole commands alone, beside other work, and on a quiet one.
+
+``<job>_loop`` runs beside a process that keeps one core busy, ``<job>_torch`` beside one that
+trains a convolution on all of them, with OpenMP's threads as torch has them by default. Both are
+compared with the same command alone. ``<job>_quiet`` is the command alone, compared with itself
+under the default of OpenMP, whose threads spin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import trange
+
+from u2seg.benchmark.masks import RowSpec
+from u2seg.benchmark.rows import Row, Target, judged
+from u2seg.benchmark.setting import Setting
+from u2seg.benchmark.train_inputs import write_label_folder
+from u2seg.errors import StageError
+
+BESIDE = Target("<=", 2.0)
+QUIET = Target("<=", 1.1)
+CONFIG = "u2seg/scenes"
+SPINNING = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
+"""OpenMP's own defaults (GNU's with a thread for each core, LLVM's)."""
+LOOP = "while True: pass"
+TORCH = """
+import torch
+layer, images = torch.nn.Conv2d(64, 64, 3, padding=1), torch.rand(4, 64, 64, 64)
+while True:
+    layer(images).sum().backward()
+"""
+OTHERS = {"loop": LOOP, "torch": TORCH}
+WARM_S = 5.0
+"""How long other work runs before the first command beside it: until torch is imported."""
+
+
+@dataclass(frozen=True)
+class BusySizes:
+    """How much each command has to do.
+
+    Args:
+        scenes: Photographs.
+        side: Of these, pixels.
+        iterations: Of the training.
+    """
+
+    scenes: int = 24
+    side: int = 128
+    iterations: int = 40
+
+
+def jobs(folder: Path, sizes: BusySizes) -> dict[str, list[str]]:
+    """Write labelled scenes and a trained model; return the words of each command."""
+    labels = write_label_folder(folder, sizes.scenes, sizes.side)
+    photos = str(folder / "photos")
+    fast = ["U2SEG.SEMANTICS.STEPS", "20", "U2SEG.EVAL.BOOTSTRAP", "0"]
+    training = ["U2SEG.DATA.LABELS", str(labels), "OUTPUT_DIR", str(folder / "train"), *fast]
+    training += ["SOLVER.MAX_ITER", str(sizes.iterations), "SOLVER.STEPS", "()"]
+    weights = str(folder / "train" / "model_final.pth")
+    return {
+        "train": ["train", "--config-file", CONFIG, *training],
+        "label": [
+            "label", "--config-file", CONFIG, "--overwrite", "--images", photos,
+            "--output-dir", str(folder / "made"), *fast,
+        ],
+        "evaluate": [
+            "train", "--config-file", CONFIG, "--eval-only", *training, "MODEL.WEIGHTS", weights,
+        ],
+        "predict": [
+            "predict", "--config-file", CONFIG, "--weights", weights, "--input", photos,
+            "--output", str(folder / "shown"),
+        ],
+    }  # fmt: skip
+
+
+def seconds(words: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> float:
+    """Run a command of this package in a process of its own; StageError if it fails."""
+    start = time.perf_counter()
+    with open(log, "wb") as file:
+        code = subprocess.run(  # noqa: S603 - this interpreter, this package
+            [sys.executable, "-m", "u2seg", *words],
+            env={**os.environ, **(environment or {})},
+            stdout=file,
+            stderr=file,
+        ).returncode
+    if code:
+        raise StageError(f"u2seg {words[0]} ended with {code}: {log.read_text()[-500:]}")
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def beside(code: str) -> Iterator[None]:
+    """Run Python code in another process, which is killed at the end of the block.
+
+    It does not import this package, so its threads are as torch has them.
+    """
+    plain = {k: v for k, v in os.environ.items() if k not in SPINNING}
+    other = subprocess.Popen([sys.executable, "-c", code], env=plain)  # noqa: S603
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            other.wait(WARM_S)
+        yield
+        if other.poll() is not None:
+            raise StageError(f"the other work ended by itself, with {other.returncode}")
+    finally:
+        other.kill()
+        other.wait()
+
+
+def measure(setting: Setting, job: str, kind: str, sizes: BusySizes | None = None) -> Row:
+    """Return the row of a command beside other work, or of what sleeping threads cost it."""
+    name, ours, peer = f"{job}_{kind}", list[float](), list[float]()
+    with tempfile.TemporaryDirectory() as folder:
+        commands = jobs(Path(folder), sizes or BusySizes())
+        run = functools.partial(seconds, log=Path(folder) / "log")
+        run(commands["train"])  # the model of the other commands; compiled code is cached
+        for _ in trange(setting.repeats, desc=name, leave=False):
+            if kind == "quiet":
+                ours.append(run(commands[job]))
+                peer.append(run(commands[job], environment=SPINNING))
+            else:
+                with beside(OTHERS[kind]):
+                    ours.append(run(commands[job]))
+                peer.append(run(commands[job]))
+    mine, theirs = statistics.median(ours), statistics.median(peer)
+    told = "with OpenMP's own settings" if kind == "quiet" else "alone"
+    return judged(
+        name,
+        mine,
+        theirs,
+        ratio=mine / theirs,
+        unit="s",
+        target=QUIET if kind == "quiet" else BESIDE,
+        floor=None,
+        note=f"peer: the same command {told}; whole commands, imports included",
+    )
+
+
+ROWS: dict[str, RowSpec] = {
+    f"{job}_{kind}": RowSpec(functools.partial(measure, job=job, kind=kind), ("torch",))
+    for job in ("label", "train", "evaluate", "predict")
+    for kind in ("loop", "torch", "quiet")
+}
