@@ -32,20 +32,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __exit__(self, *_: object) -> None:
             running.clear()
 
-    def seconds(words: list[str], log: Path, environment: dict[str, str] | None = None) -> float:
+    def seconds(words: list[str], log: Path, environment: dict[str, str]) -> float:
         told.append(words[0])
         return 25.0 if running == [busy.LOOP] else 11.0 if environment == busy.SPINNING else 10.0
 
     monkeypatch.setattr(busy, "seconds", seconds)
     monkeypatch.setattr(busy, "beside", Beside)
-    monkeypatch.setattr(busy, "jobs", lambda *_: {"train": ["train"], "predict": ["predict"]})
+    monkeypatch.setattr(
+        busy, "jobs", lambda *_: {name: [name] for name in ("label", "model", "train", "predict")}
+    )
     return told
 
 
 def test_a_command_beside_other_work_is_compared_with_itself_alone(calls: list[str]) -> None:
     row = busy.measure(SETTING, "predict", "loop")
     assert (row.ours, row.peer, row.ratio, row.met) == (25.0, 10.0, 2.5, False)
-    assert calls == ["train", *["predict"] * 6]  # the model first, then in turns
+    assert calls == ["label", "model", *["predict"] * 6]  # what it needs, then in turns
 
 
 def test_sleeping_threads_are_compared_with_spinning_ones(calls: list[str]) -> None:
@@ -71,4 +73,4 @@ def test_other_work_runs_within_the_block_only(
 
 def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="u2seg nonsense ended with"):
-        busy.seconds(["nonsense"], tmp_path / "log")
+        busy.seconds(["nonsense"], tmp_path / "log", {})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,15 +23,17 @@ from pathlib import Path
 
 from tqdm import trange
 
+from u2seg.benchmark.ledger import write_scenes
 from u2seg.benchmark.masks import RowSpec
 from u2seg.benchmark.rows import Row, Target, judged
 from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.train_inputs import write_label_folder
 from u2seg.errors import StageError
 
 BESIDE = Target("<=", 2.0)
 QUIET = Target("<=", 1.1)
 CONFIG = "u2seg/scenes"
+ANEW = "train"
+"""Folder of what cannot be made twice; emptied before each call."""
 SPINNING = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
 """OpenMP's own defaults (GNU's with a thread for each core, LLVM's)."""
 LOOP = "while True: pass"
@@ -61,22 +64,21 @@ class BusySizes:
 
 
 def jobs(folder: Path, sizes: BusySizes) -> dict[str, list[str]]:
-    """Write labelled scenes and a trained model; return the words of each command."""
-    labels = write_label_folder(folder, sizes.scenes, sizes.side)
-    photos = str(folder / "photos")
+    """Write scenes as photographs; return the words of each command, in the order they need."""
+    write_scenes(folder / "photos", sizes.scenes, sizes.side)
+    photos, labels = str(folder / "photos"), str(folder / "labels")
     fast = ["U2SEG.SEMANTICS.STEPS", "20", "U2SEG.EVAL.BOOTSTRAP", "0"]
-    training = ["U2SEG.DATA.LABELS", str(labels), "OUTPUT_DIR", str(folder / "train"), *fast]
-    training += ["SOLVER.MAX_ITER", str(sizes.iterations), "SOLVER.STEPS", "()"]
-    weights = str(folder / "train" / "model_final.pth")
+    training = ["train", "--config-file", CONFIG, "U2SEG.DATA.LABELS", labels, *fast]
+    training += ["SOLVER.MAX_ITER", str(sizes.iterations), "SOLVER.STEPS", "()", "OUTPUT_DIR"]
+    model, weights = str(folder / "model"), str(folder / "model" / "model_final.pth")
     return {
-        "train": ["train", "--config-file", CONFIG, *training],
         "label": [
             "label", "--config-file", CONFIG, "--overwrite", "--images", photos,
-            "--output-dir", str(folder / "made"), *fast,
+            "--output-dir", labels, *fast,
         ],
-        "evaluate": [
-            "train", "--config-file", CONFIG, "--eval-only", *training, "MODEL.WEIGHTS", weights,
-        ],
+        "model": [*training, model],
+        "train": [*training, str(folder / ANEW)],
+        "evaluate": [*training, model, "--eval-only", "MODEL.WEIGHTS", weights],
         "predict": [
             "predict", "--config-file", CONFIG, "--weights", weights, "--input", photos,
             "--output", str(folder / "shown"),
@@ -84,13 +86,13 @@ def jobs(folder: Path, sizes: BusySizes) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def seconds(words: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> float:
+def seconds(words: Sequence[str], log: Path, environment: dict[str, str]) -> float:
     """Run a command of this package in a process of its own; StageError if it fails."""
     start = time.perf_counter()
     with open(log, "wb") as file:
         code = subprocess.run(  # noqa: S603 - this interpreter, this package
             [sys.executable, "-m", "u2seg", *words],
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **environment},
             stdout=file,
             stderr=file,
         ).returncode
@@ -123,16 +125,21 @@ def measure(setting: Setting, job: str, kind: str, sizes: BusySizes | None = Non
     name, ours, peer = f"{job}_{kind}", list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         commands = jobs(Path(folder), sizes or BusySizes())
-        run = functools.partial(seconds, log=Path(folder) / "log")
-        run(commands["train"])  # the model of the other commands; compiled code is cached
+
+        def run(name: str, **environment: str) -> float:
+            shutil.rmtree(Path(folder) / ANEW, ignore_errors=True)
+            return seconds(commands[name], Path(folder) / "log", environment)
+
+        run("label")  # what the other commands need; and compiled code is cached
+        run("model")
         for _ in trange(setting.repeats, desc=name, leave=False):
             if kind == "quiet":
-                ours.append(run(commands[job]))
-                peer.append(run(commands[job], environment=SPINNING))
+                ours.append(run(job))
+                peer.append(run(job, **SPINNING))
             else:
                 with beside(OTHERS[kind]):
-                    ours.append(run(commands[job]))
-                peer.append(run(commands[job]))
+                    ours.append(run(job))
+                peer.append(run(job))
     mine, theirs = statistics.median(ours), statistics.median(peer)
     told = "with OpenMP's own settings" if kind == "quiet" else "alone"
     return judged(
