@@ -84,15 +84,10 @@ def label_folder(args: argparse.Namespace) -> str:
 
 
 def report_labels(labels: Path) -> str:
-    """Write ``report.html`` beside the labels; return where it is, or why there is none."""
-    from u2seg.visualization.report import write_report
+    """Write ``report.html`` among the labels; return a line that says so, or why not."""
+    from u2seg.visualization.report import report_line
 
-    title = f"Labels: {labels.resolve().name}"
-    try:
-        path = write_report(labels, labels=labels, train=None, predictions=None, title=title)
-    except UserError as error:  # the labels are there all the same
-        return f"no report: {error}"
-    return f"report: {path}"
+    return report_line(labels, f"Labels: {labels.resolve().name}", labels=labels)
 
 
 def _detector(settings: Settings) -> Detector | None:

@@ -168,7 +168,9 @@ def test_eval_only_does_not_train(trained: tuple[list[str], Path, dict[str, Any]
     words, output, metrics = trained
     before = {p.name: digest(p) for p in output.glob("*.pth")}
     losses = (output / "metrics.json").read_text()
+    assert "<title>Training: " in (output / "report.html").read_text("utf-8")
     assert run(words, "--eval-only", "--resume") == metrics
+    assert "<title>Evaluation: " in (output / "report.html").read_text("utf-8")
     assert {p.name: digest(p) for p in output.glob("*.pth")} == before
     assert (output / "metrics.json").read_text() == losses
 

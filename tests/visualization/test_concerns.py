@@ -119,7 +119,7 @@ def predicted(folder, categories):
         f"{i}.jpg": PanopticRecord(f"{i}.png", [{"category_id": c} for c in row])
         for i, row in enumerate(categories)
     }
-    return Predictions(PanopticFolder(folder, LabelSpace(2, 1), records))
+    return Predictions(PanopticFolder(folder, LabelSpace(2, 1), records), folder)
 
 
 def test_a_model_that_found_nothing_is_red_and_its_best_score_is_told(tmp_path):

@@ -25,7 +25,7 @@ from u2seg.visualization.evaluation import (
 )
 from u2seg.visualization.matrix import matrix_chart
 from u2seg.visualization.metrics import interval_text, metric_rows
-from u2seg.visualization.report import write_report
+from u2seg.visualization.report import report_line, write_report
 from u2seg.visualization.sources import Notes, read_predictions
 
 
@@ -114,6 +114,19 @@ def test_the_page_shows_it_all(folder, tmp_path):
         tmp_path / "s.html", labels=None, train=None, predictions=folder, title="t"
     )
     assert again.read_text("utf-8") == text
+
+
+def test_results_in_another_folder_than_the_predictions(folder, tmp_path):
+    """As u2seg evaluate --output leaves them: nothing of the first evaluation is shown."""
+    alone, results = tmp_path / "predictions", tmp_path / "results"
+    shutil.copytree(folder, alone)
+    results.mkdir()
+    for name in ("metrics.json", "per_class.csv", "clusters.csv", "worst.json", "worst"):
+        (alone / name).rename(results / name)
+    line = report_line(results, "t", predictions=alone, results=results)
+    assert line == f"report: {results / 'report.html'}"
+    whole = write_report(tmp_path / "whole", predictions=folder, title="t")
+    assert (results / "report.html").read_bytes() == whole.read_bytes()
 
 
 def test_classes_are_a_table(folder):

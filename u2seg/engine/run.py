@@ -81,8 +81,12 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
                 "nothing to evaluate on: set U2SEG.DATA.EVAL_ROOT to a data set with truth "
                 "(datasets/README.md), or U2SEG.DATA.LABELS to pseudo-labels"
             )
-        return evaluate(cfg, model, choice=choice)
-    return training.train(cfg, resume=args.resume)
+        metrics = evaluate(cfg, model, choice=choice)
+    else:
+        metrics = training.train(cfg, resume=args.resume)
+    folder = Path(cfg.OUTPUT_DIR)
+    training.report(folder, f"{'Evaluation' if args.eval_only else 'Training'}: {folder.name}")
+    return metrics
 
 
 def evaluate(

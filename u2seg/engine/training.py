@@ -146,7 +146,7 @@ def dry_run(args: argparse.Namespace) -> str:
     start = time.perf_counter()
     _evaluate_trained(cfg, trainer, DRY_IMAGES)
     spent_evaluating = (time.perf_counter() - start) / min(DRY_IMAGES, total or 1)
-    _write_report(folder)
+    report(folder, "Rehearsal of a training")
     from u2seg.engine.telemetry import memory_gb
 
     lines = [
@@ -202,22 +202,17 @@ def _test_images(cfg: Any) -> int:
     return len(DatasetCatalog.get(cfg.DATASETS.TEST[0])) if cfg.DATASETS.TEST else 0
 
 
-def _write_report(folder: Path) -> None:
+def report(folder: Path, title: str) -> None:
+    """Write ``report.html`` in a training's folder and log where it is; the first process does."""
     from detectron2.utils import comm
 
-    from u2seg.visualization.report import write_report
+    from u2seg.visualization.report import report_line
 
     if comm.is_main_process():
-        try:
-            write_report(
-                folder,
-                labels=None,
-                train=folder,
-                predictions=folder / "evaluation",
-                title="Rehearsal of a training",
-            )
-        except UserError as error:  # the template engine is an extra
-            logger.warning("no report: %s", error)
+        parts = {"train": folder}
+        if (folder / "evaluation").is_dir():
+            parts["predictions"] = folder / "evaluation"
+        logger.info("%s", report_line(folder, title, **parts))
 
 
 def _duration(seconds: float) -> str:

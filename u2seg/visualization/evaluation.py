@@ -89,16 +89,16 @@ def evaluation_part(found: Predictions, image_root: Path | None, notes: Notes) -
         intervals=interval_sentence(node(metrics, "ci95")),
         compared=comparison_rows(metrics),
         unmatched=notes.attempt("unmatched clusters", [], unmatched_sentences, metrics),
-        ranked_by=ranking_words(found.panoptic, notes, reference),
+        ranked_by=ranking_words(found, notes, reference),
     )
-    clusters = found.panoptic.root / "clusters.csv"
+    clusters = found.results / "clusters.csv"
     if clusters.is_file():
         part.confusion = notes.attempt("clusters and classes", "", _confusion, clusters)
-    classes = found.panoptic.root / "per_class.csv"
+    classes = found.results / "per_class.csv"
     if classes.is_file():
         part.class_columns = [*_CLASS_WORDS[:2], *_CLASS_FIGURES, *_CLASS_WORDS[2:]]
         part.classes = notes.attempt("figures of classes", [], _class_rows, classes)
-    samples = worst_samples(found.panoptic, image_root, notes, reference)
+    samples = worst_samples(found, image_root, notes, reference)
     names = {"worst": "Worst", "median": "From the middle", "best": "Best"}
     part.groups = [(names[group], rows) for group, rows in samples.items() if rows]
     return part

@@ -104,24 +104,40 @@ class Page:
     notes: list[str] = field(default_factory=list)
 
 
+def report_line(output: Path, title: str, **parts: Path | None) -> str:
+    """Write a report at the end of other work; return its path in words, or why there is none.
+
+    Args:
+        output: As for ``write_report``.
+        title: As there.
+        **parts: The rest. Errors become the line: the work that the report shows is done.
+    """
+    try:
+        return f"report: {write_report(output, title=title, **parts)}"
+    except UserError as error:
+        return f"no report: {error}"
+
+
 def write_report(
     output: Path,
     *,
-    labels: Path | None,
-    train: Path | None,
-    predictions: Path | None,
     title: str,
+    labels: Path | None = None,
+    train: Path | None = None,
+    predictions: Path | None = None,
     rounds: Path | None = None,
+    results: Path | None = None,
 ) -> Path:
     """Write the report of a run and return its path.
 
     Args:
         output: The HTML file, or a folder that gets ``report.html``.
+        title: Heading of the page.
         labels: Output folder of ``generate_pseudo.py``; None = not part of the run.
         train: Output folder of ``train_net.py``; None = not part of the run.
         predictions: Result folder of an evaluation; None = not part of the run.
-        title: Heading of the page.
         rounds: ``rounds.json`` of a run with self-training; None = not part of the run.
+        results: Folder of the metrics; None = beside the predictions.
 
     Returns:
         Path of the HTML file; everything is inside it.
@@ -136,7 +152,12 @@ def write_report(
         stays below a few megabytes however large the run.
     """
     page = build_page(
-        labels=labels, train=train, predictions=predictions, title=title, rounds=rounds
+        labels=labels,
+        train=train,
+        predictions=predictions,
+        title=title,
+        rounds=rounds,
+        results=results,
     )
     for concern in page.concerns:
         logger.warning("%s", concern.text)
@@ -152,13 +173,14 @@ def build_page(
     predictions: Path | None,
     title: str,
     rounds: Path | None = None,
+    results: Path | None = None,
 ) -> Page:
     """Return the content of the report; arguments as for ``write_report``."""
     notes = Notes()
     page = Page(printable(title))
     label_run = read_label_run(labels, notes) if labels else None
     train_run = read_train_run(train, notes) if train else None
-    found = read_predictions(predictions, notes) if predictions else None
+    found = read_predictions(predictions, notes, results) if predictions else None
     elsewhere = train_run.eval_images if train_run else None
     paired = bool(label_run and found and _same_photographs(label_run, found, elsewhere))
     if label_run:

@@ -104,9 +104,10 @@ class TrainRun:
 
 @dataclass
 class Predictions:
-    """What evaluation left: predicted panoptic labels and ``metrics.json``."""
+    """What evaluation left: predicted panoptic labels, and in ``results`` its figures."""
 
     panoptic: PanopticFolder
+    results: Path
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -172,10 +173,11 @@ def read_train_run(root: Path, notes: Notes) -> TrainRun:
     return run
 
 
-def read_predictions(root: Path, notes: Notes) -> Predictions:
+def read_predictions(root: Path, notes: Notes, results: Path | None = None) -> Predictions:
     """Return predictions and metrics; what is missing goes into ``notes``."""
-    found = Predictions(read_panoptic_folder(root, notes))
-    found.metrics = notes.attempt("metrics", {}, read_json_object, root / "metrics.json")
+    results = results or root
+    found = Predictions(read_panoptic_folder(root, notes), results)
+    found.metrics = notes.attempt("metrics", {}, read_json_object, results / "metrics.json")
     return found
 
 

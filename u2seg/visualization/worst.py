@@ -27,7 +27,7 @@ from u2seg.visualization.samples import (
     fit_labels,
     thumbnail,
 )
-from u2seg.visualization.sources import ImageRecord, Notes, PanopticFolder
+from u2seg.visualization.sources import ImageRecord, Notes, Predictions
 from u2seg.visualization.text import printable
 
 GROUPS = ("worst", "median", "best")
@@ -35,12 +35,12 @@ _BOX = (0.0, 0.0, 0.0, 0.0)
 
 
 def worst_samples(
-    folder: PanopticFolder, image_root: Path | None, notes: Notes, reference: str = "truth"
+    found: Predictions, image_root: Path | None, notes: Notes, reference: str = "truth"
 ) -> dict[str, list[Sample]]:
     """Return the pictures of the worst, the middle and the best images of an evaluation.
 
     Args:
-        folder: Predictions, with ``worst.json``.
+        found: Predictions; their results with ``worst.json``.
         image_root: Where the photographs are; without them segments are drawn on grey.
         notes: Gets what cannot be drawn.
         reference: Caption of what the predictions were compared with.
@@ -49,28 +49,28 @@ def worst_samples(
         ``worst``, ``median`` and ``best`` -> samples, from extreme to less so; empty if the
         evaluation wrote no ``worst.json``.
     """
-    path = folder.root / "worst.json"
+    path = found.results / "worst.json"
     if not path.is_file():
         return {}
     empty: dict[str, Any] = {}
     content = notes.attempt("worst images", empty, read_json_object, path, "images", *GROUPS)
     if not content:
         return {}
-    found: dict[str, list[Sample]] = {}
+    groups: dict[str, list[Sample]] = {}
     for group in GROUPS:
-        found[group] = []
+        groups[group] = []
         for image_id in content[group]:
             what = f"picture of image {printable(str(image_id))}"
-            args = (folder, image_root, content, str(image_id), reference)
+            args = (found, image_root, content, str(image_id), reference)
             sample = notes.attempt(what, None, _sample, *args)
             if sample is not None:
-                found[group].append(sample)
-    return found
+                groups[group].append(sample)
+    return groups
 
 
-def ranking_words(folder: PanopticFolder, notes: Notes, reference: str = "truth") -> str:
+def ranking_words(found: Predictions, notes: Notes, reference: str = "truth") -> str:
     """Return by what the images of ``worst.json`` are ranked; empty without the file."""
-    path = folder.root / "worst.json"
+    path = found.results / "worst.json"
     if not path.is_file():
         return ""
     empty: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def ranking_words(folder: PanopticFolder, notes: Notes, reference: str = "truth"
 
 
 def _sample(
-    folder: PanopticFolder,
+    found: Predictions,
     image_root: Path | None,
     content: Mapping[str, Any],
     key: str,
@@ -93,10 +93,10 @@ def _sample(
 ) -> Sample:
     image = content["images"][key]
     space, categories = _space(content["classes"])
-    truth = read_panoptic_png(safe_join(folder.root, str(image["truth"])))
+    truth = read_panoptic_png(safe_join(found.results, str(image["truth"])))
     height, width = truth.shape
     photo, pictures = blank(height, width), []
-    name = _photograph(folder, image)
+    name = _photograph(found, image)
     known = image_root is not None and name and image["whole_image"]
     if image_root is not None and known and safe_join(image_root, name).is_file():
         photo = thumbnail(image_root, ImageRecord(0, name, height, width))
@@ -104,10 +104,10 @@ def _sample(
     true = {int(s): categories[str(c)] for s, c in image["true_segments"].items()}
     pictures.append(Picture(reference, _drawn(photo, truth, true, space)))
     if image["prediction"]:
-        ids = read_panoptic_png(safe_join(folder.root, str(image["prediction"])))
-        found = image["segments"]
-        named = {int(s): categories[str(c)] for s, c in found.items() if c is not None}
-        without = len(found) - len(named)
+        ids = read_panoptic_png(safe_join(found.results, str(image["prediction"])))
+        segments = image["segments"]
+        named = {int(s): categories[str(c)] for s, c in segments.items() if c is not None}
+        without = len(segments) - len(named)
         caption = "prediction" + (f"; without a class: {without}" if without else "")
         pictures.append(Picture(caption, _drawn(photo, ids, named, space)))
     else:
@@ -116,9 +116,9 @@ def _sample(
     return Sample(printable(name or str(image["name"])), figures, pictures)
 
 
-def _photograph(folder: PanopticFolder, image: Mapping[str, Any]) -> str:
+def _photograph(found: Predictions, image: Mapping[str, Any]) -> str:
     """Return the file name of the photograph; empty if the predictions do not know it."""
-    names = (name for name, record in folder.by_file.items() if record.png == image["png"])
+    names = (name for name, record in found.panoptic.by_file.items() if record.png == image["png"])
     return next(names, "")
 
 
