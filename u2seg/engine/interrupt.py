@@ -47,12 +47,23 @@ class Stop:
         if hasattr(signal, "setitimer") and self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # else it is not Python's
+                signal.signal(number, handler)
         self._before = {}
 
     def asked(self) -> bool:
         """Return whether a signal came."""
         return self.signal != 0
+
+    def hold(self, *_: object) -> None:
+        """Begin to change weights.
+
+        From the first time on, torch's handler of dying loading processes, which raises wherever
+        the main thread is, is out of use: that they died is seen when samples are waited for, too.
+        """
+        self.held = True
+        if self._before and hasattr(signal, "SIGCHLD") and signal.SIGCHLD not in self._before:
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def _note(self, number: int, _frame: object) -> None:
         again, self.signal = self.asked(), number
@@ -77,11 +88,8 @@ def build_stop_hook(stop: Stop, loop: Any) -> Any:
     """
     from detectron2.engine import HookBase
 
-    def hold(*_: object) -> None:
-        stop.held = True
-
     loop.asked = stop.asked
-    loop.optimizer.register_step_pre_hook(hold)
+    loop.optimizer.register_step_pre_hook(stop.hold)
 
     class StopHook(HookBase):  # type: ignore[misc]
         def before_train(self) -> None:
@@ -107,7 +115,7 @@ def save_interrupted(trainer: Any, stop: Stop) -> Interrupted:
     """
     told = f"interrupted by {signal.Signals(stop.signal).name}"
     if stop.held or stop.done < trainer.start_iter:
-        return Interrupted(f"{told}: no iteration was done since the start, checkpoints stay")
+        return Interrupted(f"{told}: there is nothing new to save, checkpoints stay as they are")
     trainer.iter = stop.done
     name = f"model_{stop.done:07d}"
     trainer.checkpointer.save(name, iteration=stop.done)

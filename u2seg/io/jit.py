@@ -78,5 +78,5 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
 def _say_once(reason: str) -> None:
     if not _told and multiprocessing.parent_process() is None:
-        logger.warning("numba compiles anew what it keeps on disk else, which is slow: %s", reason)
+        logger.warning("numba compiles anew, which takes a while: %s", reason)
     _told.append(reason)
