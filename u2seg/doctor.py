@@ -288,3 +288,7 @@ def _report_optional() -> None:
 
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
