@@ -1,4 +1,5 @@
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages as find
+from setuptools import setup
 
-packages = [*find_packages(include=["u2seg", "u2seg.*"]), "u2seg.configs"]
-setup(packages=packages, package_dir={"u2seg.configs": "configs"})
+configs = ["u2seg.configs", *(f"u2seg.configs.{name}" for name in find("configs"))]
+setup(packages=[*find(include=["u2seg*"]), *configs], package_dir={"u2seg.configs": "configs"})
