@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
-from u2seg.cli import run_tool
-from u2seg.config.arguments import folder
+from u2seg.cli import execute
+from u2seg.config.arguments import folder, new_parser
 
 EXAMPLES = """\
 example:
@@ -19,22 +20,23 @@ those packages.
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the photographs; see --help."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=formatter)
+def parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
+    p = new_parser(__doc__ or "", EXAMPLES)
     p.add_argument("--output", required=True, type=folder, metavar="DIR", help="folder to write to")
-    args = p.parse_args(argv)
+    return p
 
-    def body() -> int:
-        from u2seg.scenes.photos import write_photos
 
-        names = write_photos(args.output)
-        print(f"{len(names)} photographs in {args.output}")
-        return 0
+def run(args: argparse.Namespace) -> int:
+    """Write the photographs; return the exit code."""
+    from u2seg.scenes.photos import write_photos
 
-    return run_tool(body)
+    names = write_photos(args.output)
+    print(f"{len(names)} photographs in {args.output}")
+    return 0
 
+
+main = partial(execute, parser(), run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from u2seg.cli import run_tool
+from u2seg.cli import COMMANDS, main, run_tool
 from u2seg.config.arguments import folder
 from u2seg.errors import StageError, UserError
+from u2seg.version import __version__
 
 
 def raising(error: BaseException) -> Callable[[], int]:
@@ -61,3 +65,79 @@ def test_an_empty_folder_name_is_not_the_working_directory() -> None:
     for text in ("", " "):
         with pytest.raises(argparse.ArgumentTypeError, match="empty"):
             folder(text)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples_and_loads_nothing_heavy(name: str) -> None:
+    code = (
+        f"import sys\nfrom u2seg.cli import main\ntry:\n    main([{name!r}, '--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'detectron2', 'numpy', 'PIL', 'scipy'} & set(sys.modules)\n"
+        "raise SystemExit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: u2seg {name}" in done.stdout
+    assert "examples:" in done.stdout and "--offline" in done.stdout and "--debug" in done.stdout
+
+
+def test_the_command_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, code in ((["--version"], 0), (["--help"], 0), ([], 2), (["lable"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == code
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"u2seg {__version__}\n")
+    assert all(f"\n  {name} " in shown.out for name in COMMANDS)
+    assert "invalid choice: 'lable'" in shown.err
+
+
+def test_what_an_extra_brings_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("u2seg.io.packaged.clone", lambda: None)
+    (tmp_path / "images.json").write_text('{"images": []}')
+    for module, extras in (("jinja2", "labels,demo"), ("yaml", ""), ("ray", "ray")):
+        error = ModuleNotFoundError(f"No module named {module!r}", name=f"{module}.part")
+        assert run_tool(raising(error), extras="labels,demo") == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ") and told.count("\n") == 1
+        assert told.endswith(f'run pip install "u2seg[{extras}]"\n'.replace("[]", ""))
+    with pytest.raises(ModuleNotFoundError):
+        run_tool(raising(ModuleNotFoundError("No module named 'u2seg.mine'", name="u2seg.mine")))
+
+
+HIDE = """import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {0!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "hidden", "extra"),
+    [
+        ("label", ["--config-file", "u2seg/quickstart", "--images", "photos"], "torch", "labels"),
+        ("train", ["--config-file", "u2seg/quickstart"], "torch", "train"),
+        ("report", ["."], "jinja2", "demo"),
+    ],
+)
+def test_a_command_without_its_libraries(
+    name: str, words: list[str], hidden: str, extra: str, tmp_path: Path
+) -> None:
+    (tmp_path / "labelspace.json").write_text("{}")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    more = ["--output-dir", "out"] if name == "label" else []
+    code = (
+        f"{HIDE.format(hidden)}\nfrom u2seg.cli import main\n"
+        f"raise SystemExit(main({[name, *words, *more]!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in done.stderr
+    assert hidden in last.lower() and f"[{extra}" in last and "pip install" in last

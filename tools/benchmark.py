@@ -12,7 +12,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from functools import partial
+
+from u2seg.cli import execute
+from u2seg.config.arguments import new_parser
 
 SUITES = ("masks", "clusters", "merge", "ledger", "train", "evaluate", "busy")
 """Modules of ``u2seg.benchmark`` with a table ``ROWS``."""
@@ -20,49 +23,45 @@ FILES = {"evaluate": ("truth_json", "truth_pngs", "predictions"), "train": ("lab
 """Real files that a suite can be measured on."""
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("suite", choices=SUITES, help="what to measure")
-    parser.add_argument("--json", metavar="FILE", help="also write the rows here")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed calls a side")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
+    p = new_parser(__doc__ or "", "")
+    p.add_argument("suite", choices=SUITES, help="what to measure")
+    p.add_argument("--json", metavar="FILE", help="also write the rows here")
+    p.add_argument("--repeats", type=int, default=5, metavar="N", help="timed calls a side")
+    p.add_argument(
         "--rows", default="", metavar="A,B", help="only these (an unknown name lists them)"
     )
-    parser.add_argument("--truth-json", metavar="J", help="evaluate: real files, all three")
-    parser.add_argument("--truth-pngs", metavar="DIR", help="PNG folder of the truth")
-    parser.add_argument("--predictions", metavar="DIR", help="result folder, the truth's classes")
-    parser.add_argument("--labels", metavar="DIR", help="train: a label folder, else scenes")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    return parser.parse_args(argv)
+    p.add_argument("--truth-json", metavar="J", help="evaluate: real files, all three")
+    p.add_argument("--truth-pngs", metavar="DIR", help="PNG folder of the truth")
+    p.add_argument("--predictions", metavar="DIR", help="result folder, the truth's classes")
+    p.add_argument("--labels", metavar="DIR", help="train: a label folder, else scenes")
+    return p
 
 
-def main(argv: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON; return the exit code."""
-    args = parse_args(argv)
     from u2seg.benchmark import rows as table
-    from u2seg.benchmark.masks import run
-    from u2seg.cli import run_tool, setup_logging
+    from u2seg.benchmark.masks import run as measure
     from u2seg.errors import UserError
     from u2seg.io.atomic import write_json
 
-    def body() -> int:
-        names = [name.strip() for name in args.rows.split(",") if name.strip()]
-        suite = importlib.import_module(f"u2seg.benchmark.{args.suite}")
-        known = [key for keys in FILES.values() for key in keys]
-        files = {key: value for key in known if (value := getattr(args, key)) is not None}
-        if not files.keys() <= set(FILES.get(args.suite, ())):
-            raise UserError(f"the suite {args.suite} does not take {', '.join(sorted(files))}")
-        there = suite.table(**files) if files else suite.ROWS
-        machine, rows = run(names, args.repeats, table=there)
-        print(table.format_table(machine, rows))
-        if args.json:
-            write_json(args.json, table.to_json(machine, rows), indent=1)
-        return table.exit_code(rows)
+    names = [name.strip() for name in args.rows.split(",") if name.strip()]
+    suite = importlib.import_module(f"u2seg.benchmark.{args.suite}")
+    known = [key for keys in FILES.values() for key in keys]
+    files = {key: value for key in known if (value := getattr(args, key)) is not None}
+    if not files.keys() <= set(FILES.get(args.suite, ())):
+        raise UserError(f"the suite {args.suite} does not take {', '.join(sorted(files))}")
+    there = suite.table(**files) if files else suite.ROWS
+    machine, rows = measure(names, args.repeats, table=there)
+    print(table.format_table(machine, rows))
+    if args.json:
+        write_json(args.json, table.to_json(machine, rows), indent=1)
+    return table.exit_code(rows)
 
-    setup_logging(args.debug)
-    return run_tool(body, args.debug)
+
+main = partial(execute, parser(), run)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
