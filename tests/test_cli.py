@@ -97,7 +97,7 @@ def test_what_an_extra_brings_is_named_in_one_line(
 ) -> None:
     monkeypatch.setattr("u2seg.io.packaged.clone", lambda: None)
     (tmp_path / "images.json").write_text('{"images": []}')
-    for module, extras in (("jinja2", "labels,demo"), ("yaml", ""), ("ray", "ray")):
+    for module, extras in (("matplotlib", "labels,demo"), ("yaml", ""), ("ray", "ray")):
         error = ModuleNotFoundError(f"No module named {module!r}", name=f"{module}.part")
         assert run_tool(raising(error), extras="labels,demo") == 2
         told = capsys.readouterr().err
@@ -120,7 +120,6 @@ sys.meta_path.insert(0, Hide())"""
     [
         ("label", ["--config-file", "u2seg/quickstart", "--images", "photos"], "torch", "labels"),
         ("train", ["--config-file", "u2seg/quickstart"], "torch", "train"),
-        ("report", ["."], "jinja2", "demo"),
     ],
 )
 def test_a_command_without_its_libraries(

@@ -209,11 +209,12 @@ def advice_if_missing(module: str, extras: str) -> str:
         ''
     """
     top = module.partition(".")[0]
-    for part in (CORE, LABELS, TRAIN, *EXTRAS):
-        names = [name for name, each in part.modules.items() if each == top]
-        if names:
-            wanted = extras if part.extra in extras.split(",") else part.extra
-            return f"{names[0]} is not installed: run {install_command(wanted.replace('core', ''))}"
+    parts = [part for part in (CORE, LABELS, TRAIN, *EXTRAS) if top in part.modules.values()]
+    if parts:
+        fits = any(each.extra in extras.split(",") for each in parts)
+        command = install_command(extras) if fits else parts[0].command
+        names = {module: name for name, module in parts[0].modules.items()}
+        return f"{names[top]} is not installed: run {command}"
     return ""
 
 
