@@ -369,7 +369,15 @@ def _is_agreement(metrics: dict[str, Any]) -> bool:
 
 
 def _ratio(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Return in words how much better the trained model is.
+
+    Examples:
+        >>> none, some = ({"panoptic": {"all": {"PQ": value}}} for value in (0.0, 12.5))
+        >>> _ratio(none, some)
+        'trained / untrained: PQ 12.5 against 0.0, so there is no ratio'
+    """
     low = before["panoptic"]["all"]["PQ"] or 0.0
     high = after["panoptic"]["all"]["PQ"] or 0.0
-    times = f"{high / low:.1f} times" if low else "infinitely many times"
-    return f"trained / untrained: {times} the PQ"
+    if not low:
+        return f"trained / untrained: PQ {high:.1f} against 0.0, so there is no ratio"
+    return f"trained / untrained: {high / low:.1f} times the PQ"

@@ -28,6 +28,11 @@ def test_mapped_clusters_have_names_and_the_rest_numbers(tmp_path: Path) -> None
     assert named.thing_names == ("thing_0", "cat", "thing_2")
     assert named.stuff_names == ("stuff_0", "stuff_1")
     assert (named.colors() == SPACE.colors()).all()
+    content = json.loads((tmp_path / "m.json").read_text())
+    for votes, name in ((1, "cat?"), (2, "cat")):
+        content["things"]["2"].update(votes=votes, total_votes=2)
+        (tmp_path / "m.json").write_text(json.dumps(content))
+        assert with_class_names(SPACE, tmp_path / "m.json").thing_names[1] == name
 
 
 def test_clusters_of_one_class_share_a_colour_and_a_line_of_the_legend(

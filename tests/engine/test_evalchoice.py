@@ -18,6 +18,7 @@ from u2seg.engine.evalchoice import (
     check_choice,
     eval_choice,
     mapping_of_labels,
+    own_labels,
     with_mapping_of_labels,
 )
 from u2seg.errors import UserError
@@ -161,3 +162,10 @@ def test_rules_beside_the_mapping_of_the_labels_are_refused(tmp_path: Path) -> N
     settings = load_settings(None, [*KEYS, "U2SEG.DATA.LABELS", str(tmp_path)])
     named = EvalChoice(protocols=("one-to-one",))
     assert with_mapping_of_labels(named, settings) is named
+
+
+def test_labels_of_real_classes_are_not_called_pseudo_labels(tmp_path: Path) -> None:
+    settings = load_settings(None, ["U2SEG.DATA.LABELS", str(tmp_path)])
+    assert own_labels(settings) == "pseudo-labels"
+    write_mapping(tmp_path / "mapping.json")
+    assert own_labels(settings).startswith(f"real labels of {tmp_path}, which the model was")

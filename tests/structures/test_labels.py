@@ -59,6 +59,7 @@ def test_categories_are_in_order_with_distinct_colours() -> None:
     small = LabelSpace(20, 10).colors()
     assert small.dtype == np.uint8
     assert len({tuple(row) for row in small.tolist()}) == 30
+    assert len({tuple(row) for row in LabelSpace(2911, 27).colors().tolist()}) == 2938
 
 
 def test_json_round_trip() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from u2seg.config.schema import Settings
 from u2seg.engine.setup import label_space
 from u2seg.errors import UserError
+from u2seg.evaluation.files import PSEUDO_LABELS
 from u2seg.evaluation.mapping import LEAVE_OUT
 from u2seg.evaluation.mapping_file import with_class_names
 from u2seg.evaluation.plan import MappingFile, plan_evaluation
@@ -99,6 +100,14 @@ def with_mapping_of_labels(choice: EvalChoice, settings: Settings) -> EvalChoice
     if found is None:
         return choice
     return EvalChoice(found, instead="remove that file (it came with U2SEG.DATA.LABELS)")
+
+
+def own_labels(settings: Settings) -> str:
+    """Return what to call the training labels where there is nothing else to compare with."""
+    labels = Path(settings.data.labels)
+    if (labels / "mapping.json").is_file():
+        return f"real labels of {labels}, which the model was trained on"
+    return PSEUDO_LABELS
 
 
 def mapping_of_labels(settings: Settings) -> Path | None:

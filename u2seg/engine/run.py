@@ -14,6 +14,7 @@ from u2seg.engine.evalchoice import (
     EvalChoice,
     check_choice,
     eval_choice,
+    own_labels,
     with_mapping_of_labels,
     with_protocol_key,
 )
@@ -124,7 +125,7 @@ def evaluate(
     from u2seg.engine.predict import predict_records
     from u2seg.engine.ranks import host_ranks
     from u2seg.engine.writer import PredictionWriter
-    from u2seg.evaluation import PSEUDO_LABELS, evaluate_folder, format_metrics
+    from u2seg.evaluation import evaluate_folder, format_metrics
     from u2seg.evaluation.few import some_images
     from u2seg.evaluation.protocol_table import format_protocols
 
@@ -144,7 +145,7 @@ def evaluate(
         truth,
         settings.eval,
         choice.mapping,
-        str(truth_paths(settings)[0]) if name == EVAL_NAME else PSEUDO_LABELS,
+        str(truth_paths(settings)[0]) if name == EVAL_NAME else own_labels(settings),
         ranks=host_ranks(),
         protocols=choice.protocols,
     )
@@ -181,8 +182,9 @@ def _comparison(
         from detectron2.data import MetadataCatalog
 
         how = "by --protocol" if choice.protocols else "id by id"
-        logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the pseudo-labels, %s", how)
-        # Pseudo-labels bear the model's own ids: unless asked for, a fit would only flatter.
+        words = own_labels(settings)
+        logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the %s, %s", words, how)
+        # The labels bear the model's own ids: unless asked for, a fit would only flatter.
         settings = replace(settings, eval=settings.eval.identity())
         metadata = MetadataCatalog.get(name)
         paths = Path(metadata.panoptic_json), Path(metadata.panoptic_root)

@@ -80,7 +80,8 @@ def with_class_names(space: LabelSpace, path: Path) -> LabelSpace:
         path: ``mapping.json`` of an evaluation of the model.
 
     Returns:
-        The same ids; clusters without a class keep their names, and several may share one.
+        The same ids; clusters without a class keep their names, and several may share one. A
+        name that rests on a single vote has a question mark: ``cat?``.
 
     Raises:
         UserError: as ``read_mapping`` and ``check_clusters``.
@@ -89,7 +90,12 @@ def with_class_names(space: LabelSpace, path: Path) -> LabelSpace:
     things = tuple(range(1, space.num_things + 1))
     stuff = tuple(range(space.num_things + 1, space.num_things + space.num_stuff + 1))
     check_clusters(mapping, path, (things, stuff))
-    names = mapping.names()
+    names = {
+        cluster: f"{name}?"
+        if cluster in mapping.rows and mapping.rows[cluster].votes == 1
+        else name
+        for cluster, name in mapping.names().items()
+    }
     return LabelSpace(
         space.num_things,
         space.num_stuff,

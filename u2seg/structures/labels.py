@@ -122,12 +122,16 @@ class LabelSpace:
         """
         count = self.num_things + self.num_stuff
         rows = np.zeros((count, 3), dtype=np.uint8)
+        used: set[tuple[int, ...]] = set()
         for i in range(count):
             thing = i < self.num_things
             hue = (0.61803398875 * (i + (0 if thing else 7.3))) % 1.0
             saturation, value = (0.85, 0.55 + 0.45 * ((i * 3) % 4) / 3) if thing else (0.45, 0.8)
-            rgb = colorsys.hsv_to_rgb(hue, saturation, value)
-            rows[i] = [round(255 * channel) for channel in rgb]
+            rgb = [round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value)]
+            while tuple(rgb) in used:  # of thousands, some round to the same
+                rgb[i % 3] = (rgb[i % 3] + 29) % 256
+            used.add(tuple(rgb))
+            rows[i] = rgb
         first: dict[tuple[bool, str], int] = {}
         for i in range(count):
             rows[i] = rows[first.setdefault((i < self.num_things, self.name(i + 1)), i)]
