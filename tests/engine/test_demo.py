@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from u2seg.engine import demo
 from u2seg.engine.demo import check_outside, name_inputs, picture, run_demo
 from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
+from u2seg.io.imagefile import ImageFile
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
 
@@ -81,3 +85,21 @@ def test_results_may_go_beside_the_photographs_and_beside_single_files(folder: P
     check_outside([str(folder / "sub")], folder / "shown")
     check_outside([str(folder / "sub")], folder / "sub-shown")
     check_outside([str(folder / "b.jpg"), str(folder / "*.jpg")], folder / "shown")
+
+
+def test_a_model_that_finds_nothing_is_a_warning_with_what_to_do(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = LabelSpace(2, 1)
+    cfg = SimpleNamespace(U2SEG=SimpleNamespace(IMAGES=SimpleNamespace(MAX_PIXELS=10**6)))
+    args = argparse.Namespace(output=str(tmp_path / "out"), confidence_threshold=0.3)
+    for things, warned in ((False, True), (True, False)):
+        segments = (Segment(1, 1 if things else 3, things, 64, (0.0, 0.0, 8.0, 8.0)),)
+        label = PanopticLabel(np.ones((8, 8), np.int32), segments)
+        found = Prediction(label, (), (), np.ones((8, 8), np.uint8), space)
+        segmenter = SimpleNamespace(space=space, cfg=cfg, predict=lambda _, found=found: found)
+        monkeypatch.setattr(demo, "_segmenter", lambda _, segmenter=segmenter: segmenter)
+        caplog.clear()
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        demo.segment_images(args, [("a.png", ImageFile(tmp_path / "a.png"))])
+        assert ("--confidence-threshold 0.1 (now 0.3)" in caplog.text) == warned

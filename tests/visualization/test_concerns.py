@@ -124,7 +124,7 @@ def predicted(folder, categories):
 
 def test_a_model_that_found_nothing_is_red_and_its_best_score_is_told(tmp_path):
     [concern] = prediction_concerns(predicted(tmp_path, [[3], []]))
-    assert concern.level == "red" and "no object in 2 of 2 images: it has no cand" in concern.text
+    assert concern.level == "red" and "no object in 2 of 2 images: nor a candidate" in concern.text
     (tmp_path / "instances.json").write_text(json.dumps([{"score": 0.08}, {"score": 0.24}]))
     [concern] = prediction_concerns(predicted(tmp_path, [[3], []]))
     assert "highest score is 0.24" in concern.text and "CONFIDENCE_THRESH 0.12" in concern.text

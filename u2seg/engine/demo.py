@@ -113,6 +113,14 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
             f"none of the {len(inputs)} inputs could be read; see {output / 'skipped.jsonl'}"
         )
     writer.finish()
+    segments = [row for each in writer.parts.annotations for row in each["segments_info"]]
+    if not any(row["isthing"] for row in segments):
+        least = args.confidence_threshold
+        logger.warning(
+            "no object was found in any image: try --confidence-threshold %g (now %g); if that "
+            "finds none either, the model needs a longer training (SOLVER.MAX_ITER)",
+            least / 3, least,
+        )  # fmt: skip
     logger.info("%d images in %s, %d skipped", len(inputs) - len(skipped), output, len(skipped))
     return 0
 

@@ -83,7 +83,7 @@ def prediction_concerns(found: Predictions) -> list[Concern]:
         f"its highest score is {max(scores):.2f}, so MODEL.PANOPTIC_FPN.COMBINE."
         f"INSTANCES_CONFIDENCE_THRESH {max(scores) / 2:.2f} would show some"
         if scores
-        else "it has no candidate at any score"
+        else "nor a candidate above MODEL.ROI_HEADS.SCORE_THRESH_TEST"
     )
     return [Concern("red", f"{_no_object(empty, len(records))}: {sure}. {_LONGER}.")]
 
