@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from u2seg.clusters.descriptors import mask_crops, masked_mean, normalize_rows, patch_coverage
+from u2seg.clusters.descriptors import (
+    MAX_RATIO,
+    center_square,
+    mask_crops,
+    masked_mean,
+    normalize_rows,
+    patch_coverage,
+)
 from u2seg.structures.features import PatchFeatures
 
 
@@ -115,11 +123,17 @@ def test_crops_grow_by_a_share_of_the_box_within_the_image() -> None:
     assert mask_crops(image, [mask], padding=0.5)[0].shape == (20, 30, 3)
 
 
-def test_centre_crops_are_the_middle_square_of_the_box() -> None:
-    image = np.arange(20 * 30 * 3, dtype=np.uint16).reshape(20, 30, 3).astype(np.uint8)
-    mask = np.zeros((20, 30), dtype=bool)
-    mask[2:6, 10:21] = True
-    (crop,) = mask_crops(image, [mask], fit="center")
-    np.testing.assert_array_equal(crop, image[2:6, 13:17])
-    (tall,) = mask_crops(image.transpose(1, 0, 2), [mask.T], fit="center")
-    np.testing.assert_array_equal(tall, image[2:6, 13:17].transpose(1, 0, 2))
+@pytest.mark.parametrize("size", [(30, 41), (41, 30), (5, 60), (33, 33), (120, 75), (90, 4)])
+@pytest.mark.parametrize("resample", ["BILINEAR", "NEAREST"])
+def test_centre_squares_equal_torchvisions(size: tuple[int, int], resample: str) -> None:
+    from torchvision.transforms import CenterCrop, Compose, Resize  # as the published code
+
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    kind = Image.Resampling[resample]
+    published = Compose([Resize(48, interpolation=kind.value), CenterCrop(48)])
+    wanted = np.asarray(published(Image.fromarray(image)))
+    got = center_square(image, 48, kind)
+    if max(size) > MAX_RATIO * min(size):  # another order of operations
+        assert np.abs(got.astype(int) - wanted).max() <= 1
+    else:
+        np.testing.assert_array_equal(got, wanted)

@@ -145,7 +145,7 @@ def test_another_pca_is_refused(reduced: Path, other: np.ndarray) -> None:
 def test_centroids_of_earlier_versions_name_fewer_keys(saved: Path) -> None:
     path = saved.with_suffix(".json")
     note = json.loads(path.read_text())
-    for key in ("whiten", "pca", "crop_fit", "crop_padding"):
+    for key in ("whiten", "pca", "crop_fit", "crop_padding", "crop_resample"):
         del note[key]
     path.write_text(json.dumps(note))
     assert load_centroids(saved, INFO).info == INFO

@@ -144,6 +144,7 @@ def test_published_stego_values(file: str) -> None:
     assert (stego.lr, stego.probe_lr, stego.dropout) == (5e-4, 5e-3, 0.1)
     assert (stego.crops, stego.crop_ratio, stego.shifts) == ("five", 0.5, "fixed")
     assert (stego.projection, stego.dense_codes, stego.probe_start) == ("nonlinear", True, "random")
+    assert stego.resample == "nearest"
     assert stego.pointwise and stego.zero_clamp and not stego.stabilize
     crf = (stego.crf_iterations, stego.crf_gaussian_sxy, stego.crf_gaussian_weight)
     assert stego.crf and crf == (10, 1.0, 3.0)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from u2seg.clusters.descriptors import mask_crops
+from u2seg.clusters.descriptors import center_square, mask_crops
 from u2seg.clusters.persist import Centroids, load_centroids, save_centroids
 from u2seg.clusters.rows import FileRows
 from u2seg.config.schema import Settings
@@ -71,20 +72,23 @@ def test_quality_counts_what_was_assigned(plain: Path) -> None:
 def test_crops_are_described_as_the_settings_say(
     descriptor: str, photos: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    run = label(
-        settings, photos, tmp_path, descriptor=descriptor, crop_padding=0.25, crop_fit="center"
-    )
+    keys: dict[str, Any] = {"crop_padding": 0.25, "crop_fit": "center"}
+    run = label(settings, photos, tmp_path, descriptor=descriptor, crop_resample="bilinear", **keys)
     (first, *_) = read_json(run / "images.json")["images"]
     results = [r for r in read_json(run / "masks/part-00000.json") if r["image_id"] == first["id"]]
     masks = [InstanceMask.from_result(r).to_array() for r in results]
     image = read_image(photos / first["file_name"])
     paint = descriptor == "masked_crop"
-    crops = mask_crops(image, masks, padding=0.25, fit="center", paint=paint)
-    wanted = build_extractor(settings.features).cls(crops)
+    crops = mask_crops(image, masks, padding=0.25, paint=paint)
+    extractor = build_extractor(settings.features)
+    side = round(settings.features.image_size / extractor.patch_size) * extractor.patch_size
+    squares = [center_square(crop, side, Image.Resampling.BILINEAR) for crop in crops]
+    wanted = extractor.cls(squares)
     found = np.load(run / "clusters/part-00000.npy")[: len(masks)]
     np.testing.assert_array_equal(found, wanted)
     note = read_json(run / "clusters/centroids.json")
     assert (note["descriptor"], note["crop_padding"]) == (descriptor, 0.25)
+    assert note["crop_resample"] == "bilinear"
 
 
 def test_a_pca_is_used_again_with_its_centroids(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import u2seg.semantics.neighbors
 from tests.pipeline.conftest import tree
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
+from u2seg.features import build_extractor
 from u2seg.io.images import read_image
 from u2seg.io.png import read_label_png
 from u2seg.io.sources import open_source
@@ -115,8 +117,20 @@ def test_the_key_of_the_neighbours_follows_the_features(
     first = features_of(settings, photos, run).key()
     assert features_of(settings, photos, run).key() == first
     assert features_of(changed(settings, crops="five"), photos, run).key() != first
+    assert features_of(changed(settings, resample="nearest"), photos, run).key() != first
     sharper = dataclasses.replace(settings.features, image_size=96)
     assert features_of(dataclasses.replace(settings, features=sharper), photos, run).key() != first
+
+
+def test_photographs_are_resized_as_the_setting_of_stuff_says(
+    photos: Path, settings: Settings, run: Path
+) -> None:
+    source = features_of(changed(settings, resample="nearest"), photos, run)
+    image = read_image(photos / source.records[0]["file_name"])
+    small = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST))
+    (wanted,) = build_extractor(settings.features).extract([small], "token")
+    np.testing.assert_array_equal(source[0], wanted.grid)
+    assert not np.array_equal(features_of(settings, photos, run)[0], wanted.grid)
 
 
 def test_five_crops_are_five_images(photos: Path, settings: Settings, run: Path) -> None:

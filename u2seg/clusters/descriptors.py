@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 from scipy import sparse
 
 from u2seg.structures.features import PatchFeatures
@@ -19,6 +20,7 @@ Mask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.uint8]
 BACKGROUND = (124, 116, 104)
 """ImageNet's mean colour: 0 after the normalisation of the input of a ViT."""
+MAX_RATIO = 16
 
 
 def masked_mean(features: PatchFeatures, masks: Sequence[Mask]) -> npt.NDArray[np.float32]:
@@ -82,7 +84,6 @@ def mask_crops(
     masks: Sequence[Mask],
     *,
     padding: float = 0.0,
-    fit: str = "squash",
     paint: bool = False,
 ) -> list[Image]:
     """Return the box crop of every mask.
@@ -92,8 +93,6 @@ def mask_crops(
         masks: n masks, each (H, W) bool.
         padding: Share of the box's width and height by which the crop grows on either side,
             within the image; rounded to pixels.
-        fit: ``squash`` leaves the crop as it is, for the extractor to make it a square;
-            ``center`` cuts off the ends of the longer side.
         paint: Paint everything outside the mask in ``BACKGROUND``.
 
     Returns:
@@ -111,8 +110,6 @@ def mask_crops(
         [0, 3, 6]
         >>> mask_crops(row, [mask], paint=True)[0][0, :, 0].tolist()
         [0, 124, 6]
-        >>> mask_crops(row, [mask], fit="center")[0][0, :, 0].tolist()
-        [3]
         >>> mask_crops(row, [mask], padding=0.34)[0][0, :, 0].tolist()
         [0, 3, 6, 9]
     """
@@ -122,9 +119,6 @@ def mask_crops(
         x, y, width, height = (int(v) for v in mask_box(mask))
         rows = _grown(y, height, padding, image.shape[0])
         cols = _grown(x, width, padding, image.shape[1])
-        if fit == "center":
-            side = min(rows[1] - rows[0], cols[1] - cols[0])
-            rows, cols = _middle(*rows, side), _middle(*cols, side)
         part = (slice(*rows), slice(*cols))
         crop = image[part].copy()
         if paint:
@@ -138,9 +132,37 @@ def _grown(start: int, length: int, padding: float, limit: int) -> tuple[int, in
     return max(0, start - extra), min(limit, start + length + extra)
 
 
-def _middle(start: int, stop: int, length: int) -> tuple[int, int]:
-    first = start + (stop - start - length) // 2
-    return first, first + length
+def center_square(image: Image, side: int, resample: PIL.Image.Resampling) -> Image:
+    """Return the middle square of an image whose shorter side is resized to ``side`` pixels.
+
+    Equal to torchvision's ``Resize(side)`` and ``CenterCrop(side)``, the published choice. Of an
+    image more than ``MAX_RATIO`` times as long as wide only the middle is resized, which rounds
+    otherwise: a mask of one row need not become an image of gigabytes.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        side: Of the square, pixels.
+        resample: Filter.
+
+    Returns:
+        (side, side, 3) uint8 RGB.
+
+    Examples:
+        >>> row = np.arange(18, dtype=np.uint8).reshape(1, 6, 3)
+        >>> center_square(row, 2, PIL.Image.Resampling.NEAREST)[0, :, 0].tolist()
+        [6, 9]
+    """
+    lengths = (image.shape[1], image.shape[0])
+    full = [int(side * length / min(lengths)) for length in lengths]
+    # round() takes halves to the even number, as torchvision's centre crop does.
+    left, top = (round((length - side) / 2) for length in full)
+    box = (left, top, left + side, top + side)
+    picture = PIL.Image.fromarray(image)
+    if max(full) <= MAX_RATIO * side:
+        return np.asarray(picture.resize(full, resample).crop(box))
+    x, y = (length / whole for length, whole in zip(lengths, full, strict=True))
+    part = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+    return np.asarray(picture.resize((side, side), resample, box=part))
 
 
 def normalize_rows(descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -30,6 +30,7 @@ class CentroidInfo:
         pca: Principal components kept; 0 = no PCA.
         crop_fit: ``squash`` or ``center``; of crops only.
         crop_padding: Share of the box; of crops only.
+        crop_resample: Filter that resized them; of crops only.
     """
 
     feature: str
@@ -39,6 +40,7 @@ class CentroidInfo:
     pca: int = 0
     crop_fit: str = "squash"
     crop_padding: float = 0.0
+    crop_resample: str = "lanczos"
 
     @classmethod
     def from_settings(cls, feature: str, settings: ClusterSettings) -> CentroidInfo:
@@ -52,6 +54,7 @@ class CentroidInfo:
             settings.pca,
             settings.crop_fit if crops else "squash",
             settings.crop_padding if crops else 0.0,
+            settings.crop_resample if crops else "lanczos",
         )
 
 

@@ -9,6 +9,8 @@ from u2seg.errors import UserError
 
 MAX_SEED = 2**32 - 1
 """Largest seed that all libraries take."""
+RESAMPLING = ("nearest", "bilinear", "bicubic", "lanczos")
+"""Filters that resize photographs, see ``u2seg.io.images.FILTERS``."""
 
 
 def require(ok: bool, key: str, value: Any, expected: str) -> None:

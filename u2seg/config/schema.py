@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from u2seg.config.checks import MAX_SEED
+from u2seg.config.checks import MAX_SEED, RESAMPLING
 from u2seg.config.checks import check_crf as _check_crf
 from u2seg.config.checks import one_of as _one_of
 from u2seg.config.checks import require as _require
@@ -54,6 +54,8 @@ class FeatureSettings:
         image_size: Side of the resized image in pixels (MaskCut: 480); rounded to patches.
         resize: ``square`` squashes to image_size x image_size (the reference), ``keep`` keeps
             the aspect ratio with about the same number of patches.
+        resample: Filter of that resizing: ``lanczos`` (MaskCut), ``bicubic``, ``bilinear``,
+            ``nearest``.
         patch_size: Side of a patch of ``filter_bank`` in pixels; a ViT has its own.
         position_scale: ``filter_bank``: share of the image's side that counts as one kernel
             width in the ``key`` facet; smaller = more compact masks, > 0.
@@ -67,6 +69,7 @@ class FeatureSettings:
     sha256: str = ""
     image_size: int = 480
     resize: str = "square"
+    resample: str = "lanczos"
     patch_size: int = 8
     position_scale: float = 0.33
     precision: str = "fp32"
@@ -76,6 +79,7 @@ class FeatureSettings:
     def __post_init__(self) -> None:
         _require(self.image_size >= 16, "FEATURES.IMAGE_SIZE", self.image_size, ">= 16")
         _one_of("FEATURES.RESIZE", self.resize, ("square", "keep"))
+        _one_of("FEATURES.RESAMPLE", self.resample, RESAMPLING)
         _require(1 <= self.patch_size <= 64, "FEATURES.PATCH_SIZE", self.patch_size, "1..64")
         _require(self.position_scale > 0, "FEATURES.POSITION_SCALE", self.position_scale, "> 0")
         _one_of("FEATURES.PRECISION", self.precision, ("fp32", "bf16"))
@@ -184,6 +188,7 @@ class ClusterSettings:
             the background painted in ImageNet's mean colour).
         crop_fit: How a crop becomes a square: ``squash``, or ``center``, which cuts off the ends
             of the longer side (the published choice).
+        crop_resample: Filter that resizes crops, as ``FEATURES.RESAMPLE`` (published: bilinear).
         crop_padding: Share of the box's sides by which the crop grows on every side, 0..1.
         whiten: ``none``; ``scale`` divides every dimension by its standard deviation
             (MaskDistill); ``pca`` does so with the principal components, after centring.
@@ -203,6 +208,7 @@ class ClusterSettings:
     num_clusters: int = 300
     descriptor: str = "masked_mean"
     crop_fit: str = "squash"
+    crop_resample: str = "lanczos"
     crop_padding: float = 0.0
     whiten: str = "none"
     pca: int = 0
@@ -220,6 +226,7 @@ class ClusterSettings:
         descriptors = ("masked_mean", "crop_cls", "masked_crop")
         _one_of("CLUSTERS.DESCRIPTOR", self.descriptor, descriptors)
         _one_of("CLUSTERS.CROP_FIT", self.crop_fit, ("squash", "center"))
+        _one_of("CLUSTERS.CROP_RESAMPLE", self.crop_resample, RESAMPLING)
         _require(0 <= self.crop_padding <= 1, "CLUSTERS.CROP_PADDING", self.crop_padding, "0..1")
         _one_of("CLUSTERS.WHITEN", self.whiten, ("none", "scale", "pca"))
         _require(self.pca >= 0, "CLUSTERS.PCA", self.pca, ">= 0")

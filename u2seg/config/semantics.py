@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from u2seg.config.checks import MAX_SEED, check_crf, one_of, require
+from u2seg.config.checks import MAX_SEED, RESAMPLING, check_crf, one_of, require
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class SemanticSettings:
         crops: Training images made of each photograph: ``none`` (itself) or ``five`` (its corners
             and its centre, the reference's training set; five times the features).
         crop_ratio: Side of such a crop over the photograph's, 0 < r <= 1 (0.5).
+        resample: Filter that resizes photographs and crops for the features of stuff, as
+            ``FEATURES.RESAMPLE`` (the reference: ``nearest``).
         num_classes: S, 1..254 stuff clusters; the semantic head has S + 1 classes.
         code_dim: Channels of the code, >= 1 (70).
         projection: ``nonlinear`` adds a one-hidden-layer head to the linear one (the reference's
@@ -58,6 +60,7 @@ class SemanticSettings:
     num_classes: int = 27
     crops: str = "none"
     crop_ratio: float = 0.5
+    resample: str = "lanczos"
     code_dim: int = 70
     projection: str = "nonlinear"
     dropout: float = 0.1
@@ -100,6 +103,7 @@ class SemanticSettings:
         require(0 <= self.dropout < 1, "SEMANTICS.DROPOUT", self.dropout, "0 <= p < 1")
         one_of("SEMANTICS.PROBE_START", self.probe_start, ("kmeans", "random"))
         one_of("SEMANTICS.CROPS", self.crops, ("none", "five"))
+        one_of("SEMANTICS.RESAMPLE", self.resample, RESAMPLING)
         one_of("SEMANTICS.SHIFTS", self.shifts, ("fixed", "auto"))
         for key in ("quantile_neg", "quantile_inter", "quantile_intra"):
             value = getattr(self, key)

@@ -130,7 +130,7 @@ def _merging_table(metrics: dict[str, Any]) -> str:
 def _semantic_table(metrics: dict[str, Any]) -> str:
     found = metrics["semantic"]
     keys = ["mIoU", "mIoU_all_classes", "pixel_accuracy"]
-    if found["mIoU"] in (None, found.get("mIoU_all_classes")):
+    if found["mIoU"] is None or found.get(keys[1], found["mIoU"]) == found["mIoU"]:
         del keys[1]
     rows: list[list[Cell]] = [["all", *(found[k] for k in keys)]]
     return align(["semantic", *keys], [*rows, *_interval_row(metrics, ("semantic",), keys)])

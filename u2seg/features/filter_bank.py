@@ -19,13 +19,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
-from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2lab
 
 from u2seg.config.schema import FeatureSettings
 from u2seg.features.base import FEATURE_EXTRACTORS, check_facet, target_size
-from u2seg.io.images import resize_image
+from u2seg.io.images import FILTERS, resize_image
 from u2seg.structures.features import PatchFeatures
 
 Array = npt.NDArray[np.float32]
@@ -51,7 +50,7 @@ class FilterBank:
     """The embedded default extractor: runs anywhere, needs nothing, is deterministic.
 
     Args:
-        settings: ``image_size``, ``resize`` and ``patch_size`` are used.
+        settings: ``image_size``, ``resize``, ``resample`` and ``patch_size`` are used.
 
     Examples:
         >>> bank = FilterBank(FeatureSettings(image_size=32, patch_size=8))
@@ -82,7 +81,7 @@ class FilterBank:
     def _one(self, image: npt.NDArray[np.uint8], facet: str) -> PatchFeatures:
         height, width = image.shape[:2]
         size = target_size(height, width, self.patch_size, self.settings)
-        resized = resize_image(image, size, Image.Resampling.LANCZOS)
+        resized = resize_image(image, size, FILTERS[self.settings.resample])
         scale = self.settings.position_scale if facet == "key" else TOKEN_POSITION_SCALE
         vector = describe_patches(resized, self.patch_size, SMOOTHING[facet], scale)
         return PatchFeatures(lift(vector), (height, width))

@@ -23,14 +23,13 @@ import numpy as np
 import numpy.typing as npt
 import timm
 import torch
-from PIL import Image
 
 from u2seg.config.schema import FeatureSettings
 from u2seg.errors import UserError
 from u2seg.features.base import FEATURE_EXTRACTORS, check_facet, target_size
 from u2seg.features.weights import check_sha256, local_weights
 from u2seg.io.checkpoints import load_checkpoint, plain_names
-from u2seg.io.images import resize_image
+from u2seg.io.images import FILTERS, resize_image
 from u2seg.io.transfer import upload
 from u2seg.structures.features import PatchFeatures
 
@@ -53,8 +52,8 @@ class VitExtractor:
     """Features of a timm vision transformer.
 
     Args:
-        settings: ``name``, ``weights``, ``sha256``, ``image_size``, ``resize``, ``precision``,
-            ``batch_size`` and ``device`` are used.
+        settings: ``name``, ``weights``, ``sha256``, ``image_size``, ``resize``, ``resample``,
+            ``precision``, ``batch_size`` and ``device`` are used.
 
     Raises:
         UserError: if timm has no such ViT, the device is not there, or the weights cannot be
@@ -104,7 +103,7 @@ class VitExtractor:
     def work_image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return an (H, W, 3) uint8 RGB image resized to what the transformer sees."""
         size = target_size(image.shape[0], image.shape[1], self.patch_size, self.settings)
-        return resize_image(image, size, Image.Resampling.LANCZOS)
+        return resize_image(image, size, FILTERS[self.settings.resample])
 
     def extract_work(
         self, batch: Sequence[npt.NDArray[np.uint8]], facet: str = "key"

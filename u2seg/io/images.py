@@ -231,6 +231,10 @@ def check_jpeg(content: bytes) -> None:
         raise BadImageError(f"damaged JPEG: {error}") from error
 
 
+FILTERS = {kind.name.lower(): kind for kind in Image.Resampling}
+"""Name of a resampling filter, such as ``lanczos`` -> Pillow's."""
+
+
 def resize_image(
     image: npt.NDArray[np.uint8], size: tuple[int, int], resample: Image.Resampling
 ) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.clusters.assign import assign
-from u2seg.clusters.descriptors import mask_crops, masked_mean
+from u2seg.clusters.descriptors import center_square, mask_crops, masked_mean
 from u2seg.clusters.kmeans import KMeans, resolve_backend
 from u2seg.clusters.persist import CentroidInfo, Centroids, load_centroids, save_centroids
 from u2seg.clusters.quality import concerns, draw_sample, quality, spread, summary
@@ -20,8 +20,9 @@ from u2seg.clusters.rows import FileRows
 from u2seg.clusters.transform import check_pca, fit_transform
 from u2seg.errors import UserError
 from u2seg.features import FeatureExtractor, build_extractor
-from u2seg.features.base import check_name
+from u2seg.features.base import check_name, target_size
 from u2seg.io.atomic import sha256_file, write_json, write_npy
+from u2seg.io.images import FILTERS
 from u2seg.pipeline.assignments import shard_assignments, write_assignments
 from u2seg.pipeline.batches import check_skipped, read_masks, with_features, write_stage_skips
 from u2seg.pipeline.records import Record
@@ -63,7 +64,11 @@ class ClusterStage(Stage):
     @functools.cached_property
     def extractor(self) -> FeatureExtractor:
         """The feature extractor, built on first use."""
-        return build_extractor(self.context.settings.features)
+        settings = self.context.settings
+        if settings.clusters.descriptor == "masked_mean":
+            return build_extractor(settings.features)
+        resample = settings.clusters.crop_resample
+        return build_extractor(dataclasses.replace(settings.features, resample=resample))
 
     def run(self) -> dict[str, int]:
         """Describe masks shard by shard, fit centroids to all, assign shard by shard."""
@@ -180,10 +185,9 @@ class ClusterStage(Stage):
                     image,
                     [m.to_array() for m in masks[record["id"]]],
                     padding=settings.crop_padding,
-                    fit=settings.crop_fit,
                     paint=settings.descriptor == "masked_crop",
                 )
-                rows = self.extractor.cls(crops)
+                rows = self.extractor.cls(self._fitted(crops))
                 if np.isfinite(rows).all():
                     found[record["id"]] = rows
                 else:
@@ -198,6 +202,14 @@ class ClusterStage(Stage):
         blocks = [self._aligned(found, record, masks[record["id"]]) for record in wanted]
         empty = np.zeros((0, self.extractor.dim), dtype=np.float32)
         write_npy(self._descriptors(index), np.concatenate([empty, *blocks]).astype(np.float32))
+
+    def _fitted(self, crops: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
+        settings = self.context.settings
+        if settings.clusters.crop_fit == "squash":
+            return crops  # the extractor makes them squares
+        side = target_size(1, 1, self.extractor.patch_size, settings.features)[0]
+        resample = FILTERS[settings.clusters.crop_resample]
+        return [center_square(crop, side, resample) for crop in crops]
 
     def _aligned(
         self, found: dict[int, npt.NDArray[np.float32]], record: Record, masks: list[InstanceMask]

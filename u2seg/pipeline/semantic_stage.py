@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class ImageFeatures:
         settings = self.context.settings
         facts = [
             asdict(settings.features),
-            [settings.semantics.crops, settings.semantics.crop_ratio],
+            [settings.semantics.crops, settings.semantics.crop_ratio, settings.semantics.resample],
             [record["sha256"] for record in self.records],
             sha256_bytes(self[0].tobytes()) if len(self) else "",
         ]
@@ -116,7 +116,9 @@ class SemanticStage(Stage):
     @functools.cached_property
     def extractor(self) -> FeatureExtractor:
         """The feature extractor, built on first use."""
-        return build_extractor(self.context.settings.features)
+        settings = self.context.settings
+        resample = settings.semantics.resample
+        return build_extractor(replace(settings.features, resample=resample))
 
     def extra_plan(self) -> dict[str, Any]:
         """The fitted model of another run, if one is used."""
