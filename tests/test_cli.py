@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from u2seg.cli import COMMANDS, main, run_tool
-from u2seg.config.arguments import folder
+from u2seg.cli import COMMANDS, execute, main, run_tool
+from u2seg.config.arguments import folder, new_parser
+from u2seg.config.env import offline
 from u2seg.errors import StageError, UserError
 from u2seg.version import __version__
 
@@ -140,3 +141,11 @@ def test_a_command_without_its_libraries(
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and "Traceback" not in done.stderr
     assert hidden in last.lower() and f"[{extra}" in last and "pip install" in last
+
+
+@pytest.mark.parametrize("words", [[], ["--offline"]])
+def test_offline_is_known_everywhere(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    found: list[bool] = []
+    execute(new_parser("Do it.", ""), lambda _: found.append(offline()) or 0, words)
+    assert found == [bool(words)]

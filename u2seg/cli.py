@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from u2seg.config.env import go_offline
 from u2seg.errors import StageError, UserError
 from u2seg.version import __version__
 
@@ -86,6 +87,8 @@ def execute(
     words = list(sys.argv[1:] if argv is None else argv)
     args = parse(parser, words) if parse else parser.parse_intermixed_args(words)
     setup_logging(args.debug)
+    if args.offline:
+        go_offline()
     return run_tool(lambda: run(args), args.debug, extras)
 
 

@@ -37,6 +37,24 @@ def test_folders_are_searched_and_stems_stay_apart(folder: Path) -> None:
     assert names([str(folder)]) == ["a.jpg", "a_png.png", "b.jpg", "sub/a.JPG"]
 
 
+def test_folders_are_searched_as_for_labelling(folder: Path) -> None:
+    for name in (".hidden.jpg", ".cache/x.jpg", "sub/link.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / "sub" / "link.jpg").unlink()
+    (folder / "sub" / "link.jpg").symlink_to("/etc/passwd")
+    assert names([str(folder)]) == ["a.jpg", "a_png.png", "b.jpg", "sub/a.JPG"]
+
+
+def test_equal_names_keep_their_paths(folder: Path) -> None:
+    files = [str(folder / "a.jpg"), str(folder / "sub" / "a.JPG")]
+    assert names(files) == ["a.jpg", "sub/a.JPG"]
+    (folder / "other").mkdir()
+    (folder / "other" / "a.png").touch()
+    found = names([str(folder / "sub"), str(folder / "other")])
+    assert found == ["sub/a.JPG", "other/a.png"]
+
+
 def test_globs_and_files(folder: Path) -> None:
     assert names([str(folder / "*.jpg")]) == ["a.jpg", "b.jpg"]
     assert names([str(folder / "**" / "*.JPG")]) == ["a.JPG"]
@@ -51,7 +69,7 @@ def test_nothing_found(folder: Path, text: str) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no images in .*looked for \.jpg, \.png"):
+    with pytest.raises(UserError, match=r"no image found below .*looked for \.jpg, \.png"):
         name_inputs([str(tmp_path)], ENDINGS)
 
 

@@ -23,7 +23,7 @@ HOST = logging.getLogger("detectron2.engine")
 
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
-    names = ("detectron2", "fvcore")
+    names = ("detectron2", "fvcore", "u2seg")
     before = {name: logging.getLogger(name).handlers[:] for name in names}
     yield
     for name, handlers in before.items():
@@ -88,6 +88,19 @@ def test_no_colour_reaches_the_file(
     assert "\x1b" not in (tmp_path / "out" / "log.txt").read_text()
     assert "MODEL:" in lines(tmp_path / "out", "MODEL:")
     assert lines(tmp_path / "out", "table")[0].endswith("table of classes")
+
+
+def test_the_console_is_spared_what_the_file_has(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(labels, tmp_path / "out")
+    HOST.info("Model:\n%s", "layer\n" * 300)
+    logging.getLogger("u2seg.io").warning("mind the gap")
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 12 and "\x1b" not in shown
+    assert f"full config and model are in {tmp_path / 'out' / 'log.txt'}" in shown
+    assert len(lines(tmp_path / "out", "layer")) == 300
+    assert len(lines(tmp_path / "out", "mind the gap")) == 1
 
 
 def test_the_log_begins_with_the_command(labels: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.shared import SHARED, needs_shared
 from u2seg.io.images import (
     BadImageError,
     _usual_jpeg,
+    check_jpeg,
     decode_image,
     read_image,
     resize_image,
@@ -118,11 +119,62 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert pixels[0].tolist() == [[0] * 3, [1] * 3, [78] * 3, [255] * 3]
 
 
-def test_a_dark_sixteen_bit_image_stays_dark(tmp_path: Path) -> None:
-    # Every sample below 256 of 65535: nearly black, not taken for 8 bits.
-    grey = np.array([[0, 100, 200, 255]], dtype=np.uint16)
+def test_twelve_bits_in_sixteen_are_not_black(tmp_path: Path) -> None:
+    grey = np.array([[0, 257, 2048, 4095]], dtype=np.uint16)
     pixels = _save(Image.fromarray(grey), tmp_path / "x.png")
-    assert pixels[0, :, 0].tolist() == [0, 0, 1, 1]
+    assert pixels[0, :, 0].tolist() == [0, 16, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("grey", "expected"),
+    [
+        (np.array([[0.0, 0.25, 0.5, 1.0]], dtype=np.float32), [0, 64, 128, 255]),
+        (np.array([[0, 257, 2048, 4095]], dtype=np.int32), [0, 16, 128, 255]),
+        (np.array([[0, 257, 20000, 65535]], dtype=np.int32), [0, 1, 78, 255]),
+    ],
+)
+def test_wide_samples_are_scaled(
+    tmp_path: Path, grey: np.ndarray[Any, Any], expected: list[int]
+) -> None:
+    assert _save(Image.fromarray(grey), tmp_path / "x.tif")[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "grey", [[[0.0, 51000.0]], [[-0.5, 0.5]], [[0.5, np.nan]], [[-3, 4]], [[0, 65536]]]
+)
+def test_samples_that_do_not_say_their_range_are_refused(tmp_path: Path, grey: Any) -> None:
+    kind = np.float32 if isinstance(grey[0][0], float) else np.int32
+    with pytest.raises(BadImageError, match="samples do not say their range"):
+        _save(Image.fromarray(np.array(grey, dtype=kind)), tmp_path / "x.tif")
+
+
+def test_heic_is_read_where_its_library_is(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 48), (200, 30, 30))
+    pillow_heif.from_pillow(image).save(tmp_path / "x.heic")
+    pixels = read_image(tmp_path / "x.heic")
+    assert pixels.shape == (48, 64, 3) and np.abs(pixels[20, 20] - (200.0, 30, 30)).max() < 9
+    with pytest.raises(BadImageError, match=r"U2SEG.IMAGES.MAX_PIXELS is 100"):
+        read_image(tmp_path / "x.heic", 100)
+
+
+HARMLESS = {
+    "zeros before the end": lambda c: c[:-2] + b"\0\0\0" + c[-2:],
+    "scan parameters": lambda c: c.replace(b"\x03\x11\x00\x3f\x00", b"\x03\x11\x00\x00\x00"),
+    "version of JFIF": lambda c: c.replace(b"JFIF\0\x01", b"JFIF\0\x07"),
+}
+
+
+@pytest.mark.parametrize("fault", HARMLESS)
+def test_harmless_faults_of_cameras_are_read(fault: str) -> None:
+    content = jpeg(Image.effect_noise((64, 48), 90.0).convert("RGB"))
+    odd = HARMLESS[fault](content)
+    assert odd != content
+    check_jpeg(odd)
+    assert (decode_image(odd) == decode_image(content)).all()
+    middle = len(odd) // 2
+    with pytest.raises(BadImageError, match="damaged JPEG"):
+        check_jpeg(odd[:middle] + b"\xff\x00" * 30 + odd[middle + 60 :])
 
 
 def test_transparency_is_composited_on_white(tmp_path: Path) -> None:

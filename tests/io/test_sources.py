@@ -11,7 +11,14 @@ import pytest
 
 from tests.io.shards import write_shard
 from u2seg.errors import UserError
-from u2seg.io.sources import FolderSource, ListSource, ShardSource, open_source
+from u2seg.io import sources
+from u2seg.io.sources import (
+    FolderSource,
+    ListSource,
+    ShardSource,
+    open_source,
+    tell_passed_over,
+)
 
 ENDINGS = (".jpg", ".png")
 
@@ -185,3 +192,34 @@ def test_nothing_found_is_an_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "s.tar", {"x.txt": b"1"})
     with pytest.raises(UserError, match="no image found in the 1 shards"):
         open_source(tmp_path, ENDINGS).entries()
+
+
+def test_what_is_passed_over_is_told_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.jpg", "1.HEIC", "sub/2.heic", "c.jfif", "noext", ".hidden.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    source = open_source(tmp_path, ENDINGS)
+    assert source.passed_over == {".heic": 2, ".jfif": 1, "": 1}
+    tell_passed_over(source)
+    (line,) = caplog.messages
+    told = "2 files ended in .heic, 1 in nothing, 1 in .jfif and were passed over"
+    assert line.startswith(f"below {tmp_path} {told} (U2SEG.IMAGES.EXTENSIONS")
+    assert caplog.records[0].levelname == "WARNING"
+
+
+def test_what_no_library_reads_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "b.heic"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sources, "readable_here", lambda ending: ending != ".heic")
+    monkeypatch.setattr(sources, "reads_heic", lambda: False)
+    source = open_source(tmp_path, (".jpg", ".heic"))
+    assert source.entries() == [{"file_name": "a.jpg"}]
+    assert source.passed_over == {".heic": 1}
+    (tmp_path / "a.jpg").unlink()
+    told = r"no image found .*: 1 files ended in \.heic .*for HEIC: pip install pillow-heif"
+    with pytest.raises(UserError, match=told):
+        open_source(tmp_path, (".jpg", ".heic"))

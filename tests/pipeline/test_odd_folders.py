@@ -31,8 +31,14 @@ def reasons(output: Path) -> dict[str, str]:
 
 
 def test_links_and_odd_names_never_end_a_run(
-    folder: Path, photos: Path, settings: Settings, tmp_path: Path
+    folder: Path,
+    photos: Path,
+    settings: Settings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    (folder / "without ending").touch()
+    Image.new("RGB", (96, 96), "white").save(folder / "white.png")
     (folder / "nowhere.jpg").symlink_to("missing.jpg")
     (folder / "outside.png").symlink_to(photos / "scene 0.png")
     (folder / "inside.png").symlink_to("scene 0.png")
@@ -53,6 +59,11 @@ def test_links_and_odd_names_never_end_a_run(
     used = {record["file_name"] for record in read_json(output / "images.json")["images"]}
     assert {"inside.png", "new\nline.png", "UPPER.PNG"} < used
     assert (output / "panoptic/panoptic/new\nline.png").is_file()
+    assert read_json(output / "images.json")["info"]["passed_over"] == {"": 1}
+    counts = read_json(output / "images" / "manifest.json")["counts"]
+    assert (counts["skipped"], counts["passed over"]) == (6, 1)
+    assert "1 files ended in nothing and were passed over" in caplog.text
+    assert "1 images have one value in every pixel, such as white.png" in caplog.text
 
 
 def test_a_folder_that_cannot_be_listed_is_told(

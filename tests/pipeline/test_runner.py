@@ -296,3 +296,18 @@ def test_uniform_images_keep_their_stuff(settings: Settings, photos: Path, tmp_p
     entry = next(a for a in panoptic["annotations"] if a["file_name"] == "uniform.png")
     assert sum(s["area"] for s in entry["segments_info"]) == 50 * 30
     assert not any(s["isthing"] for s in entry["segments_info"])
+
+
+def test_features_auto_are_chosen_once_and_stated(
+    photos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from u2seg.features import auto
+
+    asked = changed(settings, "features", name="auto")
+    monkeypatch.setattr(auto, "choose", lambda _: ("filter_bank", "a test says so"))
+    generate_labels(asked, photos, tmp_path, stages=["masks"], progress=False)
+    monkeypatch.setattr(auto, "choose", lambda _: ("dino_vits8", "another day"))
+    generate_labels(asked, photos, tmp_path, stages=["masks", "clusters"], progress=False)
+    for stage in ("masks", "clusters"):
+        manifest = read_json(tmp_path / stage / "manifest.json")
+        assert manifest["settings"]["FeatureSettings"]["name"] == "filter_bank"

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from u2seg.clusters import bounds
 from u2seg.clusters.base import CLUSTERERS
 from u2seg.clusters.parallel import one_blas_thread_each
 from u2seg.clusters.rows import BLOCK_ROWS, Rows, Table
+from u2seg.io.progress import Bar
 
 GROUPS = 8
 """Groups of centres, at most; every row keeps 4 bytes for each, and 12 more."""
@@ -43,7 +43,7 @@ def lloyd_blocks(
 
     Blocks are shared out among threads, and their results are added up in the order of the table.
     """
-    bar = tqdm(total=iterations, desc="K-means", delay=5, leave=False)
+    bar = Bar(total=iterations, desc="K-means", delay=5, leave=False)
     with one_blas_thread_each() as in_order, bar:
         groups = center_groups(initial, max(1, min(GROUPS, len(initial) // GROUP_SIZE)))
         order = np.argsort(groups, kind="stable")

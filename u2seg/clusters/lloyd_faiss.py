@@ -6,12 +6,12 @@ import logging
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from u2seg.clusters import bounds
 from u2seg.clusters.base import CLUSTERERS
 from u2seg.clusters.lloyd_blocks import updated_centers
 from u2seg.clusters.rows import Rows, Table
+from u2seg.io.progress import Bar
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def lloyd_faiss(
     upper = np.zeros(len(rows), dtype=np.float32)
     sums = np.zeros(initial.shape, dtype=np.float64)
     counts = np.zeros(len(initial), dtype=np.int64)
-    for done in tqdm(range(1, iterations + 1), desc="K-means (faiss)", delay=5, leave=False):
+    for done in Bar(range(1, iterations + 1), desc="K-means (faiss)", delay=5, leave=False):
         index.reset()
         index.add(centers)
         changed = 0

@@ -9,10 +9,10 @@ Source: Sculley, "Web-scale k-means clustering", WWW 2010.
 from __future__ import annotations
 
 import numpy as np
-from tqdm import tqdm
 
 from u2seg.clusters.assign import assign
 from u2seg.clusters.rows import Rows, Table
+from u2seg.io.progress import Bar
 
 
 def minibatch(
@@ -32,7 +32,7 @@ def minibatch(
     centers = initial.astype(np.float64)
     counts = np.zeros(len(initial), dtype=np.int64)
     done = 0
-    for _ in tqdm(range(iterations), desc="mini-batch K-means", delay=5, leave=False):
+    for _ in Bar(range(iterations), desc="mini-batch K-means", delay=5, leave=False):
         done += 1
         before = centers.copy()
         order = rng.permutation(len(rows))

@@ -75,6 +75,8 @@ def quiet_torch() -> None:
 
     logging.getLogger("torch.fx._symbolic_trace").addFilter(_no_advice_on_tracing)
 
+    # That there is CUDA's compiler and no GPU concerns nobody who trains on a CPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.meshgrid(torch.zeros(1), torch.zeros(1))

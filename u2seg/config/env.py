@@ -127,6 +127,16 @@ def _warn_once(message: str) -> None:
     logger.warning("%s", message)
 
 
+def go_offline() -> None:
+    """Ask nothing of the network from here on, in this process and those it starts."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def offline() -> bool:
+    """Return whether nothing may be asked of the network; the hub's own variable says so."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def cache_dir() -> Path:
     """Return the folder for downloaded weights: ``$XDG_CACHE_HOME/u2seg`` or ``~/.cache/u2seg``."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

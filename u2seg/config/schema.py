@@ -26,12 +26,14 @@ class ImageSettings:
 
     Args:
         extensions: File name endings that are tried, lower case with the dot (upper case in file
-            names counts too); everything else is ignored.
+            names counts too); everything else is passed over, and so are HEIC and AVIF where no
+            library that reads them is installed.
         max_pixels: Refuse larger images (bombs); pixels, > 0.
     """
 
     extensions: tuple[str, ...] = (
-        ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+        ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
+        ".heic", ".heif",
     )  # fmt: skip
     max_pixels: int = 50_000_000
 
@@ -48,8 +50,11 @@ class FeatureSettings:
 
     Args:
         name: A registered extractor: ``filter_bank`` (no weights) or a ViT such as
-            ``dino_vitb8`` (the paper's), ``dino_vits8``, ``dinov2_vits14``, ``dinov3_vits16``.
-        weights: Local file or URL of the ViT's weights; empty = download from the hub.
+            ``dino_vitb8`` (the paper's), ``dino_vits8``, ``dinov2_vits14``, ``dinov3_vits16``;
+            ``auto``: the best ViT whose weights can be had when a run begins, else
+            ``filter_bank``.
+        weights: Local file or URL of the ViT's weights; empty = from a cache of this machine, or
+            the hub.
         sha256: Expected digest of ``weights``; empty = unchecked.
         image_size: Side of the resized image in pixels (MaskCut: 480); rounded to patches.
         resize: ``square`` squashes to image_size x image_size (the reference), ``keep`` keeps

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file, write_bytes, write_json
@@ -26,6 +25,7 @@ from u2seg.io.coco import read_instances, read_panoptic
 from u2seg.io.imagefile import image_file
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import read_panoptic_png, write_label_png
+from u2seg.io.progress import Bar
 from u2seg.structures.labels import ANY_THING, VOID_ID, VOID_STUFF, LabelSpace
 from u2seg.version import __version__
 
@@ -170,7 +170,7 @@ def write_share(labels: Labels, image_ids: Sequence[int], folder: Path | str) ->
     rows = [_image_row(labels, image_id) for image_id in image_ids]
     number = {old: new for new, old in enumerate(labels.categories, start=1)}
     panoptic = []
-    for image_id in tqdm(image_ids, desc=folder.name, unit="image"):
+    for image_id in Bar(image_ids, desc=folder.name, unit="image"):
         _write_maps(labels, image_id, target, number)
         panoptic.append(_panoptic_record(labels, image_id, number))
     things = [

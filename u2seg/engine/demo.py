@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import glob
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from u2seg.config.load import load_settings
 from u2seg.engine.prediction import Prediction
 from u2seg.engine.segmenter import Segmenter
 from u2seg.engine.writer import PredictionWriter
@@ -21,7 +22,8 @@ from u2seg.io.atomic import json_bytes, write_bytes
 from u2seg.io.imagefile import ImageFile, image_file
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.paths import stem_of
-from u2seg.io.tarshards import index_shard
+from u2seg.io.progress import Bar
+from u2seg.io.sources import open_source, tell_passed_over
 from u2seg.structures.panoptic import PanopticLabel
 from u2seg.visualization.compose import draw_legend, magnify, side_by_side, write_picture
 from u2seg.visualization.draw import draw_panoptic
@@ -46,8 +48,9 @@ def run_demo(args: argparse.Namespace) -> int:
     """
     output = Path(args.output)
     check_outside(args.input, output)
-    inputs = name_inputs(args.input, image_extensions())
-    if output.suffix.lower() in image_extensions() and not output.is_dir():
+    extensions = load_settings(args.config_file, args.opts).images.extensions
+    inputs = name_inputs(args.input, extensions)
+    if output.suffix.lower() in extensions and not output.is_dir():
         return draw_image(args, [place for _, place in inputs], output)
     return segment_images(args, inputs)
 
@@ -95,14 +98,14 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
     output = Path(args.output)
     writer = PredictionWriter(output, segmenter.space)
     skipped = []
-    for number, (name, path) in enumerate(
-        tqdm(inputs, desc="segment", unit="image", disable=None), start=1
-    ):
+    for number, (name, path) in enumerate(Bar(inputs, desc="segment", unit="image"), start=1):
         try:
+            name.encode("utf-8")
             image = read_image(path, segmenter.cfg.U2SEG.IMAGES.MAX_PIXELS, sound=True)
-        except BadImageError as error:
-            logger.warning("skipped %s: %s", path, error)
-            skipped.append({"file_name": str(path), "reason": str(error), "stage": "demo"})
+        except (BadImageError, UnicodeEncodeError) as error:
+            told = str(path) if isinstance(error, BadImageError) else ascii(str(path))
+            logger.warning("skipped %s: %s", told, error)
+            skipped.append({"file_name": told, "reason": str(error), "stage": "demo"})
             continue
         prediction = segmenter.predict(image)
         writer.add(number, name, prediction)
@@ -154,54 +157,56 @@ def check_outside(inputs: Sequence[str], output: Path) -> None:
                 )
 
 
-def image_extensions() -> tuple[str, ...]:
-    """Return the file name endings that are taken from folders."""
-    from u2seg.config.schema import ImageSettings
-
-    return ImageSettings().extensions
-
-
 def name_inputs(inputs: Sequence[str], extensions: Sequence[str]) -> list[tuple[str, ImageFile]]:
     """Return (relative name, place) of every image the inputs stand for.
 
     Args:
-        inputs: Files, tar shards, folders (searched with their sub-folders) or glob patterns.
+        inputs: Files, tar shards, folders (searched as for labelling) or glob patterns.
         extensions: Endings taken from folders and shards, lower case; files named one by one are
             all taken.
 
     Returns:
-        Sorted within each input, each file once; names keep sub-folders, and no two share a
-        stem: the second of ``a.jpg`` and ``a.png`` is called ``a_png.png``.
+        Sorted within each input, each file once; names keep sub-folders, those from the folder
+        that all inputs have in common where two would be the same, and no two share a stem: the
+        second of ``a.jpg`` and ``a.png`` is called ``a_png.png``.
 
     Raises:
         UserError: if an input does not exist or nothing is found.
     """
-    found: dict[ImageFile, str] = {}
+    found: dict[ImageFile, tuple[Path, str]] = {}
     for text in inputs:
-        for name, place in _expand(text, extensions):
-            found.setdefault(replace(place, path=place.path.resolve()), name)
+        for root, name, place in _expand(text, extensions):
+            found.setdefault(replace(place, path=place.path.resolve()), (root.resolve(), name))
     if not found:
         raise UserError(
             f"no images in {' '.join(inputs)[:200]}: looked for {', '.join(extensions)}"
         )
-    return _distinct([(name, place) for place, name in found.items()])
+    named = [(name, place) for place, (_, name) in found.items()]
+    if len({stem_of(name).casefold() for name, _ in named}) < len(named):
+        common = os.path.commonpath([root for root, _ in found.values()])
+        named = [
+            ((root / name).relative_to(common).as_posix(), place)
+            for place, (root, name) in found.items()
+        ]
+    return _distinct(named)
 
 
-def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[str, ImageFile]]:
+def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[Path, str, ImageFile]]:
+    """Yield folder, name relative to it and place of every image that an input stands for."""
     path = Path(text)
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file() and file.suffix.lower() in extensions:
-                yield file.relative_to(path).as_posix(), ImageFile(file)
-    elif path.suffix.lower() == ".tar" and path.is_file():
-        for entry in index_shard(path, extensions):
-            name = entry["file_name"]
-            if "reason" in entry:
-                logger.warning("skipped %s/%s: %s", path, name, entry["reason"])
-            else:
-                yield name, image_file(path.parent, {**entry, "shard": path.name})
+    shard = path.suffix.lower() == ".tar" and path.is_file()
+    if path.is_dir() or shard:
+        source = open_source(path, extensions)
+        tell_passed_over(source)
+        for entry in source.entries():
+            try:
+                if "reason" in entry:
+                    raise UserError(entry["reason"])
+                yield source.root, entry["file_name"], image_file(source.root, entry)
+            except UserError as error:
+                logger.warning("skipped %s/%s: %s", path, entry["file_name"], error)
     elif path.exists():
-        yield path.name, ImageFile(path)
+        yield path.parent, path.name, ImageFile(path)
     elif glob.has_magic(text):
         for match in sorted(glob.glob(text, recursive=True)):
             yield from _expand(match, extensions)

@@ -11,20 +11,24 @@ import logging
 import re
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 _LOGGERS = ("detectron2", "fvcore")
 """Those that the host's set-up gives handlers."""
 _ADDED: list[tuple[logging.Logger, logging.Handler]] = []
 """What the last set-up of this process added."""
+_LONG = ("Environment info:", "Running with full config:", "Model:")
+"""Beginnings of messages of the host that no console needs."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def set_up_host(cfg: Any, args: argparse.Namespace) -> None:
     """Begin a run as the host does: log, ``config.yaml``, seeds.
 
-    The log goes to stdout and ``OUTPUT_DIR/log.txt``. Handlers that an earlier call added are
-    removed first; those of others stay.
+    The log goes to stdout and ``OUTPUT_DIR/log.txt``, which alone has what is hundreds of lines
+    long, and all that this package says too. Handlers that an earlier call added are removed
+    first; those of others stay.
 
     Args:
         cfg: From ``build_cfg``; ``OUTPUT_DIR`` exists.
@@ -40,17 +44,37 @@ def set_up_host(cfg: Any, args: argparse.Namespace) -> None:
     host_log.setup_logger.cache_clear()
     host_log._cached_log_stream.cache_clear()
     loggers = [logging.getLogger(name) for name in _LOGGERS]
-    others = {id(handler) for logger in loggers for handler in logger.handlers}
-    loggers[0].addFilter(_without_colours)  # the host colours the config, whatever reads it
+    seen = {id(handler) for logger in loggers for handler in logger.handlers}
+
+    def first(record: logging.LogRecord) -> bool:
+        _tune(loggers, seen)  # before the host's first line, which comes with its handlers
+        return _without_colours(record)  # the host colours the config, whatever reads it
+
+    loggers[0].addFilter(first)
     try:
         default_setup(cfg, _Shown(eval_only=args.eval_only, words=command_words(args)))
     finally:
-        loggers[0].removeFilter(_without_colours)
-        added = [(log, each) for log in loggers for each in log.handlers if id(each) not in others]
-        _ADDED.extend(added)
-    for _, handler in added:
-        if getattr(handler, "stream", None) is not sys.stdout:
-            handler.setFormatter(_PlainFormatter(handler.formatter))
+        loggers[0].removeFilter(first)
+        _tune(loggers, seen)
+    told = "environment, full config and model are in %s"
+    logging.getLogger("detectron2.u2seg").info(told, Path(cfg.OUTPUT_DIR) / "log.txt")
+
+
+def _tune(loggers: list[logging.Logger], seen: set[int]) -> None:
+    """Have the host's new handlers show what belongs there, and note them in ``_ADDED``."""
+    for logger in loggers:
+        for handler in [each for each in logger.handlers if id(each) not in seen]:
+            seen.add(id(handler))
+            _ADDED.append((logger, handler))
+            console = getattr(handler, "stream", None) is sys.stdout
+            if console:
+                handler.addFilter(_is_short)
+            elif logger is loggers[0]:
+                ours = logging.getLogger("u2seg")
+                ours.addHandler(handler)
+                _ADDED.append((ours, handler))
+            if not (console and sys.stdout.isatty()):
+                handler.setFormatter(_PlainFormatter(handler.formatter))
 
 
 def command_words(args: argparse.Namespace) -> str:
@@ -90,6 +114,10 @@ class _PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return _COLOUR.sub("", self._inner.format(record))
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_LONG)
 
 
 def _without_colours(record: logging.LogRecord) -> bool:

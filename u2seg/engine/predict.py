@@ -99,11 +99,12 @@ def predict_records(
 
 def _predict_all(model: Any, loader: Any, writer: PredictionWriter) -> None:
     from detectron2.utils import comm
-    from tqdm import tqdm
+
+    from u2seg.io.progress import Bar
 
     quiet = not comm.is_main_process()
     with inference_mode(model):
-        for samples in tqdm(loader, desc="predict", unit="image", disable=quiet or None):
+        for samples in Bar(loader, desc="predict", unit="image", disable=quiet):
             for sample, outputs in zip(samples, model(samples), strict=True):
                 name = sample["stem"] + PurePath(sample["file_name"]).suffix
                 prediction = prediction_from_outputs(outputs, writer.space)

@@ -317,7 +317,7 @@ def _fit_device(cfg: Any, training: bool = False) -> None:
         cfg.MODEL.DEVICE = "cpu"
     on_cpu = cfg.MODEL.DEVICE == "cpu"
     if on_cpu and cfg.SOLVER.AMP.ENABLED and cfg.U2SEG.TRAIN.AMP_DTYPE != "bfloat16":
-        logger.warning("SOLVER.AMP.ENABLED: float16 needs a GPU, training in fp32")
+        logger.debug("SOLVER.AMP.ENABLED: float16 needs a GPU, training in fp32")
         cfg.SOLVER.AMP.ENABLED = False
     if on_cpu and training:
         _refuse_sync_bn(cfg.MODEL)

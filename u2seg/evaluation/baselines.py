@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from u2seg.errors import UserError
 from u2seg.evaluation.masks import MaskTruth
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.paths import safe_join
+from u2seg.io.progress import Bar
 from u2seg.structures.masks import InstanceMask
 
 BOX_SIDE = 0.5
@@ -68,7 +68,7 @@ def baseline_results(truth: MaskTruth, images: Path) -> dict[str, list[dict[str,
         UserError: if an image is missing, unreadable or of another size than the truth says.
     """
     results: dict[str, list[dict[str, Any]]] = {"centered_box": [], "slic_superpixels": []}
-    for record in tqdm(truth.images, desc="baselines", disable=None):
+    for record in Bar(truth.images, desc="baselines"):
         path = safe_join(images, record["file_name"])
         try:
             image = read_image(path)

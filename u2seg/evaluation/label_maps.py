@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from u2seg.errors import UserError
 from u2seg.evaluation.matching import hungarian_map, majority_map
@@ -23,6 +22,7 @@ from u2seg.evaluation.semantic import class_iou, mean_iou, pixel_accuracy
 from u2seg.evaluation.table import align
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.png import read_label_png
+from u2seg.io.progress import Bar
 
 IDS = 256
 """An 8-bit map holds at most so many clusters or classes."""
@@ -150,7 +150,7 @@ def _score(
     truth: MapTruth, predict: Callable[[str, tuple[int, ...]], Labels], matching: str
 ) -> dict[str, Any]:
     votes = np.zeros((IDS, len(truth.names)), dtype=np.int64)
-    for stem, path in tqdm(sorted(truth.files.items()), desc="maps", delay=5):
+    for stem, path in Bar(sorted(truth.files.items()), desc="maps", delay=5):
         right = read_label_png(path)
         votes += _count(truth, path, right, predict(stem, right.shape))
     mapping = MAPPINGS[matching](votes)

@@ -10,8 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from u2seg.errors import UserError
 from u2seg.evaluation.files import (
     GroundTruth,
@@ -25,6 +23,7 @@ from u2seg.evaluation.overlap import Overlap, count_overlaps
 from u2seg.evaluation.panoptic import ClassCounts, TruthSegment, count_matches, mean_quality
 from u2seg.evaluation.table import align
 from u2seg.io.paths import stem_of
+from u2seg.io.progress import Bar
 from u2seg.structures.labels import VOID_ID
 
 SEGMENT, THING, STUFF = 0, 1, 2
@@ -62,7 +61,7 @@ def score_labels(labels: Path, truth: GroundTruth) -> dict[str, Any]:
         raise UserError(f"none of the images of {found.source} is in {true_set.source}")
     totals = {name: ClassCounts() for name in NAMES}
     missing = pixels = 0
-    for true_id, found_id in tqdm(sorted(pairs.items()), desc="score", disable=None):
+    for true_id, found_id in Bar(sorted(pairs.items()), desc="score"):
         overlap = _overlap(true_set, true_id, found, found_id)
         known = overlap.truth != VOID_ID
         missing += int(overlap.pixels[known & (overlap.predicted == VOID_ID)].sum())

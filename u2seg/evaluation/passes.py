@@ -14,13 +14,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tqdm import tqdm
-
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation.checks import check_maps
 from u2seg.evaluation.files import Predictions
 from u2seg.evaluation.gather import ImageTable, image_table
 from u2seg.evaluation.truth import Truth
+from u2seg.io.progress import Bar
 
 CHUNK = 8
 """Images a worker takes at once."""
@@ -97,9 +96,7 @@ def _tables(
         if workers <= 1
         else _by_workers(truth, predicted, chunks, workers)
     )
-    return list(
-        tqdm(made, total=len(image_ids), desc="evaluate", unit="image", disable=quiet or None)
-    )
+    return list(Bar(made, total=len(image_ids), desc="evaluate", unit="image", disable=quiet))
 
 
 def _by_workers(

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tqdm import tqdm
-
 from u2seg.errors import UserError
 from u2seg.evaluation.figures import panoptic_block
 from u2seg.evaluation.files import (
@@ -22,6 +20,7 @@ from u2seg.evaluation.files import (
 )
 from u2seg.evaluation.overlap import Overlap, count_overlaps, overlaps_of_files
 from u2seg.evaluation.panoptic import ClassCounts, count_matches
+from u2seg.io.progress import Bar
 
 
 def panoptic_quality(
@@ -54,7 +53,7 @@ def panoptic_quality(
         )
     totals: dict[int, ClassCounts] = {}
     counted = _counted(right, guess, threads)
-    for counts in tqdm(counted, total=len(right.segments), desc="PQ", unit="image", disable=None):
+    for counts in Bar(counted, total=len(right.segments), desc="PQ", unit="image"):
         for category, row in counts.items():
             totals.setdefault(category, ClassCounts()).add(row)
     return panoptic_block(right, totals)

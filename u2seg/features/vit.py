@@ -27,7 +27,7 @@ import torch
 from u2seg.config.schema import FeatureSettings
 from u2seg.errors import UserError
 from u2seg.features.base import FEATURE_EXTRACTORS, check_facet, target_size
-from u2seg.features.weights import check_sha256, local_weights
+from u2seg.features.weights import at_hand, check_sha256, fetch, local_weights
 from u2seg.io.checkpoints import load_checkpoint, plain_names
 from u2seg.io.images import FILTERS, resize_image
 from u2seg.io.transfer import upload
@@ -207,7 +207,7 @@ def _create(settings: FeatureSettings) -> Any:
     attention = getattr(model.blocks[-1], "attn", None) if hasattr(model, "blocks") else None
     if getattr(attention, "qkv", None) is None:  # some have the name and no fused projection
         raise UserError(f"{architecture!r} is not a plain ViT: it has no blocks[-1].attn.qkv")
-    path = _weights_file(settings, architecture)
+    path = _weights_file(settings)
     load_vit_weights(model, load_checkpoint(path, settings.sha256), path)
     if resamples_as_dino(model):
         model._pos_embed = functools.partial(_add_positions, model)
@@ -266,21 +266,22 @@ def _add_positions(model: Any, patches: torch.Tensor) -> torch.Tensor:
     return tokens
 
 
-def _weights_file(settings: FeatureSettings, architecture: str) -> Path:
+def hub_of(name: str) -> str:
+    """Return the repository of an extractor's weights on the hub, empty if timm knows none."""
+    known = timm.get_pretrained_cfg(ARCHITECTURES.get(name, name.removeprefix("timm:")))
+    return str(known.hf_hub_id or "") if known else ""
+
+
+def _weights_file(settings: FeatureSettings) -> Path:
     if settings.weights:
         return local_weights(settings.weights, settings.sha256)
-    hub_id = timm.create_model(architecture, pretrained=False, num_classes=0).pretrained_cfg.get(
-        "hf_hub_id"
-    )
+    hub_id = hub_of(settings.name)
     try:
-        from huggingface_hub import hf_hub_download
-
-        path = Path(hf_hub_download(str(hub_id), "model.safetensors"))
-    except Exception as error:
+        path = at_hand(settings.name, hub_id) or fetch(settings.name, hub_id)
+    except UserError as error:
         raise UserError(
-            f"cannot get the weights of {settings.name} ({hub_id}) from the hub: {error}. Without "
-            "network, download them elsewhere and set U2SEG.FEATURES.WEIGHTS to the file, or use "
-            "U2SEG.FEATURES.NAME filter_bank, which needs none"
+            f"{error}. Without network, download them elsewhere and set U2SEG.FEATURES.WEIGHTS to "
+            "the file, or use U2SEG.FEATURES.NAME filter_bank, which needs none"
         ) from error
     check_sha256(path, settings.sha256)
     return path
@@ -299,13 +300,7 @@ def load_vit_weights(model: Any, content: dict[str, Any], path: Path) -> None:
         UserError: if a weight of the backbone is missing or has another shape, or the patches
             are of another size.
     """
-    for key in NESTED_KEYS:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    arrays = {k: v for k, v in content.items() if isinstance(v, torch.Tensor | np.ndarray)}
-    named = plain_names(arrays).items()
-    state = {_WRAPPERS.sub("", name): torch.as_tensor(value) for name, value in named}
+    state = _state_of(content)
     _check_patches(model, state, path)
     try:
         state = _checkpoint_filter(model)(state, model)
@@ -318,6 +313,42 @@ def load_vit_weights(model: Any, content: dict[str, Any], path: Path) -> None:
             f"{path} lacks {len(wrong.missing_keys)} weights of this ViT, such as "
             f"{wrong.missing_keys[0]!r}: it is a checkpoint of another architecture"
         )
+
+
+def vit_of(content: dict[str, Any], path: Path) -> str:
+    """Return which of ``ARCHITECTURES`` a checkpoint is of, by its patches, width and parts.
+
+    How it was trained cannot be seen: a ViT of the same shape by others passes for DINO's.
+
+    Args:
+        content: As for ``load_vit_weights``.
+        path: Named in errors.
+
+    Raises:
+        UserError: if it is of none of them.
+    """
+    state = _state_of(content)
+    weight = state.get("patch_embed.proj.weight", torch.empty(0))
+    width, _, patch, _ = weight.shape if weight.ndim == 4 else (0, 0, 0, 0)
+    family = "dinov2" if patch == 14 else "dino" if "pos_embed" in state else "dinov3"
+    name = f"{family}_vit{ {384: 's', 768: 'b'}.get(width, '?') }{patch}"
+    if name not in ARCHITECTURES or "register_tokens" in state:
+        raise UserError(
+            f"{path} is of no ViT that is known here (width {width}, patches of {patch} pixels): "
+            f"with U2SEG.FEATURES.NAME auto it must be of {', '.join(ARCHITECTURES)}"
+        )
+    return name
+
+
+def _state_of(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the weights of a backbone under their plain names."""
+    for key in NESTED_KEYS:
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    arrays = {k: v for k, v in content.items() if isinstance(v, torch.Tensor | np.ndarray)}
+    named = plain_names(arrays).items()
+    return {_WRAPPERS.sub("", name): torch.as_tensor(value) for name, value in named}
 
 
 def _check_patches(model: Any, state: dict[str, torch.Tensor], path: Path) -> None:

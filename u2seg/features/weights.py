@@ -1,4 +1,4 @@
-"""Find pretrained weights: a local file, a URL, or (elsewhere) the hub; checked by SHA-256."""
+"""Find pretrained weights: a local file, a URL, a library's cache, the hub; checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -9,16 +9,68 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 
-from tqdm import tqdm
-
-from u2seg.config.env import cache_dir
+from u2seg.config.env import cache_dir, offline
 from u2seg.errors import UserError
 from u2seg.io.atomic import atomic_file, sha256_file
+from u2seg.io.progress import Bar
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 10.0
+"""For a connection, and for each piece that is read from it."""
 PIECE = 1 << 20
+_RELEASES = "https://dl.fbaipublicfiles.com"
+RELEASED = {
+    "dino_vitb8": f"{_RELEASES}/dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth",
+    "dino_vits8": f"{_RELEASES}/dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth",
+    "dino_vitb16": f"{_RELEASES}/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+    "dino_vits16": f"{_RELEASES}/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
+    "dinov2_vitb14": f"{_RELEASES}/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
+    "dinov2_vits14": f"{_RELEASES}/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
+}
+"""Extractor -> its authors' file (hubconf.py of facebookresearch/dino and dinov2), best first."""
+HUB_FILE = "model.safetensors"
+
+
+def at_hand(name: str, hub_id: str) -> Path | None:
+    """Return the weights of an extractor if they are on this machine; asks no network.
+
+    Looked for in the caches of the Hugging Face hub, of torch's hub, and of this package.
+
+    Args:
+        name: Such as ``dino_vitb8``.
+        hub_id: Its repository on the hub, as timm knows it.
+    """
+    import torch
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, HUB_FILE) if hub_id else None
+    places = [Path(found)] if isinstance(found, str) else []
+    if url := RELEASED.get(name):
+        places.append(Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2]))
+        places.append(_kept(url, cache_dir()))
+    return next((path for path in places if path.is_file()), None)
+
+
+def fetch(name: str, hub_id: str) -> Path:
+    """Return the weights of an extractor from the hub, or else from its authors.
+
+    Raises:
+        UserError: if neither can be reached, or nothing may be asked of the network.
+    """
+    if offline():
+        raise UserError(f"the weights of {name} are not on this machine, and --offline was given")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(hub_id, HUB_FILE, etag_timeout=TIMEOUT_S))
+    except Exception as error:
+        if name not in RELEASED:
+            raise UserError(
+                f"cannot get the weights of {name} ({hub_id}) from the hub: {error}"
+            ) from error
+        logger.warning("%s: not from the hub (%s), trying its authors", name, type(error).__name__)
+    return local_weights(RELEASED[name])
 
 
 def local_weights(weights: str, sha256: str = "", folder: Path | None = None) -> Path:
@@ -44,13 +96,18 @@ def local_weights(weights: str, sha256: str = "", folder: Path | None = None) ->
     parsed = urlparse(weights)
     if parsed.scheme not in ("http", "https", "file"):
         raise UserError(f"weights {weights!r}: scheme must be http, https or file")
-    # The URL's digest keeps two files of the same name on two hosts apart.
-    tag = hashlib.sha256(weights.encode()).hexdigest()[:12]
-    name = f"{tag}-{Path(parsed.path).name or 'weights'}"
-    target = (folder or cache_dir()) / "weights" / name
+    target = _kept(weights, folder or cache_dir())
     if not target.is_file():
+        if offline() and parsed.scheme != "file":
+            raise UserError(f"{weights} was never downloaded here, and --offline was given")
         _download(weights, target, sha256)
     return target
+
+
+def _kept(url: str, folder: Path) -> Path:
+    """Return where a download lies; the URL's digest keeps equal names of two hosts apart."""
+    tag = hashlib.sha256(url.encode()).hexdigest()[:12]
+    return folder / "weights" / f"{tag}-{Path(urlparse(url).path).name or 'weights'}"
 
 
 def _download(url: str, target: Path, sha256: str) -> None:
@@ -62,7 +119,7 @@ def _download(url: str, target: Path, sha256: str) -> None:
         ):
             size = int(response.headers.get("Content-Length") or 0) or None
             digest = hashlib.sha256()
-            with tqdm(total=size, unit="B", unit_scale=True, desc=target.name) as bar:
+            with Bar(total=size, unit="B", unit_scale=True, desc=target.name) as bar:
                 while piece := response.read(PIECE):
                     file.write(piece)
                     digest.update(piece)

@@ -1,12 +1,13 @@
 """Decode photographs nobody vouched for into upright 8-bit RGB.
 
 Order matters: the header is checked against the pixel limit before any pixel is decoded, so a
-decompression bomb costs a few kilobytes. Then: first frame only, 16-bit scaled by 257, palette
-expanded, transparency composited on white, CMYK converted, EXIF orientation applied.
+decompression bomb costs a few kilobytes. Then: first frame only, wide samples scaled to 8 bits,
+palette expanded, transparency composited on white, CMYK converted, EXIF orientation applied.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
@@ -29,6 +30,8 @@ BACKGROUND = (255, 255, 255)
 """Colour under transparent pixels."""
 UPRIGHT = 1
 """EXIF's number of the orientation without a turn."""
+HEIF = b"ftyp"
+"""Bytes 4..8 of HEIC and AVIF files."""
 _SILENCE = Silence()
 
 
@@ -109,7 +112,7 @@ def decode_image(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.ND
 
     Returns:
         (H, W, 3) uint8, RGB, EXIF orientation applied; transparent parts are composited on
-        white; 16-bit samples are divided by 257 and rounded.
+        white; wide samples are scaled (``_eight_bits``).
 
     Raises:
         BadImageError: if it is not an image, truncated, corrupt as far as the decoder notices,
@@ -119,6 +122,8 @@ def decode_image(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.ND
         # Another library may have set this global; it would turn half a photo into grey.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     allow_pixels(max_pixels)
+    if content[4:8] == HEIF:
+        reads_heic()
     try:
         # Pillow's own bomb warning duplicates our limit; EXIF and palette notes are noise.
         with _SILENCE, Image.open(io.BytesIO(content)) as image:
@@ -131,11 +136,31 @@ def decode_image(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.ND
         pixels = re.search(r"\d+ pixels", str(error))
         raise _too_large(pixels[0] if pixels else "the image", max_pixels) from error
     except UnidentifiedImageError as error:
+        if content[4:8] == HEIF and not reads_heic():
+            raise BadImageError("HEIC is read where pillow-heif is installed") from error
         raise BadImageError("not an image, or a format that cannot be read") from error
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError) as error:
         raise BadImageError(f"corrupt or truncated: {error}") from error
     except (MemoryError, OverflowError, TypeError, ZeroDivisionError) as error:
         raise BadImageError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """Return whether HEIC is read here; Pillow gets its reader if pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def readable_here(ending: str) -> bool:
+    """Return whether a library that reads files with this ending may be missing, and is not."""
+    if ending in (".heic", ".heif"):
+        return reads_heic()
+    return ending != ".avif" or bool(features.check("avif"))
 
 
 def allow_pixels(max_pixels: int) -> None:
@@ -156,15 +181,11 @@ def _decode(image: Image.Image, content: bytes, max_pixels: int) -> npt.NDArray[
         raise BadImageError(f"has no pixels ({width}x{height})")
     if width * height > max_pixels:
         raise _too_large(f"{width}x{height} = {width * height} pixels", max_pixels)
-    # Older Pillow calls 16-bit PNG and PGM samples 32-bit integers ("I").
-    sixteen = image.mode.startswith("I;16") or (
-        image.mode == "I" and image.format in ("PNG", "PPM")
-    )
     if (pixels := _usual_jpeg(image, content)) is not None:
         return pixels
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
-    rgb = _to_rgb(image, sixteen)
+    rgb = _to_rgb(image)
     return np.ascontiguousarray(rgb, dtype=np.uint8)
 
 
@@ -195,14 +216,10 @@ def _usual_jpeg(image: Image.Image, content: bytes) -> npt.NDArray[np.uint8] | N
     return found if found.shape == pixels.shape else None
 
 
-def _to_rgb(image: Image.Image, sixteen: bool) -> npt.NDArray[np.uint8]:
+def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        # Other integers and floats (TIFF) do not say their range: 8 bits if they fit.
-        if sixteen or (image.mode != "F" and grey.max(initial=0) > 255):
-            grey = np.rint(grey / 257.0)
-        scaled = np.clip(grey, 0, 255)
-        return np.repeat(scaled.astype(np.uint8)[..., None], 3, axis=2)
+        grey = _eight_bits(np.asarray(image, dtype=np.float64), image.mode == "F")
+        return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layered = image.convert("RGBA")
         canvas = Image.new("RGBA", layered.size, (*BACKGROUND, 255))
@@ -210,25 +227,84 @@ def _to_rgb(image: Image.Image, sixteen: bool) -> npt.NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def _eight_bits(grey: npt.NDArray[np.float64], floats: bool) -> npt.NDArray[np.uint8]:
+    """Return wide samples as 0..255; BadImageError if nothing says what their white is.
+
+    Floats in 0..1 are shares of white. Of integers none is below 0: 12 bits if all are below
+    4096, as cameras store them in 16 bits or more, else 16 bits.
+
+    Examples:
+        >>> _eight_bits(np.array([0.0, 0.5, 1.0]), True).tolist()
+        [0, 128, 255]
+        >>> _eight_bits(np.array([0.0, 2048.0, 4095.0]), False).tolist()
+        [0, 128, 255]
+        >>> _eight_bits(np.array([0.0, 257.0, 20000.0, 65535.0]), False).tolist()
+        [0, 1, 78, 255]
+    """
+    low, high = grey.min(), grey.max()
+    white = 1.0 if floats else 4095.0 if high < 4096 else 65535.0
+    if not (low >= 0 and high <= white):
+        kind = "float" if floats else "signed or 32-bit"
+        raise BadImageError(
+            f"{kind} samples do not say their range: found {low:g}..{high:g}, expected "
+            f"0..{white:g}; save it with 8 or 16 bits"
+        )
+    return np.rint(grey * (255 / white)).astype(np.uint8)
+
+
 def check_jpeg(content: bytes) -> None:
     """Raise BadImageError if a JPEG's entropy-coded data is damaged.
 
     Pillow decodes such files without a word, the rest of the picture being garbage;
-    libjpeg-turbo's warnings are errors here. Files that are no JPEG, or CMYK, pass.
+    libjpeg-turbo's warnings are errors here, but for those on what no pixel depends on: zeros
+    before the end mark, scan parameters that a sequential JPEG does not use, JFIF's version, all
+    seen in the files of cameras. Files that are no JPEG, or CMYK, pass.
 
     Args:
         content: Any whole file.
     """
-    import simplejpeg
-
     if not content.startswith(b"\xff\xd8"):
         return
     try:
-        _, _, space, _ = simplejpeg.decode_jpeg_header(content)
-        if space in ("RGB", "YCbCr", "Gray", "GRAY"):
-            simplejpeg.decode_jpeg(content, colorspace="GRAY", fastdct=True, strict=True)
+        _decode_strictly(content)
     except ValueError as error:
-        raise BadImageError(f"damaged JPEG: {error}") from error
+        try:
+            _decode_strictly(_without_padding(_usual_headers(content)))
+        except ValueError:
+            raise BadImageError(f"damaged JPEG: {error}") from error
+
+
+def _decode_strictly(content: bytes) -> None:
+    import simplejpeg
+
+    _, _, space, _ = simplejpeg.decode_jpeg_header(content)
+    if space in ("RGB", "YCbCr", "Gray", "GRAY"):
+        simplejpeg.decode_jpeg(content, colorspace="GRAY", fastdct=True, strict=True)
+
+
+def _usual_headers(content: bytes) -> bytes:
+    """Return a JPEG whose version of JFIF and, if sequential, parameters of scans are the usual."""
+    data, place, sequential = bytearray(content), 2, False
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 4:
+        marker = data[place + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # no segments
+            place += 1
+            continue
+        body, end = place + 4, place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xE0 and data[body : body + 5] == b"JFIF\0":
+            data[body + 5 : body + 6] = b"\x01"
+        sequential |= marker in (0xC0, 0xC1)
+        if marker == 0xDA and sequential and body < end <= len(data):
+            data[end - 3 : end] = b"\x00\x3f\x00"
+        place = end
+    return bytes(data)
+
+
+def _without_padding(content: bytes) -> bytes:
+    """Return a JPEG without zeros before its end mark, but for the one that belongs to a 0xFF."""
+    head, mark, _ = content.rpartition(b"\xff\xd9")
+    bare = head.rstrip(b"\x00")
+    return bare + b"\x00" * bare.endswith(b"\xff") + mark
 
 
 FILTERS = {kind.name.lower(): kind for kind in Image.Resampling}

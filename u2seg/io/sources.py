@@ -10,19 +10,24 @@ import json
 import logging
 import os
 import posixpath
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from u2seg.errors import UserError
+from u2seg.io.images import readable_here, reads_heic
 from u2seg.io.paths import check_name
+from u2seg.io.progress import Bar
 from u2seg.io.tarshards import expand_braces, index_shard
 
 logger = logging.getLogger(__name__)
 Entry = dict[str, Any]
 SHARD = ".tar"
+PHOTOGRAPHIC = (
+    "", ".avif", ".heic", ".heif", ".jfif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw",
+)  # fmt: skip
+"""Endings, or none, of files that may be photographs although they are passed over."""
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -32,10 +37,12 @@ class ImageSource(Protocol):
     Attributes:
         root: Folder the names are relative to; ``image_root`` of ``images.json``.
         searched: Whether whatever lies below ``root`` belongs to the photographs.
+        passed_over: Lower-case ending -> files found there that are not taken for photographs.
     """
 
     root: Path
     searched: bool
+    passed_over: dict[str, int]
 
     def entries(self, progress: bool = False) -> list[Entry]:
         """Return one record per photograph, sorted by ``file_name``, no name twice.
@@ -55,13 +62,14 @@ def open_source(images: Path, extensions: Sequence[str]) -> ImageSource:
     Args:
         images: A folder (of photographs, or of ``.tar`` shards), a shard, a pattern of shards
             such as ``shards-{000000..000009}.tar``, or a text file that lists photographs.
-        extensions: Lower-case endings that count, with the dot.
+        extensions: Lower-case endings that count, with the dot; those that no installed library
+            reads (HEIC, AVIF) do not.
 
     Raises:
         UserError: if there is nothing of that name or no photograph in it, or a list or shard
             cannot be read.
     """
-    extensions = tuple(extensions)
+    extensions = tuple(ending for ending in extensions if readable_here(ending))
     if images.is_dir():
         return _open_folder(images, extensions)
     name = images.name.lower()
@@ -91,12 +99,14 @@ def open_source(images: Path, extensions: Sequence[str]) -> ImageSource:
 
 
 def _open_folder(root: Path, extensions: tuple[str, ...]) -> ImageSource:
-    found = find_files(root, (*extensions, SHARD))
+    names = list(_files_below(root))
+    found = [name for name in names if name.lower().endswith((*extensions, SHARD))]
     shards = [name for name in found if name.lower().endswith(SHARD)]
+    others = Counter(PurePosixPath(name).suffix.lower() for name in {*names}.difference(found))
     if not found:
         raise UserError(
             f"no image found below {root}: looked for {', '.join(extensions)} "
-            "(U2SEG.IMAGES.EXTENSIONS) and .tar shards"
+            f"(U2SEG.IMAGES.EXTENSIONS) and .tar shards{_told(': ', others)}"
         )
     if len(shards) == len(found):
         return ShardSource(root, shards, extensions, searched=True)
@@ -105,7 +115,33 @@ def _open_folder(root: Path, extensions: tuple[str, ...]) -> ImageSource:
             "%s holds photographs and %d shards; only the photographs are used. For the shards, "
             "give their pattern", root, len(shards),
         )  # fmt: skip
-    return FolderSource(root, extensions)
+    return FolderSource(root, extensions, dict(others))
+
+
+def tell_passed_over(source: ImageSource) -> None:
+    """Log in one line how many files of which ending are not taken for photographs."""
+    if source.passed_over:
+        suspect = any(ending in PHOTOGRAPHIC for ending in source.passed_over)
+        level = logging.WARNING if suspect else logging.INFO
+        logger.log(level, "%s", _told(f"below {source.root} ", source.passed_over))
+
+
+def _told(start: str, passed_over: Mapping[str, int]) -> str:
+    """Return in words what was passed over; nothing for nothing.
+
+    Examples:
+        >>> _told("", {".heic": 20, ".txt": 1, "": 2})  # doctest: +ELLIPSIS
+        '20 files ended in .heic, 2 in nothing, 1 in .txt and were passed over (...'
+    """
+    if not passed_over:
+        return ""
+    ordered = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{count} in {ending or 'nothing'}" for ending, count in ordered[:8]]
+    words[0] = words[0].replace(" in", " files ended in", 1)
+    words += ["others"] if len(ordered) > 8 else []
+    heic = any(ending in (".heic", ".heif") for ending in passed_over) and not reads_heic()
+    cure = "; for HEIC: pip install pillow-heif" if heic else ""
+    return f"{start}{', '.join(words)} and were passed over (U2SEG.IMAGES.EXTENSIONS{cure})"
 
 
 def find_files(root: Path, endings: tuple[str, ...]) -> list[str]:
@@ -117,14 +153,16 @@ def find_files(root: Path, endings: tuple[str, ...]) -> list[str]:
             a warning.
         endings: Lower-case endings that count; upper case in file names counts too.
     """
-    names = []
+    return sorted(name for name in _files_below(root) if name.lower().endswith(endings))
+
+
+def _files_below(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root, onerror=_warn_unlisted):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         below = os.path.relpath(folder, root)
         for file in files:
-            if not file.startswith(".") and file.lower().endswith(endings):
-                names.append(file if below == "." else f"{below}/{file}")
-    return sorted(names)
+            if not file.startswith("."):
+                yield file if below == "." else f"{below}/{file}"
 
 
 def _warn_unlisted(error: OSError) -> None:
@@ -136,9 +174,15 @@ class FolderSource:
 
     searched = True
 
-    def __init__(self, root: Path, extensions: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        extensions: tuple[str, ...],
+        passed_over: dict[str, int] | None = None,
+    ) -> None:
         self.root = root
         self.extensions = extensions
+        self.passed_over = passed_over or {}
 
     def entries(self, progress: bool = False) -> list[Entry]:
         """Return one record per photograph."""
@@ -168,6 +212,7 @@ class ListSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.passed_over: dict[str, int] = {}
         self.home = os.path.abspath(path.parent)
         self._read()
 
@@ -275,13 +320,14 @@ class ShardSource:
     ) -> None:
         self.root = root
         self.shards = shards
+        self.passed_over: dict[str, int] = {}
         self.extensions = extensions
         self.searched = searched
 
     def entries(self, progress: bool = False) -> list[Entry]:
         """Return one record per photograph; reads the headers of all shards."""
         found = []
-        for shard in tqdm(self.shards, desc="index", unit="shard", disable=not progress):
+        for shard in Bar(self.shards, desc="index", unit="shard", disable=not progress):
             for entry in index_shard(self.root / shard, self.extensions):
                 found.append({**entry, "shard": shard})
         if not found:

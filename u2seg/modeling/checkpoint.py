@@ -15,6 +15,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from u2seg.config.env import offline
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_text
 from u2seg.io.checkpoints import load_checkpoint
@@ -143,6 +144,11 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         """
         path = str(path)
         if path and not Path(path).is_file():
+            if "://" in path and offline():
+                raise UserError(
+                    f"MODEL.WEIGHTS {path} is an address, and --offline was given: download the "
+                    "file elsewhere and name it"
+                )
             path = _local_copy(path, self.path_manager)
         self._source = path
         # Not the host's: main takes "?" in a file's name for a query, and after a refusal it can

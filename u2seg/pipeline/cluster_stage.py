@@ -30,6 +30,8 @@ from u2seg.pipeline.stage import Stage
 from u2seg.structures.masks import InstanceMask
 
 logger = logging.getLogger(__name__)
+FEW_MASKS, GOOD_MASKS = 10, 25
+"""Masks of a cluster, on average: below the first a cluster says little."""
 
 
 class ClusterStage(Stage):
@@ -141,6 +143,12 @@ class ClusterStage(Stage):
         write_json(self.folder / "quality.json", found, indent=1)
         for sentence in concerns(found):
             logger.warning("clusters: %s", sentence)
+        if len(labels) < FEW_MASKS * clusters:
+            logger.warning(
+                "clusters: %d masks for %d clusters; one for every %d masks would be %d "
+                "(U2SEG.CLUSTERS.NUM_CLUSTERS; then --overwrite --stages clusters,panoptic)",
+                len(labels), clusters, GOOD_MASKS, max(2, len(labels) // GOOD_MASKS),
+            )  # fmt: skip
         logger.info("clusters: %s", summary(found))
         used = clusters - len(found["empty"])
         return {"masks": len(labels), "clusters": clusters, "clusters_used": used}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import unicodedata
 from pathlib import Path
@@ -14,9 +15,11 @@ from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, check_jpeg, decode_image, read_content
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.paths import stem_of
+from u2seg.io.sources import tell_passed_over
 from u2seg.pipeline.records import ShardFile, write_shards
 from u2seg.pipeline.stage import Record, Stage, check_share
 
+logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
@@ -79,11 +82,16 @@ class ImagesStage(Stage):
         self.each_shard(self._shard)
         good: list[Record] = []
         bad: list[Record] = []
+        plain: list[str] = []
         for index in range(len(self.shards())):
             part = self.context.space.part(self.name, index)
             content = read_json_object(part, "images", "skipped")
             good += content["images"]
             bad += content["skipped"]
+            plain += content.get("plain", [])
+        if plain:
+            told = "%d images have one value in every pixel, such as %s: was it decoded rightly?"
+            logger.warning(told, len(plain), plain[0])
         twins = _drop_equal_stems(good)
         if twins:  # collected with the other stages' skips
             write_json(self.folder / "part-twins.skipped", twins)
@@ -92,11 +100,12 @@ class ImagesStage(Stage):
     def _shard(self, index: int, entries: list[Record]) -> None:
         images: list[Record] = []
         skipped: list[Record] = []
+        plain: list[str] = []
         for entry in self.tried(entries, skipped):
             name = entry["file_name"]
             try:
                 name.encode("utf-8")
-                images.append(self._look(entry))
+                images.append(self._look(entry, plain))
             except BadImageError as error:
                 skipped.append(self.skip(entry, str(error)))
             except UserError as error:
@@ -105,18 +114,24 @@ class ImagesStage(Stage):
             except UnicodeEncodeError as error:
                 entry = {"file_name": ascii(name)}
                 skipped.append(self.skip(entry, f"cannot be used: {error}"))
-        content = {"images": images, "skipped": skipped}
+        content = {"images": images, "skipped": skipped, "plain": plain}
         write_json(self.context.space.part(self.name, index), content)
 
-    def _look(self, entry: Record) -> Record:
-        """Return the record of an entry; BadImageError or UserError if it cannot be used."""
+    def _look(self, entry: Record, plain: list[str]) -> Record:
+        """Return the record of an entry; BadImageError or UserError if it cannot be used.
+
+        Its name goes to ``plain`` if all its pixels are the same.
+        """
         self.context.refuse(entry)
         if "reason" in entry:
             raise BadImageError(entry["reason"])
         limit = self.context.settings.images.max_pixels
         content = read_content(image_file(self.context.source.root, entry), limit)
-        height, width = decode_image(content, limit).shape[:2]
+        pixels = decode_image(content, limit)
+        height, width = pixels.shape[:2]
         check_jpeg(content)
+        if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():
+            plain.append(entry["file_name"])
         return {**entry, "height": height, "width": width, "sha256": sha256_bytes(content)}
 
     def _write_lists(self, good: list[Record], bad: list[Record]) -> dict[str, int]:
@@ -131,10 +146,18 @@ class ImagesStage(Stage):
                 f"reasons are in {space.skipped}"
             )
         check_share(len(bad), len(bad) + len(good), self.context.settings.run.max_bad)
-        info = {"image_root": str(self.context.source.root.resolve()), "found": len(self.found)}
+        source = self.context.source
+        tell_passed_over(source)
+        info = {
+            "image_root": str(source.root.resolve()),
+            "found": len(self.found),
+            "passed_over": source.passed_over,
+        }
         write_json(space.images_json, {"info": info, "images": good}, indent=1)
         write_shards(space.records, good, self.context.settings.run.shard_size)
-        return {"images": len(good), "skipped": len(bad)}
+        counts = {"images": len(good), "skipped": len(bad)}
+        passed_over = sum(source.passed_over.values())
+        return {**counts, "passed over": passed_over} if passed_over else counts
 
 
 def _size(root: Path, entry: Record) -> int:

@@ -12,6 +12,7 @@ from u2seg.config.env import tell_spinning
 from u2seg.config.load import settings_hash
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
+from u2seg.features.auto import AUTO, remember, resolve
 from u2seg.io.atomic import sha256_file, write_json
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.sources import open_source
@@ -80,7 +81,10 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     tell_spinning()
     wanted = check_stages(stages)
     source = open_source(images, settings.images.extensions)
-    context = RunContext(settings, Workspace(output), source, limit, progress, detector, crew)
+    space, asked = Workspace(output), settings.features.name
+    anew = overwrite and wanted == set(STAGES)
+    settings = resolve(settings, None if anew else space.features)
+    context = RunContext(settings, space, source, limit, progress, detector, crew)
     check_apart(source, context.space, [stage.name for stage in ORDER])
     todo = [kind(context) for kind in ORDER if kind is ImagesStage or kind.name in wanted]
     for stage in todo:  # before hours of work, and before anything is deleted
@@ -88,6 +92,8 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     with only_run(context.space.lock), at_work(context):
         if overwrite:
             _forget(context, wanted)
+        if asked == AUTO:
+            remember(settings, space.features)
         if retry_failed:
             _forgive(context.space)
         for stage in todo:
@@ -136,6 +142,7 @@ def _forget(context: RunContext, wanted: set[str]) -> None:
             remove_stage(context.space, stage.name)
     if "images" in stale:
         context.space.images_json.unlink(missing_ok=True)
+        context.space.features.unlink(missing_ok=True)
 
 
 def _forgive(space: Workspace) -> None:

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from u2seg.config.load import settings_hash
 from u2seg.config.schema import Settings
 from u2seg.errors import StageError, UserError
@@ -32,6 +30,7 @@ from u2seg.io.atomic import (
 from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, decode_image, read_content
 from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.progress import Bar
 from u2seg.io.sources import ImageSource
 from u2seg.masks.base import ImageProposer
 from u2seg.pipeline.attempts import Turn, Work
@@ -320,7 +319,7 @@ class Stage(ABC):
     def bar(self, total: int) -> Any:
         """Return a progress bar of ``total`` images with rate and ETA."""
         quiet = not self.context.progress
-        return tqdm(total=total, desc=self.name, unit="img", disable=quiet, smoothing=0.1)
+        return Bar(total=total, desc=self.name, unit="img", disable=quiet, smoothing=0.1)
 
     def readable(
         self, records: Sequence[Record], skipped: list[Record]

@@ -40,6 +40,11 @@ class Workspace:
         return self.root / "skipped.jsonl"
 
     @property
+    def features(self) -> Path:
+        """Which extractor ``U2SEG.FEATURES.NAME auto`` was when the run began."""
+        return self.root / "features.json"
+
+    @property
     def timings(self) -> Path:
         """Seconds per stage, the only file here that depends on the clock."""
         return self.root / "timings.json"

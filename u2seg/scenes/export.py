@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import atomic_file, write_json
 from u2seg.io.png import write_panoptic_png
+from u2seg.io.progress import Bar
 from u2seg.scenes.compose import REFERENCE_SIDE, Scene, compose_scene
 from u2seg.scenes.kinds import SCENE_LABELS
 from u2seg.structures.masks import encode_mask
@@ -73,7 +73,7 @@ def write_scenes(output: Path, settings: SceneSettings) -> dict[str, int]:
         ids = range(first, first + size)
         first += size
         annotations = []
-        for index, image_id in enumerate(tqdm(ids, desc=f"{split} scenes", disable=None)):
+        for index, image_id in enumerate(Bar(ids, desc=f"{split} scenes")):
             rng = np.random.default_rng([settings.seed, number, index])
             annotations.append(_write_scene(output, split, image_id, rng, settings.size))
         images = [

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_bytes
+from u2seg.io.progress import Bar
 from u2seg.semantics.base import FeatureSource
 
 Float = npt.NDArray[np.float32]
@@ -107,7 +107,7 @@ def image_descriptors(source: FeatureSource, in_dim: int, progress: bool) -> Flo
     if len(source) == 0:
         raise UserError("no images to learn stuff from: the list of images is empty")
     rows = np.empty((len(source), in_dim), dtype=np.float32)
-    bar = tqdm(range(len(source)), desc="image descriptors", delay=5, disable=not progress)
+    bar = Bar(range(len(source)), desc="image descriptors", delay=5, disable=not progress)
     for index in bar:
         grid = source[index]
         if grid.ndim != 3 or grid.shape[0] != in_dim or 0 in grid.shape:

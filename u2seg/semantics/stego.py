@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from u2seg.config.schema import SemanticSettings
 from u2seg.errors import UserError
+from u2seg.io.progress import Bar
 from u2seg.semantics.base import SEMANTIC_SEGMENTERS, FeatureSource
 from u2seg.semantics.draws import draw_batch, draw_step
 from u2seg.semantics.head import ClusterProbe, CodeHead, Decoder, grid_tensor
@@ -92,7 +92,7 @@ class StegoSegmenter:
         names = [*CURVES, "rec"] if settings.weight_rec else CURVES
         curves: dict[str, list[float]] = {name: [] for name in names}
         probe_step = int(settings.steps * (1 - PROBE_SHARE))
-        bar = tqdm(range(settings.steps), desc="STEGO", disable=not progress)
+        bar = Bar(range(settings.steps), desc="STEGO", disable=not progress)
         for step in bar:
             if step == probe_step and settings.probe_start == "kmeans":
                 start_probe(

@@ -252,6 +252,9 @@ def _add_facts(page: Page, run: LabelRun, numbers: LabelStatistics) -> None:
     page.facts.append(("photographs", f"{len(run.images):,}"))
     if run.skipped:
         page.facts.append(("skipped files", f"{len(run.skipped):,}"))
+    passed_over = run.manifests.get("images", {}).get("counts", {}).get("passed over")
+    if passed_over:
+        page.facts.append(("files passed over for their ending", f"{passed_over:,}"))
     masks = sum(numbers.masks_per_image)
     if numbers.masks_per_image:
         page.facts.append(("masks", f"{masks:,}"))

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm import tqdm
 
 from u2seg.errors import UserError
 from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import read_label_png, read_panoptic_png
+from u2seg.io.progress import Bar
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
 from u2seg.structures.masks import decode_mask
 from u2seg.structures.panoptic import PanopticLabel, Segment
@@ -179,7 +179,7 @@ def cluster_gallery(
     crops: dict[int, Picture] = {}
     nothing: dict[int, Picture] = {}
     shown = [image for image in run.images if image.id in wanted]
-    for image in tqdm(shown, desc="report: clusters", unit="img", disable=None):
+    for image in Bar(shown, desc="report: clusters", unit="img"):
         what = f"crops of {printable(image.file_name)}"
         crops.update(notes.attempt(what, nothing, _crops, run, image, wanted[image.id]))
     colors = space.colors()

@@ -1,0 +1,113 @@
+"""``FEATURES.NAME auto``: the best ViT at hand, else one that can be had, else the filter bank."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from tests.label_folder import CONFIGS
+from u2seg.config.env import go_offline
+from u2seg.config.load import load_settings
+from u2seg.config.schema import FeatureSettings, Settings
+from u2seg.errors import UserError
+from u2seg.features import weights
+from u2seg.features.auto import FILTER_BANK, choose, remember, resolve
+from u2seg.features.vit import ARCHITECTURES, hub_of, vit_of
+from u2seg.io.yamlfile import load_yaml
+
+ASKED = replace(Settings(), features=FeatureSettings(name="auto"))
+
+
+@pytest.fixture(autouse=True)
+def no_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("the network was asked")
+
+
+def test_the_best_at_hand_is_taken_and_no_network_asked(
+    no_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    for file in ("dinov2_vits14_pretrain.pth", "dino_deitsmall8_pretrain.pth"):
+        (no_caches / file).touch()
+    assert choose(FeatureSettings(name="auto"))[0] == "dino_vits8"
+    (no_caches / "dino_vitbase8_pretrain.pth").touch()
+    assert choose(FeatureSettings(name="auto"))[0] == "dino_vitb8"
+
+
+def test_offline_nothing_is_asked_and_the_filter_bank_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    go_offline()
+    settings = resolve(ASKED)
+    assert settings.features.name == "filter_bank"
+    assert "no weights of a ViT are at hand and none can be had" in caplog.text
+    with pytest.raises(UserError, match=r"was never downloaded here, and --offline"):
+        weights.local_weights("https://example.org/x.pth")
+
+
+def test_reached_weights_are_the_best_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(*_: object, **options: float) -> str:
+        assert options["etag_timeout"] == 10
+        raise OSError("no route")
+
+    asked: list[str] = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr(weights, "_download", lambda url, target, _: asked.append(url))
+    assert choose(FeatureSettings(name="auto"))[0] == "dino_vitb8"
+    assert [url.rpartition("/")[2] for url in asked] == ["dino_vitbase8_pretrain.pth"]
+    assert weights.TIMEOUT_S == 10
+
+
+def test_a_run_keeps_what_it_began_with(no_caches: Path, tmp_path: Path) -> None:
+    go_offline()
+    record = tmp_path / "features.json"
+    first = resolve(ASKED, record)
+    remember(first, record)
+    (no_caches / "dino_vitbase8_pretrain.pth").touch()
+    assert resolve(ASKED, record) == first
+    assert resolve(ASKED).features.name == "dino_vitb8"
+
+
+def test_the_filter_bank_gets_settings_that_suit_it_but_for_those_given() -> None:
+    go_offline()
+    config = CONFIGS / "own" / "photographs.yaml"
+    given = load_settings(config, ["U2SEG.MASKS.TAU", "0.3"])
+    settings = resolve(given)
+    assert (settings.features.image_size, settings.masks.max_border) == (320, 0.4)
+    assert (settings.masks.tau, settings.clusters.descriptor) == (0.3, "masked_mean")
+    node = load_yaml(CONFIGS / "quickstart" / "quickstart.yaml")["U2SEG"]
+    for section, values in FILTER_BANK.items():
+        assert values.items() <= {k.lower(): v for k, v in node[section.upper()].items()}.items()
+
+
+@pytest.mark.parametrize("name", ["dino_vits16", "dinov2_vits14", "dinov3_vits16"])
+def test_given_weights_say_which_vit_they_are_of(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(ARCHITECTURES[name], pretrained=False, num_classes=0)
+    assert (
+        vit_of({"teacher": {f"backbone.{k}": v for k, v in model.state_dict().items()}}, Path())
+        == name
+    )
+    assert hub_of(name).startswith("timm/vit_small")
+
+
+def test_weights_of_no_known_vit_are_refused(tmp_path: Path) -> None:
+    torch.save({"patch_embed.proj.weight": torch.zeros(7, 3, 8, 8)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"of no ViT that is known here \(width 7, patches of 8"):
+        choose(FeatureSettings(name="auto", weights=str(tmp_path / "x.pth")))
