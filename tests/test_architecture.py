@@ -23,7 +23,7 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_modules_are_short_and_described(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 600
     docstring = ast.get_docstring(ast.parse(text))
     assert docstring and "Placeholder" not in docstring
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,22 +24,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
     running: list[str] = []
 
-    class Beside:
-        def __init__(self, code: str) -> None:
-            self.code = code
+    @contextlib.contextmanager
+    def within(code: str = "spinning") -> Iterator[None]:
+        running.append(code)
+        yield
+        running.clear()
 
-        def __enter__(self) -> None:
-            running.append(self.code)
-
-        def __exit__(self, *_: object) -> None:
-            running.clear()
-
-    def seconds(words: list[str], log: Path, environment: dict[str, str]) -> float:
+    def seconds(words: list[str]) -> float:
         told.append(words[0])
-        return 25.0 if running == [busy.LOOP] else 11.0 if environment == busy.SPINNING else 10.0
+        return {busy.LOOP: 25.0, "spinning": 11.0}[running[0]] if running else 10.0
 
     monkeypatch.setattr(busy, "seconds", seconds)
-    monkeypatch.setattr(busy, "beside", Beside)
+    monkeypatch.setattr(busy, "beside", within)
+    monkeypatch.setattr(busy, "inherited_spinning", within)
     monkeypatch.setattr(
         busy, "jobs", lambda *_: {name: [name] for name in ("label", "model", "train", "predict")}
     )
@@ -71,6 +70,6 @@ def test_other_work_runs_within_the_block_only(
         time.sleep(0.5)
 
 
-def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_command_that_fails_is_told() -> None:
     with pytest.raises(StageError, match="u2seg nonsense ended with"):
-        busy.seconds(["nonsense"], tmp_path / "log", {})
+        busy.seconds(["nonsense"])

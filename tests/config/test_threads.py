@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from u2seg.config import env
 
 ROOT = Path(__file__).parents[2]
 TOLD = "import os; print(*(os.environ.get(k) for k in ('GOMP_SPINCOUNT', 'KMP_BLOCKTIME')))"
@@ -35,3 +40,10 @@ def test_torch_imported_first_is_told_once() -> None:
     assert line.startswith("torch was imported before u2seg")
     assert "torch.set_num_threads(1)" in line
     assert run(f"import u2seg; {tell}") == []
+
+
+def test_other_processes_can_be_had_to_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    with env.inherited_spinning():
+        assert os.environ["GOMP_SPINCOUNT"] == "300000"
+    assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from u2seg.benchmark.ledger import write_scenes
 from u2seg.benchmark.masks import RowSpec
 from u2seg.benchmark.rows import Row, Target, judged
 from u2seg.benchmark.setting import Setting
+from u2seg.config.env import inherited_spinning
 from u2seg.errors import StageError
 
 BESIDE = Target("<=", 2.0)
@@ -34,8 +34,6 @@ QUIET = Target("<=", 1.1)
 CONFIG = "u2seg/scenes"
 ANEW = "train"
 """Folder of what cannot be made twice; emptied before each call."""
-SPINNING = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
-"""OpenMP's own defaults (GNU's with a thread for each core, LLVM's)."""
 LOOP = "while True: pass"
 TORCH = """
 import torch
@@ -86,18 +84,14 @@ def jobs(folder: Path, sizes: BusySizes) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def seconds(words: Sequence[str], log: Path, environment: dict[str, str]) -> float:
+def seconds(words: Sequence[str]) -> float:
     """Run a command of this package in a process of its own; StageError if it fails."""
     start = time.perf_counter()
-    with open(log, "wb") as file:
-        code = subprocess.run(  # noqa: S603 - this interpreter, this package
-            [sys.executable, "-m", "u2seg", *words],
-            env={**os.environ, **environment},
-            stdout=file,
-            stderr=file,
-        ).returncode
-    if code:
-        raise StageError(f"u2seg {words[0]} ended with {code}: {log.read_text()[-500:]}")
+    command = [sys.executable, "-m", "u2seg", *words]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - this package
+    if done.returncode:
+        told = f"u2seg {words[0]} ended with {done.returncode}"
+        raise StageError(f"{told}: {done.stderr[-500:]}")
     return time.perf_counter() - start
 
 
@@ -105,10 +99,10 @@ def seconds(words: Sequence[str], log: Path, environment: dict[str, str]) -> flo
 def beside(code: str) -> Iterator[None]:
     """Run Python code in another process, which is killed at the end of the block.
 
-    It does not import this package, so its threads are as torch has them.
+    Its threads spin, as those of a torch that knows nothing of this package.
     """
-    plain = {k: v for k, v in os.environ.items() if k not in SPINNING}
-    other = subprocess.Popen([sys.executable, "-c", code], env=plain)  # noqa: S603
+    with inherited_spinning():
+        other = subprocess.Popen([sys.executable, "-c", code])  # noqa: S603
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
             other.wait(WARM_S)
@@ -126,16 +120,17 @@ def measure(setting: Setting, job: str, kind: str, sizes: BusySizes | None = Non
     with tempfile.TemporaryDirectory() as folder:
         commands = jobs(Path(folder), sizes or BusySizes())
 
-        def run(name: str, **environment: str) -> float:
+        def run(name: str) -> float:
             shutil.rmtree(Path(folder) / ANEW, ignore_errors=True)
-            return seconds(commands[name], Path(folder) / "log", environment)
+            return seconds(commands[name])
 
         run("label")  # what the other commands need; and compiled code is cached
         run("model")
         for _ in trange(setting.repeats, desc=name, leave=False):
             if kind == "quiet":
                 ours.append(run(job))
-                peer.append(run(job, **SPINNING))
+                with inherited_spinning():
+                    peer.append(run(job))
             else:
                 with beside(OTHERS[kind]):
                     ours.append(run(job))

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,8 @@ GNU's default is 300,000 rounds, tens of milliseconds. Beside other work a threa
 one that has no core to run on; a few thousand rounds cost 3 % on an idle machine
 (docs/benchmarks.md).
 """
+_SPINNING = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
+"""What the two take by themselves, with a thread for each core."""
 _CHOSEN = (*_WAITING, "OMP_WAIT_POLICY")
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -143,19 +145,33 @@ def cache_dir() -> Path:
     return Path(base) / "u2seg"
 
 
-@contextlib.contextmanager
-def inherited_threads(count: int) -> Iterator[None]:
+def inherited_threads(count: int) -> contextlib.AbstractContextManager[None]:
     """Have processes started within the block begin with so many threads.
 
     Some libraries (OpenBLAS) make their pools when they are loaded and ask the environment.
     """
-    saved = {name: os.environ.get(name) for name in VARIABLES}
-    os.environ.update(dict.fromkeys(VARIABLES, str(count)))
+    return inherited(dict.fromkeys(VARIABLES, str(count)))
+
+
+def inherited_spinning() -> contextlib.AbstractContextManager[None]:
+    """Have processes started within the block spin while they wait, as OpenMP's own do."""
+    return inherited(_SPINNING)
+
+
+@contextlib.contextmanager
+def inherited(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Have processes started within the block find these variables; None = none of the name."""
+    saved = {name: os.environ.get(name) for name in values}
+    _set(values)
     try:
         yield
     finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(saved)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
