@@ -104,6 +104,8 @@ def test_what_an_extra_brings_is_named_in_one_line(
         told = capsys.readouterr().err
         assert told.startswith("error: ") and told.count("\n") == 1
         assert told.endswith(f'run pip install "u2seg[{extras}]"\n'.replace("[]", ""))
+    assert run_tool(raising(ModuleNotFoundError("No module named 'fcntl'", name="fcntl"))) == 2
+    assert "WSL on Windows" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):
         run_tool(raising(ModuleNotFoundError("No module named 'u2seg.mine'", name="u2seg.mine")))
 

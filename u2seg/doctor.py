@@ -209,6 +209,8 @@ def advice_if_missing(module: str, extras: str) -> str:
         ''
     """
     top = module.partition(".")[0]
+    if top in ("fcntl", "resource"):
+        return f"Python's {top} is missing: this needs Linux, macOS, or WSL on Windows"
     parts = [part for part in (CORE, LABELS, TRAIN, *EXTRAS) if top in part.modules.values()]
     if parts:
         fits = any(each.extra in extras.split(",") for each in parts)
