@@ -151,3 +151,21 @@ def test_offline_is_known_everywhere(words: list[str], monkeypatch: pytest.Monke
     found: list[bool] = []
     execute(new_parser("Do it.", ""), lambda _: found.append(offline()) or 0, words)
     assert found == [bool(words)]
+
+
+def test_offline_holds_for_the_body_and_asks_nothing_of_the_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from u2seg.features.weights import local_weights
+
+    asked: list[object] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *words, **_: asked.append(words))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # put back afterwards
+
+    def body(_: argparse.Namespace) -> int:
+        local_weights("https://host.invalid/vit.pth", folder=tmp_path)
+        return 0
+
+    assert execute(new_parser("", ""), body, ["--offline"]) == 2
+    assert "cannot download https://host.invalid/vit.pth: --offline" in capsys.readouterr().err
+    assert asked == []

@@ -209,6 +209,12 @@ def test_files_that_would_execute_code_are_refused(tmp_path: Path, suffix: str) 
         assert canary.exists()
 
 
+def test_offline_weights_are_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"https://host/m\.pth .* --offline was given: download"):
+        load_weights(small(), "https://host/m.pth")
+
+
 def test_truncated_and_missing_files(tmp_path: Path) -> None:
     path = tmp_path / "cut.pth"
     torch.save(small().state_dict(), path)

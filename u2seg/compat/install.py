@@ -72,6 +72,9 @@ def install(args: argparse.Namespace) -> int:
     if found and not args.force:
         say(f"Detectron2 {found} is importable: nothing to do")
         return 0
+    if args.offline and not args.sdist:
+        say("error: --offline needs --sdist FILE, a downloaded " + SDIST_NAME)
+        return 2
     failures = []
     for name, route in routes(args):
         try:

@@ -274,6 +274,11 @@ def _local_copy(path: str, path_manager: Any) -> str:
             f"weight file {path} does not exist (MODEL.WEIGHTS): give a local file or a URL "
             "(docs/migration.md lists the published ones; u2seg convert makes one of a ResNet)"
         )
+    if offline() and not path.startswith("file:"):
+        raise UserError(
+            f"{path} (MODEL.WEIGHTS) would be asked of the network, and --offline was given: "
+            "download it elsewhere and set MODEL.WEIGHTS to the file"
+        )
     try:
         if comm.is_main_process():
             path_manager.get_local_path(path)
