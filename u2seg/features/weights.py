@@ -111,8 +111,6 @@ def _kept(url: str, folder: Path) -> Path:
 
 
 def _download(url: str, target: Path, sha256: str) -> None:
-    if offline() and not url.startswith("file:"):
-        raise UserError(_no_download(url, "--offline was given"))
     logger.info("downloading %s to %s", url, target)
     try:
         with (
@@ -138,7 +136,7 @@ def _download(url: str, target: Path, sha256: str) -> None:
         raise UserError(_no_download(url, error)) from error
 
 
-def _no_download(url: str, error: Exception | str) -> str:
+def _no_download(url: str, error: Exception) -> str:
     return (
         f"cannot download {url}: {error}. Download it elsewhere and set U2SEG.FEATURES.WEIGHTS "
         "to the file"
