@@ -27,7 +27,7 @@ from u2seg.io.transfer import upload
 from u2seg.masks.ncut import EXHAUSTED, TOLERANCE
 
 STEPS = 64
-"""Lanczos steps of every cut. Cuts with a clear answer need about 20."""
+"""Lanczos steps of every cut. Cuts with a clear answer need about 25."""
 SQUARINGS = 40
 """The tridiagonal matrix to the power of 2^40 tells eigenvalues apart that differ by 1e-10."""
 GAP_SQUARINGS = 25
