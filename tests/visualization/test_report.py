@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.visualization.fake_run import METRICS, QUALITY, write_run
+from u2seg.cli import main
 from u2seg.errors import UserError
 from u2seg.visualization import report
 from u2seg.visualization.clusters import quality_concerns, quality_rows
@@ -242,3 +243,20 @@ def test_output_that_cannot_be_written(tmp_path):
         write_report(
             tmp_path / "file" / "r.html", labels=None, train=None, predictions=None, title="t"
         )
+
+
+def test_the_command_finds_the_parts_of_a_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    folders = write_run(run)
+    predictions = folders.predictions.rename(run / "train" / "evaluation")
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
+    named = [f"--labels={folders.labels}", f"--train={folders.train}"]
+    named += [f"--predictions={predictions}"]
+    assert main(["report", str(run), *named, "--output", str(tmp_path / "b.html")]) == 0
+    assert (run / "report.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert main(["report", str(folders.labels)]) == 0
+    assert (folders.labels / "report.html").is_file()
+    (tmp_path / "empty").mkdir()
+    assert main(["report", str(tmp_path / "empty")]) == 2
+    assert "holds no labels, training or evaluation" in capsys.readouterr().err
