@@ -8,7 +8,6 @@ from sklearn.metrics import silhouette_score
 
 from u2seg.clusters import quality as module
 from u2seg.clusters.quality import (
-    concerns,
     draw_sample,
     margins,
     near_duplicates,
@@ -103,18 +102,6 @@ def test_the_sample_is_bounded_seeded_and_sorted(monkeypatch: pytest.MonkeyPatch
     assert len(set(chosen.tolist())) == 10
     assert sorted(chosen.tolist()) == chosen.tolist() == sample[:, 0].tolist()
     assert draw_sample(rows, 3)[0].tolist() == chosen.tolist() != draw_sample(rows, 4)[0].tolist()
-
-
-def test_what_is_wrong_is_said_in_sentences() -> None:
-    assert concerns(found()) == ["1 of 4 clusters are empty: 3"]
-    many = {
-        "clusters": 40, "empty": list(range(12)), "near_duplicates": [[1, 2, 30.0], [4, 5, None]],
-        "near_duplicate_pairs": 2,
-    }  # fmt: skip
-    empty, alike = concerns(many)
-    assert empty == "12 of 40 clusters are empty: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
-    assert alike.startswith("2 pairs of clusters are near-duplicates (1 and 2, 4 and 5)")
-    assert concerns({**many, "empty": [], "near_duplicate_pairs": 0}) == []
 
 
 def test_the_summary_is_one_line() -> None:

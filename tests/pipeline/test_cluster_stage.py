@@ -23,6 +23,7 @@ from u2seg.pipeline import generate_labels
 from u2seg.pipeline.assignments import assignments_path, shard_assignments
 from u2seg.pipeline.workspace import Workspace
 from u2seg.structures.masks import InstanceMask
+from u2seg.workflow import report_labels
 
 HALF = ("masks", "clusters")
 
@@ -133,13 +134,14 @@ def test_empty_clusters_and_near_duplicates_are_told(
     path = tmp_path / "more.npy"
     array = np.vstack([saved.array, twin, far])
     save_centroids(path, Centroids(array, saved.info, saved.transform))
+    run = label(settings, photos, tmp_path / "run", num_clusters=5, centroids=str(path))
     with caplog.at_level(logging.WARNING):
-        run = label(settings, photos, tmp_path / "run", num_clusters=5, centroids=str(path))
+        report_labels(run)
     found = read_json(run / "clusters/quality.json")
     assert found["empty"] == [4]
-    assert "clusters: 1 of 5 clusters are empty: 4" in caplog.text
+    assert "1 of 5 clusters are dead (no mask)" in caplog.text
     assert [pair[:2] for pair in found["near_duplicates"]] == [[largest, 3]]
-    assert f"1 pairs of clusters are near-duplicates ({largest} and 3)" in caplog.text
+    assert f"Clusters that hardly differ, in pairs: 1 ({largest} and 3)" in caplog.text
 
 
 def test_shards_are_assigned_to_the_centroids_in_the_file(

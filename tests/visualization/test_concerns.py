@@ -58,12 +58,11 @@ def test_advice_on_masks_names_keys_with_values_that_are_not_those_in_use():
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ([5, 5, 5, 5], []),
-        ([6, 6, 6], [("red", "1 of 4 clusters are dead", "NUM_CLUSTERS to 3 or fewer")]),
-        ([4, 4, 4, 4], []),
-        ([4, 4, 4, 3], [("amber", "15 masks are few for 4 clusters (3.8 each)", "to 3 or fewer")]),
-        ([13, 5, 4, 4], []),
-        ([14, 5, 4, 4], [("amber", "One cluster holds 52 %", "NUM_CLUSTERS (now 4)")]),
+        ([10, 10, 10, 10], []),
+        ([14, 14, 14], [("red", "1 of 4 clusters are dead", "NUM_CLUSTERS to 3 or fewer")]),
+        ([10, 10, 10, 9], [("amber", "39 masks are few for 4 clusters (9.8 each)", "to 2 (one")]),
+        ([26, 10, 8, 8], []),
+        ([27, 10, 8, 8], [("amber", "One cluster holds 51 %", "NUM_CLUSTERS (now 4)")]),
     ],
 )
 def test_clusters(sizes, expected):
@@ -75,12 +74,12 @@ def test_clusters(sizes, expected):
 
 def test_one_dead_cluster_of_five_is_no_red_light():
     assert [
-        c[0] for c in told(LabelStatistics(cluster_sizes=dict.fromkeys(range(4), 9)), things=5)
+        c[0] for c in told(LabelStatistics(cluster_sizes=dict.fromkeys(range(4), 19)), things=5)
     ] == ["amber"]
 
 
 def test_clusters_are_judged_before_the_panoptic_stage_too_but_not_in_a_dry_run():
-    quality = {"clusters": 10, "descriptors": 50, "empty": [2, 7], "sizes": {"max": 9}}
+    quality = {"clusters": 10, "descriptors": 150, "empty": [2, 7], "sizes": {"max": 9}}
     [(level, text)] = told(quality=quality)
     assert level == "amber" and "2 of 10 clusters are dead" in text
     assert told(quality=quality, found=100) == []
@@ -102,6 +101,18 @@ def test_skipped_files(skipped, level):
     found = told(images=95, skipped=reasons)
     assert [c[0] for c in found] == ([level] if level else [])
     assert all(f"{skipped - 2} of them because: corrupt." in text for _, text in found)
+
+
+@pytest.mark.parametrize(
+    ("passed_over", "level"),
+    [({}, None), ({".txt": 99, "": 9}, None), ({".heic": 1}, "amber"),
+     ({".heic": 11, ".jfif": 20, ".txt": 9}, "amber"), ({".heic": 32}, "red")],
+)  # fmt: skip
+def test_files_passed_over(passed_over, level):
+    """95 images are used; 31 more are a quarter of all, 32 are above."""
+    found = told(images=95, passed_over=passed_over)
+    assert [c[0] for c in found] == ([level] if level else [])
+    assert all("pillow-heif" in text and ".txt" not in text for _, text in found)
 
 
 def test_masks_at_the_border():

@@ -84,32 +84,6 @@ def spread(
     return np.bincount(labels, minlength=len(centroids)), squares
 
 
-def concerns(found: dict[str, Any]) -> list[str]:
-    """Return sentences about clusters that are empty or hardly differ.
-
-    Args:
-        found: What ``quality`` returned.
-
-    Examples:
-        >>> concerns({"clusters": 9, "empty": [3], "near_duplicates": [[0, 1, 40.0]],
-        ...           "near_duplicate_pairs": 1})[0]
-        '1 of 9 clusters are empty: 3'
-    """
-    told = []
-    if found["empty"]:
-        told.append(
-            f"{len(found['empty'])} of {found['clusters']} clusters are empty: "
-            f"{_listed(found['empty'])}"
-        )
-    if found["near_duplicate_pairs"]:
-        pairs = [f"{i} and {j}" for i, j, _ in found["near_duplicates"]]
-        told.append(
-            f"{found['near_duplicate_pairs']} pairs of clusters are near-duplicates "
-            f"({_listed(pairs)}): fewer clusters (U2SEG.CLUSTERS.NUM_CLUSTERS) may do"
-        )
-    return told
-
-
 def summary(found: dict[str, Any]) -> str:
     """Return the figures of ``quality`` in a line."""
     sizes, margin = found["sizes"], found["margin"]
@@ -122,11 +96,6 @@ def summary(found: dict[str, Any]) -> str:
     if margin:
         parts.append(f"margin {margin['mean']:.3f}")
     return ", ".join(parts)
-
-
-def _listed(items: list[Any], most: int = 10) -> str:
-    told = ", ".join(str(item) for item in items[:most])
-    return told if len(items) <= most else f"{told} and {len(items) - most} more"
 
 
 def draw_sample(rows: Rows, seed: int) -> tuple[npt.NDArray[np.int64], Table]:

@@ -15,7 +15,7 @@ from u2seg.clusters.assign import assign
 from u2seg.clusters.descriptors import center_square, mask_crops, masked_mean
 from u2seg.clusters.kmeans import KMeans, resolve_backend
 from u2seg.clusters.persist import CentroidInfo, Centroids, load_centroids, save_centroids
-from u2seg.clusters.quality import concerns, draw_sample, quality, spread, summary
+from u2seg.clusters.quality import draw_sample, quality, spread, summary
 from u2seg.clusters.rows import FileRows
 from u2seg.clusters.transform import check_pca, fit_transform
 from u2seg.errors import UserError
@@ -30,8 +30,6 @@ from u2seg.pipeline.stage import Stage
 from u2seg.structures.masks import InstanceMask
 
 logger = logging.getLogger(__name__)
-FEW_MASKS, GOOD_MASKS = 10, 25
-"""Masks of a cluster, on average: below the first a cluster says little."""
 
 
 class ClusterStage(Stage):
@@ -141,14 +139,6 @@ class ClusterStage(Stage):
         chosen, sample = draw_sample(rows, self.context.settings.clusters.seed)
         found = quality(sample, labels[chosen], self.centroids.array, counts, squares)
         write_json(self.folder / "quality.json", found, indent=1)
-        for sentence in concerns(found):
-            logger.warning("clusters: %s", sentence)
-        if len(labels) < FEW_MASKS * clusters:
-            logger.warning(
-                "clusters: %d masks for %d clusters; one for every %d masks would be %d "
-                "(U2SEG.CLUSTERS.NUM_CLUSTERS; then --overwrite --stages clusters,panoptic)",
-                len(labels), clusters, GOOD_MASKS, max(2, len(labels) // GOOD_MASKS),
-            )  # fmt: skip
         logger.info("clusters: %s", summary(found))
         used = clusters - len(found["empty"])
         return {"masks": len(labels), "clusters": clusters, "clusters_used": used}

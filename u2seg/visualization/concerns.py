@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from u2seg.io.jsonfile import read_json
+from u2seg.io.sources import PHOTOGRAPHIC
 from u2seg.visualization.sources import LabelRun, Predictions
 from u2seg.visualization.statistics import LabelStatistics, percent
 from u2seg.visualization.text import printable
@@ -18,8 +19,8 @@ from u2seg.visualization.text import printable
 AMBER_EMPTY, RED_EMPTY = 0.25, 0.5
 AMBER_SKIPPED, RED_SKIPPED = 0.05, 0.25
 RED_DEAD = 0.2
-FEW_MASKS = 4
-"""Masks per cluster: with fewer, most clusters are the masks of one or two photographs."""
+FEW_MASKS, GOOD_MASKS = 10, 25
+"""Masks of a cluster, on average: below the first a cluster says little."""
 AMBER_CLUSTER = 0.5
 AMBER_BORDER = 0.7
 RED_STUFF = 0.9
@@ -42,6 +43,7 @@ def label_concerns(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
     """
     found = [
         *_skipped(run),
+        *_passed_over(run),
         *_without_masks(run, numbers),
         *_clusters(run, numbers),
         *_stuff(run, numbers),
@@ -112,6 +114,20 @@ def _skipped(run: LabelRun) -> list[Concern]:
     return [Concern("red" if share > RED_SKIPPED else "amber", text)]
 
 
+def _passed_over(run: LabelRun) -> list[Concern]:
+    endings = [ending for ending in run.passed_over if ending and ending in PHOTOGRAPHIC]
+    if not endings:
+        return []
+    count = sum(run.passed_over[ending] for ending in endings)
+    text = (
+        f"{count} files that may be photographs were passed over ({', '.join(endings)}): convert "
+        "them to JPEG, for HEIC pip install pillow-heif, or name what Pillow reads in "
+        "U2SEG.IMAGES.EXTENSIONS; then label again with --overwrite."
+    )
+    many = count > RED_SKIPPED * (count + len(run.images))
+    return [Concern("red" if many else "amber", printable(text))]
+
+
 def _without_masks(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
     count = len(numbers.masks_per_image)
     share = numbers.without_masks / count if count else 0.0
@@ -171,9 +187,10 @@ def _clusters(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
         found.append(Concern("red" if count - used > RED_DEAD * count else "amber", text))
     if count > 1 and masks < FEW_MASKS * count:
         text = (
-            f"{masks} masks are few for {count} clusters ({masks / count:.1f} each): most hold the "
-            f"masks of one or two photographs. Set U2SEG.CLUSTERS.NUM_CLUSTERS to "
-            f"{max(2, masks // FEW_MASKS)} or fewer, or label more images."
+            f"{masks} masks are few for {count} clusters ({masks / count:.1f} each): many hold "
+            "those of one or two photographs. Label more images, or set "
+            f"U2SEG.CLUSTERS.NUM_CLUSTERS to {max(2, masks // GOOD_MASKS)} (one for every "
+            f"{GOOD_MASKS} masks), with --stages clusters,panoptic --overwrite."
         )
         found.append(Concern("amber", text))
     if count > 1 and largest > AMBER_CLUSTER * masks:

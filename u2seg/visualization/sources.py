@@ -72,13 +72,14 @@ class LabelRun:
     """What labelling left in one folder; empty members for missing files.
 
     ``masks`` is None before the mask stage ran; ``found`` counts the photographs there are, used,
-    skipped, or left out by a dry run.
+    skipped, or left out by a dry run; ``passed_over`` by ending the files not taken for such.
     """
 
     root: Path
     image_root: Path | None = None
     images: list[ImageRecord] = field(default_factory=list)
     found: int = 0
+    passed_over: dict[str, int] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     masks: dict[int, list[dict[str, Any]]] | None = None
     instances: list[dict[str, Any]] = field(default_factory=list)
@@ -220,9 +221,11 @@ def _instances(root: Path) -> list[dict[str, Any]]:
 
 def _images(run: LabelRun) -> None:
     content = read_json_object(run.root / "images.json", "images")
-    root = content.get("info", {}).get("image_root")
+    info = content.get("info", {})
+    root = info.get("image_root")
     run.image_root = Path(str(root)) if root else None
-    run.found = int(content.get("info", {}).get("found", 0))
+    run.found = int(info.get("found", 0))
+    run.passed_over = {str(k): int(v) for k, v in info.get("passed_over", {}).items()}
     run.images = [
         ImageRecord(
             int(r["id"]),
