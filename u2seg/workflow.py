@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from u2seg.engine.detector import Detector
 
 logger = logging.getLogger(__name__)
+MAX_REPORTED = 50_000
+"""Photographs up to which labelling writes its report: a gigabyte of masks, at three each."""
 NOT_COMPARABLE = (
     "without --truth each round is compared with its own labels: these figures cannot be "
     "compared between rounds"
@@ -87,6 +89,10 @@ def report_labels(labels: Path) -> str:
     """Write ``report.html`` among the labels; return a line that says so, or why not."""
     from u2seg.visualization.report import report_line
 
+    listed = labels / "images" / "manifest.json"
+    images = read_json_object(listed)["counts"]["images"] if listed.is_file() else 0
+    if images > MAX_REPORTED:  # the page is made from all masks in memory
+        return f"no report of {images} photographs by itself: u2seg report {labels} writes it"
     return report_line(labels, f"Labels: {labels.resolve().name}", labels=labels)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.faults.harness import forkserver
 from tests.pipeline.conftest import FAST, tree
+from u2seg.io.atomic import write_json
 from u2seg.scenes.compose import compose_scene
 from u2seg.workflow import report_labels
 
@@ -225,3 +226,12 @@ def test_wrong_workers_are_refused(
     assert tool.main(arguments(config, photos, tmp_path / "labels", *extra)) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "labels").exists()
+
+
+def test_a_million_photographs_are_not_read_into_memory_for_a_report(tmp_path: Path) -> None:
+    write_json(tmp_path / "images" / "manifest.json", {"counts": {"images": 1_281_167}})
+    told = report_labels(tmp_path)
+    assert told == (
+        f"no report of 1281167 photographs by itself: u2seg report {tmp_path} writes it"
+    )
+    assert not (tmp_path / "report.html").exists()
