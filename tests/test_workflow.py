@@ -306,6 +306,7 @@ def test_fewer_rounds_than_were_made_are_told(
 
     monkeypatch.setattr("u2seg.pipeline.generate_labels", stop)
     monkeypatch.setattr("u2seg.engine.setup.build_cfg", lambda *_, **__: None)
+    monkeypatch.setattr("u2seg.engine.evaldata.register_eval", lambda *_: None)
     for rounds, expected in ((0, True), (1, True), (2, False), (3, False)):
         caplog.clear()
         with caplog.at_level(logging.WARNING), pytest.raises(StageError):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from u2seg.config.env import go_offline
 from u2seg.errors import StageError, UserError
+from u2seg.io.paths import expand_option
 from u2seg.version import __version__
 
 EXIT_FAILED = 1
@@ -84,7 +85,7 @@ def execute(
         parse: Reads them; options and settings mixed by default.
         extras: Of the package, that a message names if a library is missing.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [expand_option(word) for word in (sys.argv[1:] if argv is None else argv)]
     args = parse(parser, words) if parse else parser.parse_intermixed_args(words)
     setup_logging(args.debug)
     if args.offline:

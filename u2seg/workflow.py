@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
 from u2seg.io.imagefile import image_file
 from u2seg.io.jsonfile import read_json_object
+from u2seg.io.lock import LOCK, only_run
 from u2seg.io.sources import open_source
 from u2seg.io.yamlfile import load_yaml
 
@@ -117,21 +119,36 @@ def run_everything(args: argparse.Namespace) -> str:
 
     Raises:
         UserError: for anything wrong in the arguments or settings, or an output folder that
-            holds a run with other ones.
+            holds a run with other ones or in which another is at work.
         StageError: if a stage fails.
     """
-    from u2seg.engine.setup import build_cfg
-    from u2seg.pipeline import generate_labels
-    from u2seg.visualization.report import write_report
+    from u2seg.engine.evaldata import register_eval
+    from u2seg.engine.outputs import check_output
+    from u2seg.engine.setup import EVAL_NAME, build_cfg
+    from u2seg.pipeline.territory import check_apart
+    from u2seg.pipeline.workspace import Workspace
 
     folders = Folders(args.output_dir)
     settings = load_settings(args.config_file, args.opts, host_keys())
-    open_source(args.images, settings.images.extensions)  # there, before hours of work
+    source = open_source(args.images, settings.images.extensions)  # there, before hours of work
+    check_apart(source, Workspace(folders.root), ())
     if args.truth and not args.truth.is_dir():
         raise UserError(f"data set {args.truth} does not exist (--truth)")
     if args.rounds < 0:
         raise UserError(f"--rounds is {args.rounds}, expected a number of rounds >= 0")
     build_cfg(args.config_file, _training_opts(args, folders), training=True)  # can it be trained?
+    if args.truth:  # and is everything there that its evaluation needs?
+        data = replace(settings.data, labels="", eval_root=str(args.truth))
+        check_output(folders.root, replace(settings, data=data), "")
+        register_eval(EVAL_NAME, replace(settings, data=data))
+    with only_run(folders.root / LOCK):
+        return _run_everything(args, settings, folders)
+
+
+def _run_everything(args: argparse.Namespace, settings: Settings, folders: Folders) -> str:
+    from u2seg.pipeline import generate_labels
+    from u2seg.visualization.report import write_report
+
     left_out = rounds_left_out(folders, args.rounds)
     if left_out:
         logger.warning("%s", left_out)

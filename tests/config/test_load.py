@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from u2seg.cli import execute
 from u2seg.config.load import (
     load_settings,
     overrides_tree,
@@ -202,3 +204,24 @@ def test_hash_changes_with_every_key_and_with_the_class() -> None:
         ClusterSettings(), MaskSettings()
     )
     assert settings_hash(ClusterSettings()) == base
+
+
+def test_a_tilde_in_front_of_a_path_is_the_home_folder_wherever_paths_come_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "a.yaml"
+    file.write_text("U2SEG: {DATA: {LABELS: ~/labels, IMAGES: '~/photos'}}")
+    data = load_settings(file, ["U2SEG.DATA.EVAL_ROOT=~/coco"]).data
+    assert (data.labels, data.images) == (f"{tmp_path}/labels", f"{tmp_path}/photos")
+    assert data.eval_root == f"{tmp_path}/coco"
+    assert load_settings("~/a.yaml", ["U2SEG.DATA.LABELS", "~/b"]).data.labels == f"{tmp_path}/b"
+    seen = []
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output-dir")
+    parser.add_argument("--input", nargs="+")
+    parser.add_argument("--debug", action="store_true")
+    for words in (["--output-dir=~/out", "--input", "a", "~/b"], ["--output-dir", "~/out"]):
+        execute(parser, lambda args: seen.append(args) or 0, words)
+    assert {args.output_dir for args in seen} == {f"{tmp_path}/out"}
+    assert seen[0].input == ["a", f"{tmp_path}/b"]

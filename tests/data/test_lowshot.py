@@ -88,6 +88,20 @@ def test_bad_percent(percent: float) -> None:
         choose_images([1], percent, 0)
 
 
+def test_photographs_of_one_stem_keep_their_own_labels(tmp_path: Path) -> None:
+    source = make_truth(tmp_path)
+    content = json.loads(source.panoptic_json.read_text())
+    (source.images / "002.jpg").rename(source.images / "001.png")
+    content["images"][1]["file_name"] = "001.png"  # another photograph than 001.jpg
+    source.panoptic_json.write_text(json.dumps(content))
+    records = read_pseudo_panoptic(write_share(read_labels(source), [1, 2], tmp_path / "out"))
+    pairs = [(Path(r["file_name"]).name, Path(r["sem_seg_file_name"]).name) for r in records]
+    assert pairs == [("001.jpg", "001.png"), ("001.png", "001_png.png")]
+    for record in records:  # the segment of each photograph's own car
+        car = 70000 + record["image_id"]
+        assert read_panoptic_png(record["pan_seg_file_name"])[0, 0] == car
+
+
 def test_folder_is_what_training_reads(tmp_path: Path) -> None:
     labels = read_labels(make_truth(tmp_path))
     assert labels.categories == (3, 90, 92, 200)

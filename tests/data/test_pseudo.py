@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.label_folder import SPACE, make_labels
+from u2seg.data.mapper import read_photograph
 from u2seg.data.pseudo import XYWH_ABS, open_pseudo_labels, read_pseudo_panoptic
-from u2seg.errors import UserError
+from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import sha256_file, write_json
 from u2seg.io.png import read_label_png
 from u2seg.structures.masks import decode_mask
@@ -153,3 +154,27 @@ def test_a_label_file_that_is_missing_is_named(labels: Path) -> None:
     (labels / "panoptic" / "instances.json").unlink()
     with pytest.raises(UserError, match=r"instances.json is missing. Make the labels again"):
         open_pseudo_labels(labels)
+
+
+def test_photographs_that_were_replaced_since_labelling_are_noticed(
+    labels: Path, tmp_path: Path
+) -> None:
+    """Of the same size, with the labels of other pictures."""
+    photos = tmp_path / "photos"
+    digests = {p.relative_to(photos).as_posix(): sha256_file(p) for p in photos.rglob("*.png")}
+
+    def know(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["sha256"] = digests[image["file_name"]]
+
+    edit(labels / "images.json", know)
+    for record in read_pseudo_panoptic(labels):
+        assert read_photograph(record).shape == (64, 64, 3)
+    (photos / "2.png").write_bytes((photos / "3.png").read_bytes())
+    for number, record in enumerate(read_pseudo_panoptic(labels)):
+        if number == 2:
+            told = r"photos/2\.png: the photograph changed since it was labelled.*put the labelled"
+            with pytest.raises(StageError, match=told):
+                read_photograph(record)
+        else:
+            read_photograph(record)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from u2seg.engine import demo
-from u2seg.engine.demo import check_outside, name_inputs, picture, run_demo
+from u2seg.engine.demo import check_apart, name_inputs, picture, run_demo
 from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
 from u2seg.io.imagefile import ImageFile
@@ -94,15 +94,18 @@ def test_results_never_go_among_the_photographs(folder: Path, inside: str) -> No
     before = sorted(folder.rglob("*"))
     for text in (folder, folder.parent / f"{folder.name[:-1]}?"):
         args = argparse.Namespace(input=[str(text)], output=str(folder / inside))
-        with pytest.raises(UserError, match=r"lies in the input folder .* --output outside"):
+        with pytest.raises(UserError, match=r"lies in the image folder .* output folder outside"):
             run_demo(args)
     assert sorted(folder.rglob("*")) == before
 
 
 def test_results_may_go_beside_the_photographs_and_beside_single_files(folder: Path) -> None:
-    check_outside([str(folder / "sub")], folder / "shown")
-    check_outside([str(folder / "sub")], folder / "sub-shown")
-    check_outside([str(folder / "b.jpg"), str(folder / "*.jpg")], folder / "shown")
+    check_apart([str(folder / "sub")], folder / "shown")
+    check_apart([str(folder / "sub")], folder / "sub-shown")
+    check_apart([str(folder / "b.jpg"), str(folder / "*.jpg")], folder / "shown")
+    for text in ("b.jpg", "*.jpg"):
+        with pytest.raises(UserError, match=r"lies in the image folder"):
+            check_apart([str(folder / text)], folder)
 
 
 def test_a_model_that_finds_nothing_is_a_warning_with_what_to_do(

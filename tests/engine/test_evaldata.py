@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
@@ -14,16 +18,20 @@ from u2seg.compat import prepare_host
 from u2seg.config.evaldata import EVAL_FORMATS
 from u2seg.config.evaluation import EvalSettings
 from u2seg.config.load import load_settings
+from u2seg.data.mapper import read_photograph
 from u2seg.engine.args import train_parser
 from u2seg.engine.evalchoice import EvalChoice
 from u2seg.engine.evaldata import photograph_records, truth_of, truth_paths
 from u2seg.engine.run import evaluate, train_or_evaluate
 from u2seg.engine.setup import build_cfg
-from u2seg.errors import UserError
+from u2seg.errors import StageError, UserError
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.mapping_file import mapping_json
 from u2seg.evaluation.protocols import protocol_of
 from u2seg.evaluation.readers import open_truth
+from u2seg.io.atomic import write_json
+from u2seg.io.jsonfile import read_json
+from u2seg.io.png import read_panoptic_png, write_panoptic_png
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -171,3 +179,115 @@ def test_missing_photograph(tmp_path: Path) -> None:
     gone.unlink()
     with pytest.raises(UserError, match=r"has no photograph bonn/bonn_.*\(and 0 more of 2\)"):
         build_cfg(BASE_CONFIG, words(tmp_path, "cityscapes"), register=True)
+
+
+@dataclass
+class Oracle:
+    """A model that says one segment of the first thing, as wide as the image's id."""
+
+    training: bool = False
+
+    def eval(self) -> None: ...
+
+    def train(self, mode: bool) -> None: ...
+
+    def __call__(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        import torch
+        from detectron2.structures import Boxes, Instances
+
+        found = []
+        for sample in samples:
+            size = sample["height"], sample["width"]
+            nothing = Instances(size, scores=torch.zeros(0), pred_classes=torch.zeros(0))
+            nothing.pred_boxes, nothing.pred_masks = Boxes(torch.zeros(0, 4)), torch.zeros(0, *size)
+            ids = torch.zeros(size, dtype=torch.int32)
+            ids[:, : sample["image_id"]] = 1
+            segments = [{"id": 1, "isthing": True, "category_id": 0}]
+            found.append({"instances": nothing, "panoptic_seg": (ids, segments)})
+        return found
+
+
+def write_photographs(root: Path, names: list[str]) -> dict[str, Any]:
+    """Write photographs of 6x4 pixels as a COCO-panoptic data set, each one thing."""
+    for folder in ("val2017", "annotations/panoptic_val2017"):
+        (root / folder).mkdir(parents=True)
+    images, labels = [], []
+    for number, name in enumerate(names, start=1):
+        Image.new("RGB", (6, 4)).save(root / "val2017" / name)
+        images.append({"id": number, "file_name": name, "height": 4, "width": 6})
+        png = f"true{number}.png"
+        ids = np.ones((4, 6), dtype=np.int32)
+        write_panoptic_png(root / "annotations/panoptic_val2017" / png, ids)
+        segment = {"id": 1, "category_id": 1, "area": 24, "bbox": [0, 0, 6, 4], "iscrowd": 0}
+        labels.append({"image_id": number, "file_name": png, "segments_info": [segment]})
+    things = [{"id": 1, "name": "cat", "isthing": 1}]
+    content = {"images": images, "annotations": labels, "categories": things}
+    write_json(root / "annotations/panoptic_val2017.json", content)
+    return content
+
+
+def test_predictions_of_photographs_with_one_stem_do_not_overwrite_each_other(
+    tmp_path: Path,
+) -> None:
+    names = ["9.png", "9.bmp", "9.PNG"]  # the last differs where the file system tells cases apart
+    write_photographs(tmp_path, names)
+    cfg = build_cfg(BASE_CONFIG, words(tmp_path, "coco-panoptic"), register=True)
+    evaluate(cfg, Oracle())
+    found = read_json(tmp_path / "out/evaluation/panoptic.json")
+    assert [image["file_name"] for image in found["images"]] == names
+    for label in found["annotations"]:
+        ids = read_panoptic_png(tmp_path / "out/evaluation/panoptic" / label["file_name"])
+        assert (ids[0] == 1).sum() == label["image_id"]
+
+
+def test_truth_that_does_not_say_which_photograph_it_is_of_is_refused(tmp_path: Path) -> None:
+    formats.camvid(tmp_path)
+    folder = tmp_path / EVAL_FORMATS["camvid"].images
+    first = sorted(folder.rglob("*.jpg"))[0]
+    first.with_suffix(".png").write_bytes(first.read_bytes())
+    truth = truth_of(load_settings(None, words(tmp_path, "camvid")))
+    with pytest.raises(UserError, match=rf"{first.name} and {first.stem}.png, .*rename one"):
+        photograph_records(truth, folder, (".png", ".jpg"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("val2017", "9.png, which does not exist"),
+        ("annotations/panoptic_val2017", "true2.png, which does not exist"),
+    ],
+)
+def test_everything_an_evaluation_needs_is_looked_at_before_the_first_iteration(
+    folder: str, told: str, tmp_path: Path
+) -> None:
+    write_photographs(tmp_path, ["8.png", "9.png"])
+    training = [*words(tmp_path, "coco-panoptic"), "U2SEG.DATA.LABELS", str(make_labels(tmp_path))]
+    build_cfg(BASE_CONFIG, training, register=True, training=True)
+    path = max((tmp_path / folder).iterdir())
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(UserError, match=told):
+        build_cfg(BASE_CONFIG, training, register=True, training=True)
+    small = Image.new("RGB", (3, 4))
+    small.save(path)
+    with pytest.raises(
+        UserError, match=r"its label says 4x6|3 x 4 pixels, the truth declares 6 x 4"
+    ):
+        build_cfg(BASE_CONFIG, training, register=True, training=True)
+    path.write_bytes(b"<html>")
+    with pytest.raises(UserError, match=rf"{path.name}: (not an image|it does not begin as a PNG)"):
+        build_cfg(BASE_CONFIG, training, register=True, training=True)
+    path.write_bytes(content)
+    build_cfg(BASE_CONFIG, training, register=True, training=True)
+
+
+def test_truth_of_the_pixels_before_exif_turns_them_is_named(tmp_path: Path) -> None:
+    write_photographs(tmp_path, ["9.jpg"])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "val2017/9.jpg", exif=exif)
+    with pytest.raises(UserError, match=r"9.jpg is 6x4 pixels .* EXIF orientation 6 turns it"):
+        build_cfg(BASE_CONFIG, words(tmp_path, "coco-panoptic"), register=True)
+    record = {"file_name": str(tmp_path / "val2017/9.jpg"), "height": 4, "width": 6}
+    with pytest.raises(StageError, match="EXIF orientation 6 turns it upright"):
+        read_photograph(record)

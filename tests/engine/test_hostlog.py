@@ -38,7 +38,9 @@ def labels(tmp_path: Path) -> Path:
 def begin(labels: Path, output: Path, *more: str) -> None:
     words = [*data_words(labels, output), *more]
     file = str(BASE_CONFIG)
-    setup_cfg(argparse.Namespace(config_file=file, opts=words, eval_only=False, resume=False))
+    args = argparse.Namespace(config_file=file, opts=words, eval_only=False, resume=False)
+    with setup_cfg(args):
+        pass
 
 
 def lines(output: Path, text: str) -> list[str]:

@@ -42,7 +42,8 @@ def train(words: list[str], stop: int = LENGTH, resume: bool = False) -> dict[in
 
     flags = ["--resume"] if resume else []
     args = train_parser().parse_intermixed_args(["--config-file", str(BASE_CONFIG), *flags, *words])
-    trainer = build_trainer(setup_cfg(args), lambda _: None)
+    with setup_cfg(args) as cfg:
+        trainer = build_trainer(cfg, lambda _: None)
     found: dict[int, float] = {}
     note = trainer.note
 
@@ -148,7 +149,8 @@ def test_the_state_of_a_host_trainer_is_gone_on_with(tmp_path: Path) -> None:
 
     words = [*data_words(make_labels(tmp_path), tmp_path), "U2SEG.TRAIN.HEAD_LR_FACTOR", "4"]
     args = train_parser().parse_intermixed_args(["--config-file", str(BASE_CONFIG), *words])
-    trainer = build_trainer(setup_cfg(args), lambda _: None)
+    with setup_cfg(args) as cfg:
+        trainer = build_trainer(cfg, lambda _: None)
     trainer.iter = 1
     calm = trainer.state_dict()
     rates = [group["initial_lr"] for group in trainer.loop.optimizer.param_groups]

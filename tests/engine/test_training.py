@@ -196,9 +196,9 @@ def test_precise_statistics_of_batch_norm_and_nothing_else(tmp_path: Path) -> No
     for enabled in ("False", "True"):
         output = tmp_path / enabled
         more = ["OUTPUT_DIR", str(output), "TEST.PRECISE_BN.ENABLED", enabled]
-        cfg = training.setup_cfg(parse([*words, *more]))
-        trainer = trainers.build_trainer(cfg, lambda _: None)
-        trainers.run_training(trainer, resume=False)
+        with training.setup_cfg(parse([*words, *more])) as cfg:
+            trainer = trainers.build_trainer(cfg, lambda _: None)
+            trainers.run_training(trainer, resume=False)
         states.append(load_checkpoint(output / "model_final.pth")["model"])
     differ = {name for name, value in states[0].items() if not torch.equal(states[1][name], value)}
     assert {name.rpartition(".")[2] for name in differ} <= {

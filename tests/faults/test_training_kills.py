@@ -30,7 +30,8 @@ def train(words: list[str]) -> None:
     prepare_host()
     flags = ["--config-file", str(BASE_CONFIG), "--resume", *words]
     args = train_parser().parse_intermixed_args(flags)
-    train_and_evaluate(setup_cfg(args), resume=True)
+    with setup_cfg(args) as cfg:
+        train_and_evaluate(cfg, resume=True)
 
 
 def start(words: list[str]) -> BaseProcess:

@@ -49,6 +49,28 @@ SIZES = {1: (2, 3)}
 _DROP = object()
 
 
+def test_a_byte_order_mark_of_windows_editors_is_read_over(tmp_path: Path) -> None:
+    path = tmp_path / "bom.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(INSTANCES).encode())
+    assert read_instances(path) == INSTANCES
+
+
+def test_one_file_under_two_image_ids_is_refused(tmp_path: Path) -> None:
+    twice = [INSTANCES["images"][0], {**INSTANCES["images"][0], "id": 4}]
+    for content, read in ((INSTANCES, read_instances), (PANOPTIC, read_panoptic)):
+        path = _write(tmp_path / "c.json", {**content, "images": twice})
+        told = (
+            r"images\[1\] \(id 4\): 'file_name' is 'a/x.jpg', which is the image of image id 1 too"
+        )
+        with pytest.raises(UserError, match=told):
+            read(path)
+    images = [twice[0], {**twice[1], "file_name": "a/y.jpg"}]
+    labels = [PANOPTIC["annotations"][0], {**PANOPTIC["annotations"][0], "image_id": 4}]
+    path = _write(tmp_path / "c.json", {**PANOPTIC, "images": images, "annotations": labels})
+    with pytest.raises(UserError, match=r"'a/x.png', which is the PNG of image id 1 too"):
+        read_panoptic(path)
+
+
 def _write(path: Path, content: Any) -> Path:
     path.write_text(json.dumps(content))
     return path
@@ -162,7 +184,17 @@ SHORT = {"size": [2, 3], "counts": "2"}
         (read_instances, _annotation("area", -1), "'area' is -1, expected a finite number >= 0"),
         (read_instances, _annotation("area", None), "'area' is None"),
         (read_instances, _annotation("segmentation", _DROP), "lacks the key 'segmentation'"),
-        (read_instances, _annotation("segmentation", []), "None is no polygon"),
+        (read_instances, _annotation("segmentation", []), "has no polygon, expected at least"),
+        (
+            read_instances,
+            _annotation("segmentation", [0, 0, 2.0, 0, 2, 2]),
+            r"is one flat list, expected a list of polygons",
+        ),
+        (
+            read_instances,
+            _annotation("segmentation", {"size": [2, 3], "counts": [2.0, 4]}),
+            "RLE counts hold 2.0, expected whole numbers >= 0",
+        ),
         (read_instances, _annotation("segmentation", [[1, 2, 3, 4]]), "no polygon of at least 3"),
         (read_instances, _annotation("segmentation", [[0, 0, 1, 1, 2, 1e9]]), "within 65536"),
         (read_instances, _annotation("segmentation", 5), "5 is neither polygons nor an RLE"),
@@ -181,7 +213,7 @@ SHORT = {"size": [2, 3], "counts": "2"}
         (
             read_instances,
             _annotation("segmentation", {"size": [2, 3], "counts": [8, -2]}),
-            "do not add up",
+            "counts hold -2, expected whole numbers >= 0",
         ),
         (
             read_instances,

@@ -311,7 +311,7 @@ def _no_png(folder: Path) -> None:
         (_other_stuff, "the stuff PNG does not follow"),
         (_no_png, r"p\.png does not exist"),
         (
-            _edit("panoptic.json", lambda c: c["annotations"][1].update(file_name="a/p.png")),
+            _edit("panoptic.json", lambda c: c["annotations"][1].update(file_name="a/q.png")),
             r"the PNG of image b/p\.jpg must be b/p\.png",
         ),
         (

@@ -23,10 +23,10 @@ from tests.pipeline.conftest import tree
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
+from u2seg.io.lock import holder_of, may_live, only_run
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.executors.build import build_crew
-from u2seg.pipeline.lock import holder_of, may_live, only_run
 from u2seg.structures.masks import InstanceMask
 
 BAD_HEIGHT = 77
@@ -171,7 +171,7 @@ def test_where_files_cannot_be_locked_a_driver_of_this_machine_is_known_by_its_p
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("u2seg.pipeline.lock.fcntl.flock", no_locks)
+    monkeypatch.setattr("u2seg.io.lock.fcntl.flock", no_locks)
     lock = tmp_path / ".lock"
     with only_run(lock):
         content = lock.read_text()

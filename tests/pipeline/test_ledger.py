@@ -12,8 +12,9 @@ import pytest
 
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import write_text
+from u2seg.io.lock import born
 from u2seg.pipeline.attempts import Turn, drain
-from u2seg.pipeline.leases import Holder, Lease, LeaseLostError, Watch, born, look_at
+from u2seg.pipeline.leases import Holder, Lease, LeaseLostError, Watch, look_at
 from u2seg.pipeline.ledger import LOST_LIMIT, RAISED_LIMIT, Ledger, Trouble
 
 ME = Holder.here("me")

@@ -92,7 +92,9 @@ def test_an_image_that_changes_between_stages_is_skipped(
     with path.open("ab") as file:  # the same size in bytes and in pixels
         file.write(b"\0" * (size - path.stat().st_size))
     generate_labels(settings, folder, output, progress=False)
-    assert reasons(output) == {"scene 2.png": "changed since the run began"}
+    assert reasons(output) == {
+        "scene 2.png": "the photograph changed since it was labelled (its SHA-256 is another)"
+    }
     assert not (output / "semantics/scene 2.png").exists()
 
 

@@ -14,13 +14,14 @@ from PIL import Image
 import u2seg.io.atomic
 from tests.pipeline.conftest import tree
 from u2seg.config.schema import Settings
+from u2seg.data.pseudo import read_pseudo_panoptic
 from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
+from u2seg.io.lock import only_run
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.panoptic.validate import check_panoptic
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.assignments import shard_assignments
-from u2seg.pipeline.lock import only_run
 from u2seg.pipeline.runner import estimate
 from u2seg.pipeline.workspace import Workspace
 
@@ -257,11 +258,18 @@ def test_bad_images_are_listed_and_the_rest_is_labelled(
 ) -> None:
     generate_labels(settings, spoiled, tmp_path / "run", progress=False)
     lines = [json.loads(line) for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
-    assert {line["file_name"] for line in lines} == {"broken.jpg", "scene 0.png"}
-    assert "overwrite" in next(x["reason"] for x in lines if x["file_name"] == "scene 0.png")
-    assert len(read_json(tmp_path / "run/images.json")["images"]) == 5
+    assert {line["file_name"] for line in lines} == {"broken.jpg"}
+    assert len(read_json(tmp_path / "run/images.json")["images"]) == 6
+    # Photographs whose names differ by the ending alone have label files of their own.
+    for folder in ("semantics", "panoptic/panoptic", "panoptic/stuff"):
+        found = {path.stem for path in (tmp_path / "run" / folder).glob("*.png")}
+        assert {"scene 0", "scene 0_png"} <= found
+    check_panoptic(tmp_path / "run/panoptic")
+    records = {Path(r["file_name"]).name: r for r in read_pseudo_panoptic(tmp_path / "run")}
+    assert Path(records["scene 0.png"]["pan_seg_file_name"]).name == "scene 0_png.png"
+    assert Path(records["scene 0.png"]["sem_seg_file_name"]).name == "scene 0_png.png"
     strict = changed(settings, "run", max_bad=0.1)
-    with pytest.raises(StageError, match="2 of 7 images"):
+    with pytest.raises(StageError, match="1 of 7 images"):
         generate_labels(strict, spoiled, tmp_path / "strict", progress=False)
 
 

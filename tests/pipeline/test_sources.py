@@ -147,7 +147,7 @@ def test_a_photograph_damaged_inside_its_shard_is_skipped_later(
     generate_labels(settings, folder, output, progress=False)
     told = (output / "skipped.jsonl").read_text().splitlines()
     assert told  # one line per stage that met it
-    assert all(record["file_name"] in x and "changed since the run began" in x for x in told)
+    assert all(record["file_name"] in x and "changed since it was labelled" in x for x in told)
 
 
 def test_results_never_lie_where_photographs_or_shards_do(

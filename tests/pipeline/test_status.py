@@ -15,10 +15,10 @@ from tests.pipeline.test_executors import BAD_HEIGHT, Trap
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_json
+from u2seg.io.lock import only_run
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.leases import Holder
 from u2seg.pipeline.ledger import Ledger
-from u2seg.pipeline.lock import only_run
 from u2seg.pipeline.runner import ORDER
 from u2seg.pipeline.status import status
 from u2seg.pipeline.workspace import Workspace

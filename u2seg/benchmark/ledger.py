@@ -20,12 +20,12 @@ from u2seg.benchmark.setting import Setting
 from u2seg.benchmark.timing import alternate
 from u2seg.config.schema import FeatureSettings, RunSettings, Settings
 from u2seg.io.atomic import atomic_file, sha256_file, write_json
+from u2seg.io.lock import only_run
 from u2seg.io.sources import FolderSource, open_source
 from u2seg.pipeline.executors.threads import steady_blas
 from u2seg.pipeline.ingest import ImagesStage
 from u2seg.pipeline.leases import Holder
 from u2seg.pipeline.ledger import Ledger
-from u2seg.pipeline.lock import only_run
 from u2seg.pipeline.mask_stage import MaskStage
 from u2seg.pipeline.records import write_shards
 from u2seg.pipeline.runner import ORDER

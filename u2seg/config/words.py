@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from u2seg.errors import UserError
+from u2seg.io.paths import expand_home
 
 ROOT = "U2SEG"
 HOST_SECTIONS = (
@@ -19,7 +20,7 @@ _BOTH = re.compile(r"(\w+(?:\.\w+)*)=(.*)", re.DOTALL)
 
 
 def override_pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (key, text) of ``KEY VALUE`` and ``KEY=VALUE``, in any mixture.
+    """Yield (key, text) of ``KEY VALUE`` and ``KEY=VALUE``, in any mixture, ``~/`` expanded.
 
     Raises:
         UserError: for an option among them, a key without a value, or a value that is a key.
@@ -41,7 +42,7 @@ def override_pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     rest = iter(words)
     for key in rest:
         if both := _BOTH.fullmatch(key):
-            yield both[1], both[2]
+            yield both[1], expand_home(both[2])
             continue
         value = next(rest, None)
         if value is None:
@@ -51,7 +52,7 @@ def override_pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             )
         if _is_key(value):
             raise UserError(f"{key} has no value: {value.partition('=')[0]} is a key")
-        yield key, value
+        yield key, expand_home(value)
 
 
 def _is_key(word: str) -> bool:

@@ -48,6 +48,7 @@ def register_pseudo_panoptic(
         "panoptic_json": str(labels.panoptic_json),
         "panoptic_root": str(labels.panoptic_pngs),
         "image_root": str(labels.image_root),
+        "searched": labels.searched,
         "evaluator_type": "u2seg_panoptic",
         "ignore_label": 255,
     }

@@ -23,7 +23,8 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file, write_bytes, write_json
 from u2seg.io.coco import read_instances, read_panoptic
 from u2seg.io.imagefile import image_file
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.names import distinct_stems
+from u2seg.io.paths import safe_join
 from u2seg.io.png import read_panoptic_png, write_label_png
 from u2seg.io.progress import Bar
 from u2seg.structures.labels import ANY_THING, VOID_ID, VOID_STUFF, LabelSpace
@@ -170,9 +171,11 @@ def write_share(labels: Labels, image_ids: Sequence[int], folder: Path | str) ->
     rows = [_image_row(labels, image_id) for image_id in image_ids]
     number = {old: new for new, old in enumerate(labels.categories, start=1)}
     panoptic = []
-    for image_id in Bar(image_ids, desc=folder.name, unit="image"):
-        _write_maps(labels, image_id, target, number)
-        panoptic.append(_panoptic_record(labels, image_id, number))
+    stems = distinct_stems(row["file_name"] for row in rows)
+    pairs = list(zip(image_ids, stems, strict=True))
+    for image_id, stem in Bar(pairs, desc=folder.name, unit="image"):
+        _write_maps(labels, image_id, target, number, f"{stem}.png")
+        panoptic.append(_panoptic_record(labels, image_id, number, f"{stem}.png"))
     things = [
         {**record, "category_id": number[record["category_id"]]}
         for image_id in image_ids
@@ -209,16 +212,17 @@ def _image_row(labels: Labels, image_id: int) -> Record:
     return {k: image[k] for k in ("id", "file_name", "height", "width")}
 
 
-def _panoptic_record(labels: Labels, image_id: int, number: dict[int, int]) -> Record:
+def _panoptic_record(labels: Labels, image_id: int, number: dict[int, int], png: str) -> Record:
     segments = [
         {**segment, "category_id": number[segment["category_id"]]}
         for segment in labels.panoptic[image_id]["segments_info"]
     ]
-    name = stem_of(labels.images[image_id]["file_name"]) + ".png"
-    return {"image_id": image_id, "file_name": name, "segments_info": segments}
+    return {"image_id": image_id, "file_name": png, "segments_info": segments}
 
 
-def _write_maps(labels: Labels, image_id: int, target: Path, number: dict[int, int]) -> None:
+def _write_maps(
+    labels: Labels, image_id: int, target: Path, number: dict[int, int], png: str
+) -> None:
     """Copy the id map of an image and write its stuff target."""
     record, image = labels.panoptic[image_id], labels.images[image_id]
     source = safe_join(labels.source.panoptic_pngs, record["file_name"])
@@ -233,9 +237,8 @@ def _write_maps(labels: Labels, image_id: int, target: Path, number: dict[int, i
         for s in record["segments_info"]
     }
     stuff = stuff_map(ids, values, str(source))
-    name = stem_of(image["file_name"]) + ".png"
-    write_label_png(safe_join(target / "stuff", name), stuff)
-    write_bytes(safe_join(target / "panoptic", name), source.read_bytes())
+    write_label_png(safe_join(target / "stuff", png), stuff)
+    write_bytes(safe_join(target / "panoptic", png), source.read_bytes())
 
 
 def stuff_map(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,14 @@ import numpy.typing as npt
 from u2seg.data.planes import augmented_masks
 from u2seg.data.resize import build_augmentations
 from u2seg.errors import StageError, UserError
-from u2seg.io.images import DEFAULT_MAX_PIXELS, BadImageError, read_image
+from u2seg.io.images import (
+    DEFAULT_MAX_PIXELS,
+    BadImageError,
+    declared_size,
+    decode_image,
+    read_content,
+    size_problem,
+)
 from u2seg.io.png import read_label_png
 
 Record = dict[str, Any]
@@ -35,21 +43,22 @@ def read_photograph(record: Record, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt
     """Return the photograph of a record, (H, W, 3) uint8 RGB, upright.
 
     Raises:
-        StageError: if it cannot be decoded or has another size than when it was labelled.
+        StageError: if it cannot be decoded, or is not what it was when it was labelled.
     """
     try:
         place = record["photograph"] if "photograph" in record else record["file_name"]
-        image = read_image(place, max_pixels)
+        content = read_content(place, max_pixels)
+        image = decode_image(content, max_pixels)
     except BadImageError as error:
         raise StageError(
-            f"{record['file_name']}: {error}. Mend or remove the file and make the labels again."
+            f"{record['file_name']}: {error}. Mend the file or put the labelled one "
+            "back, or make the labels again."
         ) from error
     expected = (record["height"], record["width"])
     if image.shape[:2] != expected:
-        raise StageError(
-            f"{record['file_name']} is {image.shape[0]}x{image.shape[1]} pixels (height x width), "
-            f"its label says {expected[0]}x{expected[1]}: the photograph changed since"
-        )
+        _, turn = declared_size(io.BytesIO(content))
+        told = size_problem(image.shape[:2], expected, turn)
+        raise StageError(f"{record['file_name']} {told}")
     return image
 
 

@@ -32,11 +32,13 @@ class PseudoLabels:
         root: Output folder of ``generate_pseudo.py``.
         image_root: Folder the image file names are relative to.
         space: Numbers and names of its clusters.
+        searched: Whether whatever lies below ``image_root`` belongs to the photographs.
     """
 
     root: Path
     image_root: Path
     space: LabelSpace
+    searched: bool = True
 
     @property
     def instances_json(self) -> Path:
@@ -95,7 +97,8 @@ def open_pseudo_labels(root: Path | str, image_root: Path | str = "") -> PseudoL
             f"the photographs of {root} are not in {folder}; set U2SEG.DATA.IMAGES to the folder "
             "they lie in now"
         )
-    return PseudoLabels(root, folder, space)
+    searched = bool(image_root) or info.get("searched", True) is not False
+    return PseudoLabels(root, folder, space, searched)
 
 
 def _check_unchanged(folder: Path) -> None:
@@ -153,7 +156,7 @@ def read_pseudo_panoptic(root: Path | str, image_root: Path | str = "") -> list[
     labels = open_pseudo_labels(root, image_root)
     source = labels.panoptic_json
     content = read_panoptic(source)
-    content["images"] = _with_shards(labels, content["images"])
+    content["images"] = _with_places(labels, content["images"])
     records = image_records(
         content,
         source,
@@ -163,9 +166,8 @@ def read_pseudo_panoptic(root: Path | str, image_root: Path | str = "") -> list[
     things = _annotations(labels)
     for record in records:
         record["annotations"] = things.pop(record["image_id"], [])
-        record["sem_seg_file_name"] = existing_file(
-            labels.stuff_pngs, f"{record['stem']}.png", source, MAKE_LABELS
-        )
+        png = Path(record["pan_seg_file_name"]).relative_to(labels.panoptic_pngs).as_posix()
+        record["sem_seg_file_name"] = existing_file(labels.stuff_pngs, png, source, MAKE_LABELS)
     if things:
         raise UserError(
             f"{labels.instances_json} has things in image {min(things)}, which {source.name} "
@@ -174,13 +176,14 @@ def read_pseudo_panoptic(root: Path | str, image_root: Path | str = "") -> list[
     return records
 
 
-def _with_shards(labels: PseudoLabels, images: list[Record]) -> list[Record]:
-    """Return the images with what ``images.json`` says of those that lie in tar shards."""
+def _with_places(labels: PseudoLabels, images: list[Record]) -> list[Record]:
+    """Return the images with what ``images.json`` says of their bytes and of tar shards."""
     path = labels.root / "images.json"
     known: dict[str, Record] = {}
     for record in read_json_object(path, "images")["images"]:
-        if isinstance(record, dict) and "shard" in record:
-            known[str(record.get("file_name"))] = {key: record.get(key) for key in SHARD_KEYS}
+        if isinstance(record, dict):
+            keys = (*SHARD_KEYS, "sha256")
+            known[str(record.get("file_name"))] = {k: record[k] for k in keys if k in record}
     return [{**image, **known.get(image["file_name"], {})} for image in images]
 
 

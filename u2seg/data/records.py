@@ -44,8 +44,9 @@ def image_records(
     Returns:
         Dictionaries in Detectron2's format: ``file_name``, ``stem`` (relative, without suffix,
         forward slashes), ``image_id``, ``height``, ``width``, ``pan_seg_file_name`` and
-        ``segments_info`` (the file's category ids, ``iscrowd`` filled in). A photograph in a tar
-        shard has its ``ImageFile`` as ``photograph``; ``file_name`` cannot be opened then.
+        ``segments_info`` (the file's category ids, ``iscrowd`` filled in). A photograph of known
+        SHA-256 or in a tar shard has its ``ImageFile`` as ``photograph``; in a shard
+        ``file_name`` cannot be opened.
 
     Raises:
         UserError: if a file name leaves its folder, a file does not exist, or there is no
@@ -80,4 +81,7 @@ def _photograph(root: Path, image: Record, source: Path, advice: str) -> Record:
     place = image_file(root, image)
     if not place.path.is_file():
         raise UserError(f"{source} names {place}, which does not exist. {advice}")
-    return {"file_name": str(place), **({"photograph": place} if place.name else {})}
+    return {
+        "file_name": str(place),
+        **({"photograph": place} if place.name or place.sha256 else {}),
+    }

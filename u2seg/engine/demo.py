@@ -16,14 +16,17 @@ import numpy.typing as npt
 from u2seg.config.load import load_settings
 from u2seg.engine.prediction import Prediction
 from u2seg.engine.segmenter import Segmenter
-from u2seg.engine.writer import PredictionWriter
+from u2seg.engine.writer import PredictionWriter, check_own
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, write_bytes
 from u2seg.io.imagefile import ImageFile, image_file
 from u2seg.io.images import BadImageError, read_image
+from u2seg.io.lock import LOCK, only_run
+from u2seg.io.names import distinct_stems
 from u2seg.io.paths import stem_of
 from u2seg.io.progress import Bar
 from u2seg.io.sources import open_source, tell_passed_over
+from u2seg.io.territory import PHOTOGRAPHS, check_outside
 from u2seg.structures.panoptic import PanopticLabel
 from u2seg.visualization.compose import draw_legend, magnify, side_by_side, write_picture
 from u2seg.visualization.draw import draw_panoptic
@@ -44,10 +47,10 @@ def run_demo(args: argparse.Namespace) -> int:
 
     Raises:
         UserError: for a bad setting, missing weights, no input, no readable input, or an output
-            folder among the photographs.
+            folder among the photographs or with files of others.
     """
     output = Path(args.output)
-    check_outside(args.input, output)
+    check_apart(args.input, output)
     extensions = load_settings(args.config_file, args.opts).images.extensions
     inputs = name_inputs(args.input, extensions)
     if output.suffix.lower() in extensions and not output.is_dir():
@@ -94,8 +97,16 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
     Raises:
         UserError: as ``run_demo``.
     """
-    segmenter = _segmenter(args)
     output = Path(args.output)
+    check_own(output)
+    with only_run(output / LOCK):
+        return _segment(args, inputs, output)
+
+
+def _segment(
+    args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFile]], output: Path
+) -> int:
+    segmenter = _segmenter(args)
     writer = PredictionWriter(output, segmenter.space)
     skipped = []
     for number, (name, path) in enumerate(Bar(inputs, desc="segment", unit="image"), start=1):
@@ -138,10 +149,11 @@ def _segmenter(args: argparse.Namespace) -> Segmenter:
     )
 
 
-def check_outside(inputs: Sequence[str], output: Path) -> None:
-    """Raise UserError if the results would lie in a folder that is searched for photographs.
+def check_apart(inputs: Sequence[str], output: Path) -> None:
+    """Raise UserError if the results would lie among photographs.
 
-    The next run would take the pictures and label maps there for photographs.
+    The next run would take the pictures and label maps there for photographs: those in a searched
+    folder, or right beside a photograph.
 
     Args:
         inputs: As for ``name_inputs``.
@@ -149,12 +161,9 @@ def check_outside(inputs: Sequence[str], output: Path) -> None:
     """
     for text in inputs:
         matches = [text] if Path(text).exists() else glob.glob(text, recursive=True)
-        for path in (Path(match) for match in matches):
-            if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
-                raise UserError(
-                    f"the output folder {output} lies in the input folder {path}, so its pictures "
-                    "would be taken for photographs: choose an --output outside"
-                )
+        for path in map(Path, matches):
+            if path.is_dir() or output.resolve() == path.parent.resolve():
+                check_outside(output, path if path.is_dir() else path.parent, PHOTOGRAPHS)
 
 
 def name_inputs(inputs: Sequence[str], extensions: Sequence[str]) -> list[tuple[str, ImageFile]]:
@@ -188,7 +197,11 @@ def name_inputs(inputs: Sequence[str], extensions: Sequence[str]) -> list[tuple[
             ((root / name).relative_to(common).as_posix(), place)
             for place, (root, name) in found.items()
         ]
-    return _distinct(named)
+    stems = distinct_stems(name for name, _ in named)
+    return [
+        (stem + PurePath(name).suffix, place)
+        for stem, (name, place) in zip(stems, named, strict=True)
+    ]
 
 
 def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[Path, str, ImageFile]]:
@@ -212,21 +225,6 @@ def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[Path, str, I
             yield from _expand(match, extensions)
     else:
         raise UserError(f"input {text} does not exist")
-
-
-def _distinct(named: list[tuple[str, ImageFile]]) -> list[tuple[str, ImageFile]]:
-    taken: set[str] = set()
-    result = []
-    for name, place in named:
-        stem, suffix = stem_of(name), PurePath(name).suffix
-        candidate, number = stem, 1
-        while candidate in taken:
-            number += 1
-            ending = f"_{suffix[1:]}" if number == 2 else f"_{number}"
-            candidate = stem + ending
-        taken.add(candidate)
-        result.append((candidate + suffix, place))
-    return result
 
 
 def picture(image: Rgb, prediction: Prediction) -> Rgb:

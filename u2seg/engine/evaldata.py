@@ -8,10 +8,14 @@ from typing import Any
 
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
+from u2seg.evaluation.files import check_shape
 from u2seg.evaluation.readers import scored_truth
 from u2seg.evaluation.readers.formats import find_format
 from u2seg.evaluation.truth import Truth
+from u2seg.io.images import BadImageError, declared_size, size_problem
 from u2seg.io.paths import stem_of
+from u2seg.io.png import png_size
+from u2seg.io.progress import Bar
 from u2seg.io.sources import find_files
 
 COCO_PANOPTIC = "coco-panoptic"
@@ -42,9 +46,11 @@ def register_eval(name: str, settings: Settings) -> None:
         settings: ``U2SEG.DATA`` and ``U2SEG.EVAL``.
 
     Raises:
-        UserError: if a part is missing, the truth does not fit its format or class set, or a
-            photograph is missing.
+        UserError: if a part is missing, the truth does not fit its format or class set, or as
+            ``check_files``.
     """
+    from detectron2.data import DatasetCatalog
+
     from u2seg.data.catalog import register_coco_panoptic_eval, register_records
 
     data, tree = settings.data, settings.data.eval_tree
@@ -52,9 +58,11 @@ def register_eval(name: str, settings: Settings) -> None:
         register_coco_panoptic_eval(name, data.eval_root, tree.images, tree.json, tree.pngs)
     truth = truth_of(settings)
     if data.eval_format == COCO_PANOPTIC:
+        check_files(DatasetCatalog.get(name))
         return
     folder = Path(data.eval_root) / tree.images
     records = photograph_records(truth, folder, settings.images.extensions)
+    check_files(records)
     metadata = {
         "thing_classes": [truth.names[i] for i in truth.things],
         "stuff_classes": [truth.names[i] for i in truth.stuff],
@@ -64,6 +72,33 @@ def register_eval(name: str, settings: Settings) -> None:
     }
     arguments = ("truth", data.eval_format, *map(str, truth_paths(settings)), str(folder))
     register_records(name, arguments, lambda: [dict(record) for record in records], metadata)
+
+
+def check_files(records: Sequence[dict[str, Any]]) -> None:
+    """Look at everything an evaluation reads, before hours of training; headers alone.
+
+    Args:
+        records: Of the test set.
+
+    Raises:
+        UserError: if a photograph or true map is missing, is none by its header, or has another
+            size than the truth says. In a distributed run the first process looks.
+    """
+    from detectron2.utils import comm
+
+    if not comm.is_main_process():
+        return
+    for record in Bar(records, desc="look at the test set", unit="image", delay=5):
+        expected = record["height"], record["width"]
+        try:
+            size, turn = declared_size(Path(record["file_name"]))
+        except BadImageError as error:
+            raise UserError(f"{record['file_name']}: {error}") from error
+        if size != expected:
+            raise UserError(f"{record['file_name']} {size_problem(size, expected, turn)}")
+        if "pan_seg_file_name" in record:
+            path = Path(record["pan_seg_file_name"])
+            check_shape(path, png_size(path), expected, "the truth declares")
 
 
 def photograph_records(
@@ -80,16 +115,26 @@ def photograph_records(
         ``file_name``, ``stem``, ``image_id``, ``height`` and ``width``; see ``image_records``.
 
     Raises:
-        UserError: if the folder or a photograph is missing.
+        UserError: if the folder or a photograph is missing, or it cannot be told which of two
+            it is.
     """
     if not folder.is_dir():
         raise UserError(
             f"the folder of photographs {folder} does not exist: set U2SEG.DATA.EVAL_IMAGES, "
             "relative to U2SEG.DATA.EVAL_ROOT"
         )
-    found: dict[str, str] = {}
+    wanted, found = set(truth.stems.values()), dict[str, str]()
     for name in find_files(folder, tuple(extensions)):
-        found.setdefault(stem_of(name), name)
+        other = found.setdefault(stem_of(name), name)
+        if other != name and stem_of(name) in wanted:
+            raise UserError(
+                f"{folder} holds {other} and {name}, and {truth.source} does not say by its names "
+                "which of them it is of: rename one, or name the ending in U2SEG.IMAGES.EXTENSIONS"
+            )
+    if len(wanted) < len(truth.stems):
+        stems = list(truth.stems.values())
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise UserError(f"{truth.source} has two images called {twice}: rename one")
     missing = [stem for stem in truth.stems.values() if stem not in found]
     if missing:
         raise UserError(

@@ -15,6 +15,7 @@ from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.mapping_file import mapping_json
 from u2seg.evaluation.protocols import protocol_of
 from u2seg.io.atomic import write_json
+from u2seg.io.lock import LOCK, only_run
 
 logger = logging.getLogger(__name__)
 VERSION = 1
@@ -53,6 +54,13 @@ def make_splits(
         raise UserError(f"--percent names {twice[0]:g} twice")
     labels = _read(source)
     chosen = {share: choose_images(labels.images, share, seed) for share in shares}
+    with only_run(Path(output) / LOCK):
+        return _write_splits(labels, chosen, seed, output)
+
+
+def _write_splits(
+    labels: Labels, chosen: dict[float, list[int]], seed: int, output: Path | str
+) -> list[str]:
     lines = []
     for share, image_ids in chosen.items():
         name = f"{share:g}"

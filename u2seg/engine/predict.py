@@ -16,6 +16,10 @@ from u2seg.engine.prediction import Prediction, prediction_from_outputs
 from u2seg.engine.setup import label_space
 from u2seg.engine.writer import PredictionWriter
 from u2seg.errors import StageError
+from u2seg.io.names import distinct_stems
+
+PNG = "png_stem"
+"""Key of a record: name of the files of its prediction, without suffix."""
 
 
 @contextmanager
@@ -82,8 +86,9 @@ def predict_records(
 
     from u2seg.data.mapper import PanopticMapper, without_worker_traceback
 
+    stems = distinct_stems(_file_name(record) for record in records)
     loader = build_detection_test_loader(
-        list(records),
+        [{**record, PNG: stem} for record, stem in zip(records, stems, strict=True)],
         mapper=PanopticMapper.from_cfg(cfg, is_train=False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
@@ -106,6 +111,9 @@ def _predict_all(model: Any, loader: Any, writer: PredictionWriter) -> None:
     with inference_mode(model):
         for samples in Bar(loader, desc="predict", unit="image", disable=quiet):
             for sample, outputs in zip(samples, model(samples), strict=True):
-                name = sample["stem"] + PurePath(sample["file_name"]).suffix
                 prediction = prediction_from_outputs(outputs, writer.space)
-                writer.add(sample["image_id"], name, prediction)
+                writer.add(sample["image_id"], _file_name(sample), prediction, sample[PNG])
+
+
+def _file_name(record: dict[str, Any]) -> str:
+    return str(record["stem"] + PurePath(record["file_name"]).suffix)

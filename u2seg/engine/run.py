@@ -19,6 +19,7 @@ from u2seg.engine.evalchoice import (
     with_protocol_key,
 )
 from u2seg.engine.evaldata import truth_of, truth_paths
+from u2seg.engine.outputs import held_by_first
 from u2seg.engine.setup import EVAL_NAME, label_space, setup_cfg
 from u2seg.errors import UserError
 
@@ -71,7 +72,13 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, told.__name__, None):
             training.logger.info("%s", told(args))
             return {}
-    cfg = setup_cfg(args)
+    with setup_cfg(args) as cfg:
+        return _run(cfg, args)
+
+
+def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any]:
+    from u2seg.engine import training
+
     choice = eval_choice(args, settings_from_cfg(cfg))
     if cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] == EVAL_NAME:
         _comparison(cfg, choice)
@@ -113,7 +120,8 @@ def evaluate(
         but the first process.
 
     Raises:
-        UserError: if data are garbled or a file cannot be written.
+        UserError: if data are garbled, a file cannot be written, or another run is at work in
+            the folder.
         StageError: if a photograph cannot be decoded.
     """
     if not cfg.DATASETS.TEST:
@@ -124,7 +132,7 @@ def evaluate(
 
     from u2seg.engine.predict import predict_records
     from u2seg.engine.ranks import host_ranks
-    from u2seg.engine.writer import PredictionWriter
+    from u2seg.engine.writer import PredictionWriter, check_own
     from u2seg.evaluation import evaluate_folder, format_metrics
     from u2seg.evaluation.few import some_images
     from u2seg.evaluation.protocol_table import format_protocols
@@ -132,23 +140,25 @@ def evaluate(
     name = cfg.DATASETS.TEST[0]
     settings, truth, choice = _comparison(cfg, choice or EvalChoice(), part=images > 0)
     target = Path(folder or Path(cfg.OUTPUT_DIR) / EVALUATION_DIR)
-    writer = PredictionWriter(target, label_space(settings))
-    comm.synchronize()
     records = DatasetCatalog.get(name)
     if images:
         records = records[:images]
-    predict_records(cfg, model, records, writer)
-    if images:
         truth = some_images(truth, (record["image_id"] for record in records))
-    metrics = evaluate_folder(
-        target,
-        truth,
-        settings.eval,
-        choice.mapping,
-        str(truth_paths(settings)[0]) if name == EVAL_NAME else own_labels(settings),
-        ranks=host_ranks(),
-        protocols=choice.protocols,
-    )
+    if comm.is_main_process():
+        check_own(target)
+    with held_by_first(target):
+        writer = PredictionWriter(target, label_space(settings))
+        comm.synchronize()
+        predict_records(cfg, model, records, writer)
+        metrics = evaluate_folder(
+            target,
+            truth,
+            settings.eval,
+            choice.mapping,
+            str(truth_paths(settings)[0]) if name == EVAL_NAME else own_labels(settings),
+            ranks=host_ranks(),
+            protocols=choice.protocols,
+        )
     if comm.is_main_process():
         table = format_protocols if "protocols" in metrics else format_metrics
         logger.info("evaluation on %s:\n%s", name, table(metrics))

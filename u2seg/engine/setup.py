@@ -8,9 +8,10 @@ data sets too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from u2seg.engine.checks import check_host_settings, check_training_settings
 from u2seg.engine.continuation import check_start
 from u2seg.engine.hostcfg import Flat, merge_values, merge_words
 from u2seg.engine.hostlog import set_up_host
+from u2seg.engine.outputs import check_output, held_by_first
 from u2seg.errors import UserError
 from u2seg.io.yamlfile import load_yaml
 from u2seg.structures.labels import LabelSpace
@@ -45,15 +47,19 @@ _HEADS_OF_CUTLER = {
 """Its heads differ from the host's in their losses alone."""
 
 
-def setup_cfg(args: argparse.Namespace) -> Any:
-    """Return the frozen config of a training or evaluation run, logging and seeds set up.
+@contextlib.contextmanager
+def setup_cfg(args: argparse.Namespace) -> Iterator[Any]:
+    """Yield the frozen config of a training or evaluation run, logging and seeds set up.
+
+    While the block lasts, no other run gets its ``OUTPUT_DIR``.
 
     Args:
         args: From ``engine.args``: ``config_file``, ``opts``, ``eval_only``, ``resume``.
 
     Raises:
-        UserError: as ``build_cfg``, as ``check_start`` if it trains, or if ``OUTPUT_DIR`` cannot
-            be written.
+        UserError: as ``build_cfg``, as ``check_start`` if it trains, or if ``OUTPUT_DIR`` lies
+            among photographs, labels or ground truth, cannot be written, or another run is at work
+            there.
     """
     training = not args.eval_only
     cfg = build_cfg(args.config_file, args.opts, register=True, training=training)
@@ -61,11 +67,13 @@ def setup_cfg(args: argparse.Namespace) -> Any:
 
     if training:
         check_start(cfg, args.resume)
+    check_output(Path(cfg.OUTPUT_DIR), settings_from_cfg(cfg), PSEUDO_NAME)
     _check_writable(Path(cfg.OUTPUT_DIR))
-    set_up_host(cfg, args)
-    if comm.is_main_process():
-        warn_unread(settings_from_cfg(cfg), evaluates=True)
-    return cfg
+    with held_by_first(Path(cfg.OUTPUT_DIR)):
+        set_up_host(cfg, args)
+        if comm.is_main_process():
+            warn_unread(settings_from_cfg(cfg), evaluates=True)
+        yield cfg
 
 
 def build_cfg(

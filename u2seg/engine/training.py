@@ -15,6 +15,7 @@ from u2seg.engine.setup import build_cfg, setup_cfg
 from u2seg.errors import StageError, UserError
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.checksums import remove_leftovers, save_checked
+from u2seg.io.lock import LOCK, only_run
 
 if TYPE_CHECKING:
     from u2seg.engine.loop import Iteration
@@ -125,11 +126,15 @@ def dry_run(args: argparse.Namespace) -> str:
         UserError: as training would, before it begins.
         StageError: as training would half-way, or if the checkpoint read is not what was written.
     """
-    from u2seg.engine.trainer import build_trainer, run_training
-
     folder = _empty_folder(args)
     opts = [*args.opts, "OUTPUT_DIR", str(folder), "TEST.PRECISE_BN.NUM_ITER", "1"]
-    cfg = setup_cfg(argparse.Namespace(**{**vars(args), "opts": opts, "resume": False}))
+    with setup_cfg(argparse.Namespace(**{**vars(args), "opts": opts, "resume": False})) as cfg:
+        return _rehearse(cfg, folder)
+
+
+def _rehearse(cfg: Any, folder: Path) -> str:
+    from u2seg.engine.trainer import build_trainer, run_training
+
     trainer = build_trainer(cfg, lambda _: None)
     trainer.max_iter = DRY_ITERATIONS
     seconds: list[float] = []
@@ -167,9 +172,12 @@ def _empty_folder(args: argparse.Namespace) -> Path:
 
     folder = Path(build_cfg(args.config_file, args.opts).OUTPUT_DIR) / DRY_RUN
     if comm.is_main_process() and folder.exists():
-        if not (folder / "config.yaml").is_file():
+        old = [p for p in folder.iterdir() if p.name != LOCK] if folder.is_dir() else [folder]
+        if old and not (folder / "config.yaml").is_file():
             raise UserError(f"{folder} exists and is no earlier dry run: remove or rename it")
-        shutil.rmtree(folder)
+        with only_run(folder / LOCK):
+            for path in old:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     comm.synchronize()
     return folder
 

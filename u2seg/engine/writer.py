@@ -8,6 +8,7 @@ come in; ``panoptic.json`` last, so a folder that has it is complete.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,20 @@ from typing import Any
 
 from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
-from u2seg.io.atomic import write_json
+from u2seg.io.atomic import remove_file, write_json
+from u2seg.io.jsonfile import read_json
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import write_label_png, write_panoptic_png
+from u2seg.io.territory import check_no_labels
 from u2seg.structures.labels import LabelSpace
 
+logger = logging.getLogger(__name__)
 _JSON_FILES = ("panoptic.json", "instances.json", "metrics.json", "labelspace.json")
+_PNG_FOLDERS = ("panoptic", "stuff")
+UNFINISHED = ".unfinished"
+"""Mark of a result folder whose ``panoptic.json`` is not written yet."""
+MADE_BY = "panoptic predictions of u2seg"
+"""What ``panoptic.json`` of a result folder says of itself."""
 
 
 @dataclass
@@ -36,8 +45,8 @@ class PredictionWriter:
     """Collects predictions of a model into one result folder.
 
     Args:
-        folder: Result folder; its JSON files of an earlier run are removed at once, so that an
-            interrupted run is not taken for a complete one.
+        folder: Result folder, see ``check_own``; its JSON files of an earlier run are removed at
+            once, so that an interrupted run is not taken for a complete one.
         space: The model's label space.
 
     Raises:
@@ -50,6 +59,7 @@ class PredictionWriter:
         self.parts = WrittenParts()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / UNFINISHED).touch()
             for name in _JSON_FILES:
                 with contextlib.suppress(FileNotFoundError):
                     (self.folder / name).unlink()
@@ -58,19 +68,20 @@ class PredictionWriter:
                 f"cannot write {self.folder}: {error.strerror or error}. Choose another folder."
             ) from error
 
-    def add(self, image_id: int, file_name: str, prediction: Prediction) -> None:
+    def add(self, image_id: int, file_name: str, prediction: Prediction, stem: str = "") -> None:
         """Write the maps of one image and keep its JSON records.
 
         Args:
             image_id: Its id in the data set.
-            file_name: Relative name with forward slashes; its stem names the PNGs.
+            file_name: Relative name with forward slashes.
             prediction: What the model said.
+            stem: Names the PNGs; empty = that of ``file_name``.
 
         Raises:
             UserError: if the name leaves the folder or a file cannot be written.
         """
         height, width = prediction.panoptic.ids.shape
-        png = f"{stem_of(file_name)}.png"
+        png = f"{stem or stem_of(file_name)}.png"
         write_panoptic_png(safe_join(self.folder / "panoptic", png), prediction.panoptic.ids)
         write_label_png(safe_join(self.folder / "stuff", png), prediction.stuff)
         self.parts.images.append(
@@ -104,9 +115,44 @@ class PredictionWriter:
         write_json(self.folder / "labelspace.json", self.space.to_json())
         write_json(self.folder / "instances.json", results)
         content = {
-            "info": {"description": "panoptic predictions of u2seg"},
+            "info": {"description": MADE_BY},
             "images": images,
             "annotations": maps,
             "categories": self.space.categories(),
         }
         write_json(self.folder / "panoptic.json", content)
+        remove_file(self.folder / UNFINISHED)
+        self._tell_stale({label["file_name"] for label in maps})
+
+    def _tell_stale(self, written: set[str]) -> None:
+        """Warn of pictures that an earlier run left."""
+        stale = [
+            f"{folder}/{path.relative_to(self.folder / folder).as_posix()}"
+            for folder in (*_PNG_FOLDERS, "pictures")
+            for path in (self.folder / folder).rglob("*.png")
+            if path.relative_to(self.folder / folder).as_posix() not in written
+        ]
+        if stale:
+            logger.warning(
+                "%s holds %d pictures of an earlier run, which are not of these photographs, such "
+                "as %s", self.folder, len(stale), min(stale),
+            )  # fmt: skip
+
+
+def check_own(folder: Path) -> None:
+    """Raise UserError if a folder holds files that results would replace, but others made them.
+
+    Results are known by what ``panoptic.json`` says of itself, or by the mark of an unfinished run.
+    """
+    check_no_labels(folder)
+    found = [name for name in (*_JSON_FILES, *_PNG_FOLDERS) if (folder / name).exists()]
+    if not found or (folder / UNFINISHED).is_file():
+        return
+    path = folder / "panoptic.json"
+    content = read_json(path) if path.is_file() else {}
+    info = content.get("info") if isinstance(content, dict) else None
+    if not isinstance(info, dict) or info.get("description") != MADE_BY:
+        raise UserError(
+            f"{folder} holds files that no prediction made ({', '.join(found)}); they are not "
+            "touched: choose another output folder, or move them away"
+        )

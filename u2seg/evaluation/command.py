@@ -151,18 +151,22 @@ def evaluate_files(args: argparse.Namespace) -> str:
     from u2seg.evaluation.protocols import expand_names
     from u2seg.evaluation.readers import scored_truth
     from u2seg.evaluation.table import format_classes, format_metrics
+    from u2seg.io.lock import LOCK, only_run
 
     settings = _settings(args)
     folder = Path(args.predictions)
     paths = args.truth or [args.truth_json, args.truth_pngs]
-    metrics = evaluate_folder(
-        ResultFolders(folder, Path(args.output or folder)),
-        scored_truth(args.dataset, paths, settings, folder),
-        settings,
-        Path(args.mapping) if args.mapping else None,
-        workers=args.workers,
-        protocols=expand_names(args.protocol),
-    )
+    output = Path(args.output or folder)
+    _check_output(output, paths)
+    with only_run(output / LOCK):
+        metrics = evaluate_folder(
+            ResultFolders(folder, output),
+            scored_truth(args.dataset, paths, settings, folder),
+            settings,
+            Path(args.mapping) if args.mapping else None,
+            workers=args.workers,
+            protocols=expand_names(args.protocol),
+        )
     if "protocols" in metrics:
         text = format_protocols(metrics)
         if args.per_class:
@@ -173,6 +177,18 @@ def evaluate_files(args: argparse.Namespace) -> str:
     if "baselines" in metrics:
         text += f"\n\n{format_baselines(metrics)}"
     return text
+
+
+def _check_output(output: Path, truth: Sequence[str]) -> None:
+    """Raise UserError if the results would lie among photographs, labels or ground truth."""
+    from u2seg.config.schema import ImageSettings
+    from u2seg.io.territory import TRUTH, check_beside_no_photograph, check_no_labels, check_outside
+
+    check_no_labels(output)
+    check_beside_no_photograph(output, ImageSettings().extensions)
+    for path in map(Path, truth):
+        if path.is_dir():
+            check_outside(output, path, TRUTH)
 
 
 def _settings(args: argparse.Namespace) -> EvalSettings:

@@ -307,6 +307,14 @@ def _warn_empty(truth: Truth, tables: Sequence[ImageTable]) -> None:
             empty,
             len(tables),
         )
+    crowds = [bool(r["iscrowd"]) for table in tables for r in table.instances]
+    if crowds and all(crowds):
+        logger.warning(
+            "all %d true instances of %s are crowds (iscrowd 1), so no object can be found: "
+            "annotation tools write iscrowd 1 for every mask stored as RLE",
+            len(crowds),
+            truth.source,
+        )
     if not any(table.truth or table.instances for table in tables):
         logger.warning(
             "no figure is defined: none of the %d scored images of %s has a segment or an "

@@ -115,17 +115,20 @@ def read_panoptic(path: Path | str) -> Record:
 def check_panoptic(path: Path | str, content: Record) -> Record:
     """Return the content of a COCO panoptic file if it is sound; else UserError as above."""
     sizes = _sizes(path, content)
-    categories = _categories(path, content, name=str, isthing=int)
+    categories = _categories(path, content, name=str, isthing=object)
     for where, row in _named(path, categories, "categories"):
-        _check_flag(where, row, "isthing")
+        if not isinstance(row["isthing"], bool):  # some tools write true and false
+            _check_flag(where, row, "isthing")
     known = {row["id"]: None for row in categories}
     seen: set[int] = set()
+    names: dict[str, int] = {}
     for where, record in _named(path, _list(path, content, "annotations"), "annotations"):
         _check_types(where, record, {"image_id": int, "file_name": str, "segments_info": list})
         _known(where, record, "image_id", sizes)
         if record["image_id"] in seen:
             raise UserError(f"{where}: image {record['image_id']} has a second annotation")
         seen.add(record["image_id"])
+        _check_own_file(where, record, "PNG", record["image_id"], names)
         _check_segments(where, record["segments_info"], known)
     return content
 
@@ -218,8 +221,10 @@ def _categories(path: Path | str, content: Record, **types: type) -> list[Record
 
 def _sizes(path: Path | str, content: Record) -> dict[int, tuple[int, int]]:
     rows = _unique(path, content, "images", file_name=str, height=int, width=int)
+    names: dict[str, int] = {}
     for where, row in _named(path, rows, "images"):
         _check_range(where, row, "id", 0, MAX_IMAGE_ID)
+        _check_own_file(where, row, "image", row["id"], names)
         for side in ("height", "width"):
             if not 1 <= row[side] <= MAX_SIDE:
                 raise UserError(f"{where}: {side!r} is {row[side]}, expected 1..{MAX_SIDE}")
@@ -230,7 +235,7 @@ def _check_types(where: str, record: Record, types: Mapping[str, type]) -> None:
     for key, kind in types.items():
         if key not in record:
             raise UserError(f"{where} lacks the key {key!r}")
-        if not isinstance(record[key], kind) or isinstance(record[key], bool):
+        if not isinstance(record[key], kind) or (kind is int and isinstance(record[key], bool)):
             raise UserError(f"{where}: {key!r} is {_short(record[key])}, expected {kind.__name__}")
 
 
@@ -244,6 +249,18 @@ def _known(where: str, record: Record, key: str, known: Mapping[int, Any]) -> An
 def _check_range(where: str, record: Record, key: str, lowest: int, highest: int) -> None:
     if not lowest <= record[key] <= highest:
         raise UserError(f"{where}: {key!r} is {record[key]}, expected {lowest}..{highest}")
+
+
+def _check_own_file(
+    where: str, record: Record, kind: str, owner: int, names: dict[str, int]
+) -> None:
+    """Raise UserError if another image has this file; ``names`` are those so far."""
+    other = names.setdefault(record["file_name"], owner)
+    if other != owner:
+        raise UserError(
+            f"{where}: 'file_name' is {_short(record['file_name'])}, which is the {kind} of image "
+            f"id {other} too, expected a file of its own for each"
+        )
 
 
 def _check_flag(where: str, record: Record, key: str) -> None:
@@ -289,7 +306,14 @@ def _check_segmentation(where: str, record: Record, size: tuple[int, int]) -> No
 
 
 def _check_polygons(polygons: list[Any]) -> None:
-    for polygon in polygons or [None]:
+    if not polygons:
+        raise ValueError("[] has no polygon, expected at least one, or an RLE")
+    if _is_number(polygons[0]):
+        raise ValueError(
+            f"{_short(polygons)} is one flat list, expected a list of polygons: "
+            "[[x0, y0, x1, y1, ...], ...]"
+        )
+    for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"{_short(polygon)} is no polygon of at least 3 points x, y")
         # pycocotools walks every pixel of an outline, however far outside the image.
@@ -304,8 +328,10 @@ def _check_rle_size(rle: Any, size: tuple[int, int]) -> None:
         raise ValueError(f"RLE size is {_short(rle['size'])}, its image is {list(size)}")
     counts = rle["counts"]
     if isinstance(counts, list):
-        whole = all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in counts)
-        if not whole or sum(counts) != size[0] * size[1]:
+        odd = [c for c in counts if not isinstance(c, int) or isinstance(c, bool) or c < 0]
+        if odd:
+            raise ValueError(f"RLE counts hold {_short(odd[0])}, expected whole numbers >= 0")
+        if sum(counts) != size[0] * size[1]:
             raise ValueError(f"RLE counts do not add up to the {size[0] * size[1]} pixels")
     elif isinstance(counts, str | bytes):
         check_rle(rle)

@@ -23,6 +23,7 @@ class ImageFile:
         offset: First byte of the photograph in it.
         size: Bytes of the photograph; None = up to the end of the file.
         name: Name of the photograph inside a shard, for messages.
+        sha256: Of the photograph that was labelled; empty = not known. Reading compares.
 
     Examples:
         >>> print(ImageFile(Path("photos/a.jpg")))
@@ -35,6 +36,7 @@ class ImageFile:
     offset: int = 0
     size: int | None = None
     name: str = ""
+    sha256: str = ""
 
     def __str__(self) -> str:
         return str(self.path / self.name) if self.name else str(self.path)
@@ -46,7 +48,7 @@ def image_file(root: Path | str, record: Mapping[str, Any]) -> ImageFile:
     Args:
         root: ``info.image_root`` of the file, or the folder the photographs lie in now.
         record: ``file_name``; for a photograph in a tar shard also ``shard`` (the shard's name
-            relative to ``root``), ``offset`` and ``size`` in bytes.
+            relative to ``root``), ``offset`` and ``size`` in bytes; perhaps ``sha256``.
 
     Raises:
         UserError: if a name leaves ``root``, or offset and size are no numbers >= 0.
@@ -58,16 +60,16 @@ def image_file(root: Path | str, record: Mapping[str, Any]) -> ImageFile:
         >>> image_file("/data", record).path.as_posix()
         '/data/s/0.tar'
     """
-    name = record["file_name"]
+    name, known = record["file_name"], str(record.get("sha256") or "")
     if "shard" not in record:
-        return ImageFile(safe_join(root, name))
+        return ImageFile(safe_join(root, name), sha256=known)
     shard, offset, size = (record.get(key) for key in SHARD_KEYS)
     if not isinstance(shard, str) or not _is_count(offset) or not _is_count(size):
         raise UserError(
             f"{name} lies in shard {shard!r} at byte {offset!r}, {size!r} bytes long: expected a "
             "name and two numbers >= 0"
         )
-    return ImageFile(safe_join(root, shard), offset, size, name)
+    return ImageFile(safe_join(root, shard), offset, size, name, known)
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

@@ -8,11 +8,13 @@ palette expanded, transparency composited on white, CMYK converted, EXIF orienta
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import os
 import re
 import stat
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +34,11 @@ UPRIGHT = 1
 """EXIF's number of the orientation without a turn."""
 HEIF = b"ftyp"
 """Bytes 4..8 of HEIC and AVIF files."""
+LYING = (5, 6, 7, 8)
+"""EXIF's numbers of orientations that swap height and width."""
 _SILENCE = Silence()
+_SAME: dict[imagefile.ImageFile, tuple[int, int, int]] = {}
+"""Photographs of known SHA-256 that this process has compared, with their files' times and size."""
 
 
 class BadImageError(Exception):
@@ -75,8 +81,8 @@ def read_content(
         max_pixels: Files with more than ``MAX_BYTES`` bytes for each of them are not read.
 
     Raises:
-        BadImageError: if it is missing, empty, not a regular file, unreadable, cut short or too
-            large.
+        BadImageError: if it is missing, empty, not a regular file, unreadable, cut short, too
+            large, or not the photograph that was labelled.
     """
     if not isinstance(place, imagefile.ImageFile):
         place = imagefile.ImageFile(Path(place))
@@ -85,9 +91,10 @@ def read_content(
         if not stat.S_ISREG(os.stat(place.path).st_mode):
             raise BadImageError("not a regular file")
         with open(place.path, "rb") as file:
+            found = os.fstat(file.fileno())
             size = place.size
             if size is None:
-                size = os.fstat(file.fileno()).st_size - place.offset
+                size = found.st_size - place.offset
             if size <= 0:
                 raise BadImageError("file is empty (0 bytes)")
             if size > MAX_BYTES * max_pixels + MAX_OVERHEAD:
@@ -100,7 +107,18 @@ def read_content(
         raise BadImageError(f"cannot be read: {getattr(error, 'strerror', error)}") from error
     if len(content) < size:
         raise BadImageError(f"cut short: {len(content)} of {size} bytes are there")
+    if place.sha256:
+        _check_same(place, content, (found.st_mtime_ns, found.st_ctime_ns, found.st_size))
     return content
+
+
+def _check_same(place: imagefile.ImageFile, content: bytes, state: tuple[int, int, int]) -> None:
+    """Raise BadImageError if a photograph is not the labelled one; looks once at each state."""
+    if _SAME.get(place) == state:
+        return
+    if hashlib.sha256(content).hexdigest() != place.sha256:
+        raise BadImageError("the photograph changed since it was labelled (its SHA-256 is another)")
+    _SAME[place] = state
 
 
 def decode_image(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -161,6 +179,52 @@ def readable_here(ending: str) -> bool:
     if ending in (".heic", ".heif"):
         return reads_heic()
     return ending != ".avif" or bool(features.check("avif"))
+
+
+def declared_size(source: Path | IO[bytes]) -> tuple[tuple[int, int], int]:
+    """Return (H, W) of an upright image and its EXIF orientation, from the header alone.
+
+    Raises:
+        BadImageError: if it is missing, or no image by its header.
+    """
+    reads_heic()  # tells Pillow how, if it can be done here
+    try:
+        with _SILENCE, Image.open(source) as image:
+            size = image.height, image.width
+            # Pillow would decode all of a PNG to look for an EXIF part behind the pixels.
+            known = image.format != "PNG" or "exif" in image.info
+            turn = (
+                int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)) if known else UPRIGHT
+            )
+    except FileNotFoundError as error:
+        raise BadImageError("no such file") from error
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"too large: {error}") from error
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError) as error:
+        raise BadImageError("not an image, or a format that cannot be read") from error
+    return (size[::-1] if turn in LYING else size), turn
+
+
+def size_problem(found: tuple[int, ...], expected: tuple[int, ...], turn: int) -> str:
+    """Return what is wrong with a photograph whose size is not that of its labels or truth.
+
+    Args:
+        found: (H, W) of the upright photograph.
+        expected: (H, W) that was expected.
+        turn: Its EXIF orientation.
+
+    Examples:
+        >>> size_problem((4, 3), (4, 2), 1)
+        'is 4x3 pixels (height x width), its label says 4x2: the photograph changed since'
+    """
+    told = f"is {found[0]}x{found[1]} pixels (height x width), its label says "
+    told += f"{expected[0]}x{expected[1]}: "
+    if turn in LYING and found == expected[::-1]:
+        return told + (
+            f"its EXIF orientation {turn} turns it upright, and the label is of the pixels as the "
+            "file has them. Turn the label, or remove the orientation from the file"
+        )
+    return told + "the photograph changed since"
 
 
 def allow_pixels(max_pixels: int) -> None:

@@ -18,7 +18,8 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        # Windows editors put a byte order mark before the text.
+        text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         return json.loads(text, parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error

@@ -9,6 +9,7 @@ import difflib
 from pathlib import Path
 
 from u2seg.errors import UserError
+from u2seg.io.paths import expand_home
 
 PREFIX = "u2seg/"
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -72,7 +73,8 @@ def config_path(given: Path | str) -> Path:
         >>> config_path("mine.yaml").name
         'mine.yaml'
     """
-    path, text = Path(given), str(given)
+    text = expand_home(str(given))
+    path = Path(text)
     if not text.startswith(PREFIX) or path.is_file():
         return path
     name = text.removesuffix(".yaml")

@@ -80,6 +80,31 @@ def check_name(name: str, root: Path | str) -> None:
         raise UserError(f"file name {name[:200]!r} leaves its root {root}")
 
 
+def expand_home(text: str) -> str:
+    """Return text with ``~`` or ``~user`` in front of a path expanded, as a shell does.
+
+    Shells leave it in ``--output-dir=~/labels`` and in files.
+
+    Examples:
+        >>> os.path.isabs(expand_home("~/labels")), expand_home("a~/b"), expand_home("~")
+        (True, 'a~/b', '~')
+    """
+    return os.path.expanduser(text) if text.startswith("~") and "/" in text else text
+
+
+def expand_option(word: str) -> str:
+    """Return a word of a command line with the path in it expanded, behind ``--option=`` too.
+
+    Examples:
+        >>> expand_option("--output=~/out") == "--output=" + expand_home("~/out")
+        True
+    """
+    option, equals, value = word.partition("=")
+    if word.startswith("--") and equals:
+        return option + equals + expand_home(value)
+    return expand_home(word)
+
+
 def stem_of(file_name: str) -> str:
     """Return a relative file name without its suffix, sub-folders kept.
 

@@ -28,6 +28,8 @@ PHOTOGRAPHIC = (
     "", ".avif", ".heic", ".heif", ".jfif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw",
 )  # fmt: skip
 """Endings, or none, of files that may be photographs although they are passed over."""
+RESULTS = "labelspace.json"
+"""What a folder of label maps or predictions holds beside its pictures."""
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -149,8 +151,8 @@ def find_files(root: Path, endings: tuple[str, ...]) -> list[str]:
 
     Args:
         root: Sub-folders are searched, hidden files and folders are not, links to folders are
-            not followed (they may form loops), folders that cannot be listed are left out with
-            a warning.
+            not followed (they may form loops), folders of this package's results or that cannot
+            be listed are left out with a warning.
         endings: Lower-case endings that count; upper case in file names counts too.
     """
     return sorted(name for name in _files_below(root) if name.lower().endswith(endings))
@@ -160,6 +162,10 @@ def _files_below(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root, onerror=_warn_unlisted):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         below = os.path.relpath(folder, root)
+        if below != "." and RESULTS in files:
+            logger.warning("%s holds results of u2seg: no photographs are looked for there", folder)
+            folders[:] = []
+            continue
         for file in files:
             if not file.startswith("."):
                 yield file if below == "." else f"{below}/{file}"

@@ -13,6 +13,7 @@ import yaml
 
 from u2seg.errors import UserError
 from u2seg.io.packaged import PREFIX, config_path
+from u2seg.io.paths import expand_home
 
 BASE_KEY = "_BASE_"
 MAX_BYTES = 1 << 20
@@ -28,6 +29,10 @@ class _PlainLoader(yaml.SafeLoader):
         if tag is not None:  # SafeLoader's own tags too: !!int and others fail in many ways
             raise yaml.YAMLError(f"tags ({tag}) are not allowed in settings")
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        return expand_home(value) if isinstance(value, str) else value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -53,7 +58,8 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
             relative to it (or absolute), or such a name.
 
     Returns:
-        Merged settings without ``_BASE_``; values of the file win over those of its bases.
+        Merged settings without ``_BASE_``, ``~/`` in front of paths expanded; values of the file
+        win over those of its bases.
 
     Raises:
         UserError: if a file is missing, larger than 1 MiB, not a mapping, holds a tag, an alias

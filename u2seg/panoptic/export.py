@@ -21,7 +21,8 @@ import numpy.typing as npt
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import write_json
 from u2seg.io.jsonstream import item_bytes, stream_json
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.names import label_stem
+from u2seg.io.paths import safe_join
 from u2seg.io.png import write_label_png, write_panoptic_png
 from u2seg.panoptic.parts import LabelRecord, numbered
 from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
@@ -36,14 +37,14 @@ PANOPTIC_PNGS = "panoptic"
 STUFF_PNGS = "stuff"
 
 
-def png_name(file_name: str) -> str:
-    """Return the PNG name of an image, sub-folders kept.
+def png_name(record: Mapping[str, Any]) -> str:
+    """Return the PNG name of a record of ``images.json``, sub-folders kept.
 
     Examples:
-        >>> png_name("day 1/street.jpg")
+        >>> png_name({"file_name": "day 1/street.jpg"})
         'day 1/street.png'
     """
-    return stem_of(file_name) + ".png"
+    return label_stem(record) + ".png"
 
 
 def stuff_target(label: PanopticLabel, space: LabelSpace) -> npt.NDArray[np.uint8]:
@@ -89,7 +90,7 @@ def export_image(
             f"the label of {record['file_name']} is {label.ids.shape}, images.json says "
             f"{(record['height'], record['width'])}: label this folder anew"
         )
-    name = png_name(record["file_name"])
+    name = png_name(record)
     records = label_record(record, label)
     write_panoptic_png(safe_join(Path(folder) / PANOPTIC_PNGS, name), label.ids)
     write_label_png(safe_join(Path(folder) / STUFF_PNGS, name), stuff_target(label, space))
@@ -118,7 +119,7 @@ def label_record(record: Mapping[str, Any], label: PanopticLabel) -> LabelRecord
     )
     panoptic = {
         "image_id": image_id,
-        "file_name": png_name(record["file_name"]),
+        "file_name": png_name(record),
         "segments_info": [segment.to_json() for segment in label.segments],
     }
     return LabelRecord(
@@ -185,10 +186,10 @@ def _image_rows(images: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]
 
 
 def check_png_names(images: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ``UserError`` if two images differ in their suffix only and so share a PNG.
+    """Raise ``UserError`` if two images share a PNG.
 
     Args:
-        images: Records with ``file_name``; gone through twice if two names seem to be equal.
+        images: Records of ``images.json``; gone through twice if two names seem to be equal.
 
     Examples:
         >>> check_png_names([{"file_name": "a.jpg"}, {"file_name": "a.png"}])
@@ -205,7 +206,7 @@ def check_png_names(images: Iterable[Mapping[str, Any]]) -> None:
     for image in images:
         if _mark(image) not in suspects:
             continue
-        name = png_name(image["file_name"])
+        name = png_name(image)
         if name in seen:
             raise UserError(
                 f"{seen[name]} and {image['file_name']} would share the label file {name}: "
@@ -216,7 +217,7 @@ def check_png_names(images: Iterable[Mapping[str, Any]]) -> None:
 
 def _mark(image: Mapping[str, Any]) -> int:
     """Return 64 bits of the PNG name's digest: a name itself takes twenty times the memory."""
-    name = png_name(image["file_name"]).encode("utf-8", "surrogateescape")
+    name = png_name(image).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
 

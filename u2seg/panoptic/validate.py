@@ -13,6 +13,7 @@ import numpy.typing as npt
 from u2seg.errors import UserError
 from u2seg.io.coco import read_instances, read_panoptic
 from u2seg.io.jsonfile import read_json_object
+from u2seg.io.names import distinct_stems
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.panoptic.export import (
@@ -59,7 +60,11 @@ def check_panoptic(folder: Path | str) -> dict[str, int]:
     for row in instances["annotations"]:
         by_image[row["image_id"]].append(row)
     if not problems:
-        images = {image["id"]: image for image in panoptic["images"]}
+        stems = distinct_stems(image["file_name"] for image in panoptic["images"])
+        images = {
+            image["id"]: {**image, "stem": stem}
+            for image, stem in zip(panoptic["images"], stems, strict=True)
+        }
         for row in panoptic["annotations"]:
             image = images[row["image_id"]]
             found = _image_problems(folder, row, image, by_image[row["image_id"]], space)
@@ -103,8 +108,8 @@ def _image_problems(
     instances: list[dict[str, Any]],
     space: LabelSpace,
 ) -> Iterator[str]:
-    if row["file_name"] != png_name(image["file_name"]):
-        yield f"the PNG of image {image['file_name']} must be {png_name(image['file_name'])}"
+    if row["file_name"] != png_name(image):
+        yield f"the PNG of image {image['file_name']} must be {png_name(image)}"
         return
     ids = read_panoptic_png(safe_join(folder / PANOPTIC_PNGS, row["file_name"]))
     if ids.shape != (image["height"], image["width"]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import unicodedata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from u2seg.io.atomic import json_bytes, sha256_bytes, write_bytes, write_json
 from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, check_jpeg, decode_image, read_content
 from u2seg.io.jsonfile import read_json_object
+from u2seg.io.names import distinct_stems
 from u2seg.io.paths import stem_of
 from u2seg.io.sources import tell_passed_over
 from u2seg.pipeline.records import ShardFile, write_shards
@@ -92,10 +92,8 @@ class ImagesStage(Stage):
         if plain:
             told = "%d images have one value in every pixel, such as %s: was it decoded rightly?"
             logger.warning(told, len(plain), plain[0])
-        twins = _drop_equal_stems(good)
-        if twins:  # collected with the other stages' skips
-            write_json(self.folder / "part-twins.skipped", twins)
-        return self._write_lists(good, bad + twins)
+        _name_twins(good)
+        return self._write_lists(good, bad)
 
     def _shard(self, index: int, entries: list[Record]) -> None:
         images: list[Record] = []
@@ -150,6 +148,7 @@ class ImagesStage(Stage):
         tell_passed_over(source)
         info = {
             "image_root": str(source.root.resolve()),
+            "searched": source.searched,
             "found": len(self.found),
             "passed_over": source.passed_over,
         }
@@ -168,18 +167,9 @@ def _size(root: Path, entry: Record) -> int:
         return -1
 
 
-def _drop_equal_stems(good: list[Record]) -> list[Record]:
-    """Remove images whose label file would overwrite another's (a.jpg and a.png); return them."""
-    seen: dict[str, str] = {}
-    dropped = []
-    for record in list(good):
-        name = record["file_name"]
-        # Some file systems fold case or accents; labels must be portable.
-        stem = unicodedata.normalize("NFC", stem_of(name)).casefold()
-        if stem in seen:
-            good.remove(record)
-            reason = f"its label files would overwrite those of {seen[stem]}: rename one"
-            dropped.append({"file_name": name, "reason": reason, "stage": "images"})
-        else:
-            seen[stem] = name
-    return dropped
+def _name_twins(good: list[Record]) -> None:
+    """Give photographs whose label files would overwrite another's (a.jpg, a.png) a ``stem``."""
+    for record, stem in zip(good, distinct_stems(r["file_name"] for r in good), strict=True):
+        if stem != stem_of(record["file_name"]):
+            record["stem"] = stem
+            logger.info("label files of %s are called %s", record["file_name"], stem)

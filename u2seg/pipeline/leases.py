@@ -8,7 +8,6 @@ clocks of two machines say is never compared.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import socket
@@ -18,41 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from u2seg.io.atomic import cannot_write
+from u2seg.io.lock import born, machine
 
 
 class LeaseLostError(RuntimeError):
     """The shard was given to somebody else, because this holder seemed dead."""
-
-
-@functools.cache
-def machine() -> str:
-    """Return what tells this machine, boot and process namespace from all others."""
-    facts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        facts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(facts)
-
-
-def born(pid: int) -> str:
-    """Return when a process of this machine began, in its own units; empty if it is dead.
-
-    With it a process id that was given out again is told from the first one.
-    """
-    status = Path(f"/proc/{pid}/stat")
-    if not Path("/proc/self/stat").exists():  # no Linux
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return ""
-        except PermissionError:
-            return "?"
-        return "?"
-    try:
-        fields = status.read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 @dataclass(frozen=True)

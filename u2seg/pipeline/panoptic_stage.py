@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import UserError
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.names import label_stem
+from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png
 from u2seg.panoptic.export import export_image, merge_parts
 from u2seg.panoptic.merger import merge_panoptic
@@ -66,7 +67,7 @@ class PanopticStage(Stage):
         write_part(self.context.space.part(self.name, index), exported)
 
     def _stuff(self, record: Record) -> Any:
-        name = stem_of(record["file_name"]) + ".png"
+        name = label_stem(record) + ".png"
         path = safe_join(self.context.space.folder("semantics"), name)
         if not path.is_file():  # listed in skipped.jsonl by the stage before
             return np.full((record["height"], record["width"]), VOID_STUFF, dtype=np.uint8)

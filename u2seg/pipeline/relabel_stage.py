@@ -14,6 +14,7 @@ from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file, write_json
 from u2seg.io.jsonfile import read_json_object
+from u2seg.io.lock import only_run
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png
 from u2seg.io.sources import open_source
@@ -23,8 +24,8 @@ from u2seg.panoptic.rounds import Previous, Teacher, previous_stuff, relabel
 from u2seg.pipeline.batches import collect_skips, write_stage_skips
 from u2seg.pipeline.ingest import ImagesStage
 from u2seg.pipeline.ledger import set_aside_in
-from u2seg.pipeline.lock import only_run
 from u2seg.pipeline.panoptic_stage import Chained
+from u2seg.pipeline.records import ShardFile
 from u2seg.pipeline.runner import at_work
 from u2seg.pipeline.stage import Record, RunContext, Stage, library_versions
 from u2seg.pipeline.territory import check_apart
@@ -100,10 +101,16 @@ class RelabelStage(Stage):
     def _check_same_images(self) -> None:
         mine, theirs = self.context.space.records, self.before.records
         if not theirs.is_file() or sha256_file(mine) != sha256_file(theirs):
+            changed = _changed(theirs, mine)
+            found = f"{mine} and {theirs} differ"
+            if changed:
+                found = (
+                    f"{changed[0]} and {len(changed) - 1} others changed since they were labelled"
+                )
             raise UserError(
                 f"the photographs or U2SEG.RUN.SHARD_SIZE of {self.before.root} are not those of "
-                f"this round ({mine} and {theirs} differ): photographs must stay as they are "
-                "between rounds. Start anew in another --output-dir"
+                f"this round ({found}): photographs must stay as they are between rounds. Put the "
+                "labelled ones back, or start anew in another --output-dir"
             )
 
     def _shard(self, index: int, records: list[Record]) -> None:
@@ -137,9 +144,21 @@ class RelabelStage(Stage):
             found = json.loads(line)
             things.append(InstanceMask.from_result(found))
             clusters.append(int(found["category_id"]) - 1)
-        path = safe_join(self.before.folder(self.name) / STUFF_PNGS, png_name(record["file_name"]))
+        path = safe_join(self.before.folder(self.name) / STUFF_PNGS, png_name(record))
         target = read_label_png(path, self.context.settings.images.max_pixels)
         return Previous(things, clusters, previous_stuff(target))
+
+
+def _changed(before: Path, now: Path) -> list[str]:
+    """Return the photographs that two lists of records know with another SHA-256."""
+    if not before.is_file():
+        return []
+    known = {r["file_name"]: r["sha256"] for r in Chained(ShardFile(before))}
+    return [
+        r["file_name"]
+        for r in Chained(ShardFile(now))
+        if known.get(r["file_name"], r["sha256"]) != r["sha256"]
+    ]
 
 
 def _nothing(previous: Previous) -> Guess:

@@ -15,6 +15,7 @@ from u2seg.errors import UserError
 from u2seg.features.auto import AUTO, remember, resolve
 from u2seg.io.atomic import sha256_file, write_json
 from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.lock import only_run
 from u2seg.io.sources import open_source
 from u2seg.masks.base import ImageProposer
 from u2seg.pipeline.batches import collect_skips, skipped_by
@@ -22,7 +23,6 @@ from u2seg.pipeline.cluster_stage import ClusterStage
 from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.ingest import ImagesStage
 from u2seg.pipeline.ledger import ledgers_of, set_aside_in
-from u2seg.pipeline.lock import only_run
 from u2seg.pipeline.mask_stage import MaskStage
 from u2seg.pipeline.panoptic_stage import PanopticStage
 from u2seg.pipeline.semantic_stage import SemanticStage

@@ -16,7 +16,8 @@ from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.features.base import check_name
 from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, write_json
 from u2seg.io.images import BadImageError
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.names import label_stem
+from u2seg.io.paths import safe_join
 from u2seg.io.png import write_label_png
 from u2seg.pipeline.batches import check_skipped, with_features, write_stage_skips
 from u2seg.pipeline.executors.threads import cores, exactly
@@ -180,7 +181,7 @@ class SemanticStage(Stage):
             if self.context.settings.semantics.flip:
                 flipped = self.extractor.extract([image[:, ::-1]], "token")[0]
             stuff = self.model.predict(features, flipped, image)
-            name = stem_of(record["file_name"]) + ".png"
+            name = label_stem(record) + ".png"
             write_label_png(safe_join(self.folder, name), stuff)
             written.append(name)
         write_stage_skips(self, index, skipped)

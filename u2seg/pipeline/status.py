@@ -8,8 +8,8 @@ from typing import Any
 
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json_object
+from u2seg.io.lock import holder_of, may_live, told
 from u2seg.pipeline.ledger import Ledger, ledgers_of
-from u2seg.pipeline.lock import holder_of, may_live, told
 from u2seg.pipeline.records import ShardFile
 from u2seg.pipeline.workspace import Workspace
 

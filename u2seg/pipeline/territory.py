@@ -12,6 +12,7 @@ from pathlib import Path
 
 from u2seg.errors import UserError
 from u2seg.io.sources import ImageSource
+from u2seg.io.territory import PHOTOGRAPHS, check_outside
 from u2seg.pipeline.workspace import Workspace
 
 
@@ -26,12 +27,8 @@ def check_apart(source: ImageSource, space: Workspace, stages: Iterable[str]) ->
         space: The run's files.
         stages: Names of all stages.
     """
-    root, output = source.root.resolve(), space.root.resolve()
-    if source.searched and output.is_relative_to(root):
-        raise UserError(
-            f"the output folder {space.root} lies in the image folder {source.root}, so its label "
-            "maps would be taken for photographs: choose an --output-dir outside"
-        )
+    if source.searched:
+        check_outside(space.root, source.root, PHOTOGRAPHS)
     homes = {folder.resolve(): folder for folder in source.folders()}
     for stage in stages:
         folder = space.folder(stage)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from u2seg.io.lock import LOCK
+
 LEDGER = "ledger"
 """Folder, in that of a stage, of its ledgers."""
 
@@ -57,7 +59,7 @@ class Workspace:
     @property
     def lock(self) -> Path:
         """Held by the driver of a run, and touched while it lives."""
-        return self.root / ".lock"
+        return self.root / LOCK
 
     @property
     def phase(self) -> Path:

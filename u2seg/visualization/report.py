@@ -15,6 +15,7 @@ from typing import Any
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, write_text
+from u2seg.io.lock import LOCK, only_run
 from u2seg.visualization import charts
 from u2seg.visualization.clusters import quality_concerns, quality_rows
 from u2seg.visualization.concerns import Concern, label_concerns, prediction_concerns
@@ -151,18 +152,20 @@ def write_report(
         12 further predictions are shown, each with a line "showing n of N", so that the page
         stays below a few megabytes however large the run.
     """
-    page = build_page(
-        labels=labels,
-        train=train,
-        predictions=predictions,
-        title=title,
-        rounds=rounds,
-        results=results,
-    )
-    for concern in page.concerns:
-        logger.warning("%s", concern.text)
     path = output if output.suffix.lower() in (".html", ".htm") else output / "report.html"
-    write_text(path, _render(page))
+    # Not the folder's lock: a report may be written while its training is at work there.
+    with only_run(path.with_name(f".{path.name}{LOCK}")):
+        page = build_page(
+            labels=labels,
+            train=train,
+            predictions=predictions,
+            title=title,
+            rounds=rounds,
+            results=results,
+        )
+        for concern in page.concerns:
+            logger.warning("%s", concern.text)
+        write_text(path, _render(page))
     return path
 
 

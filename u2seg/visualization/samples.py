@@ -16,7 +16,7 @@ from PIL import Image
 from u2seg.errors import UserError
 from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, read_image
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.io.progress import Bar
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
@@ -241,7 +241,7 @@ def _masks(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
 
 
 def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
-    path = safe_join(run.root / "semantics", stem_of(record.file_name) + ".png")
+    path = safe_join(run.root / "semantics", f"{record.stem}.png")
     if not path.exists():
         return None
     values = fit_labels(read_label_png(path), photo)

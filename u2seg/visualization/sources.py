@@ -18,6 +18,7 @@ import yaml
 from u2seg.errors import UserError
 from u2seg.io.imagefile import SHARD_KEYS
 from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.names import label_stem
 from u2seg.io.yamlfile import parse_yaml
 from u2seg.structures.labels import LabelSpace
 
@@ -35,6 +36,7 @@ class ImageRecord:
         height: Pixels.
         width: Pixels.
         shard: ``shard``, ``offset`` and ``size`` if it lies in a tar shard.
+        stem: Name of its label files, without suffix.
     """
 
     id: int
@@ -42,6 +44,7 @@ class ImageRecord:
     height: int
     width: int
     shard: dict[str, Any] = field(default_factory=dict)
+    stem: str = ""
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,7 @@ def _images(run: LabelRun) -> None:
             int(r["height"]),
             int(r["width"]),
             {key: r[key] for key in SHARD_KEYS if key in r},
+            label_stem(r),
         )
         for r in content["images"]
     ]

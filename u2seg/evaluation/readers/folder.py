@@ -116,7 +116,7 @@ def read_names(path: Path) -> list[str]:
         UserError: if it is missing, no text, empty, or names something twice.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the list {path}: {error}") from error
     names = [line.split()[0] for line in lines if line.strip()]

@@ -1,10 +1,11 @@
-"""One driver per output folder: a lock that says who holds it, on this or another machine."""
+"""One writer per output folder: a lock that says who holds it, on this or another machine."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -16,14 +17,60 @@ from pathlib import Path
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import cannot_write
-from u2seg.pipeline.leases import born, machine
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"
+"""Name of the lock in the folder that it guards."""
 BEAT_S = 2.0
 """How often a driver touches its lock."""
 FOREIGN_S = 15.0
 """How long to watch a lock that another machine left: longer than its driver could be silent."""
+
+
+_HELD: set[int] = set()
+"""Descriptors of the locks of this process."""
+
+
+def _close_inherited() -> None:
+    """Let go of the parent's locks in a forked child: one that outlives it must not hold them."""
+    for handle in _HELD:
+        os.close(handle)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+@functools.cache
+def machine() -> str:
+    """Return what tells this machine, boot and process namespace from all others."""
+    facts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(facts)
+
+
+def born(pid: int) -> str:
+    """Return when a process of this machine began, in its own units; empty if it is dead.
+
+    With it a process id that was given out again is told from the first one.
+    """
+    status = Path(f"/proc/{pid}/stat")
+    if not Path("/proc/self/stat").exists():  # no Linux
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:
+            return "?"
+        return "?"
+    try:
+        fields = status.read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def holder_of(lock: Path) -> dict[str, str]:
@@ -72,12 +119,13 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
         raise UserError(
             f"cannot write to {lock.parent}: {error.strerror}. Choose another output folder"
         ) from error
+    _HELD.add(handle)
     try:
         holder = holder_of(lock)
         if not _locked(handle) or _lives(lock, holder, patience):
             raise UserError(
                 f"{lock.parent} is in use by another run: {told(holder_of(lock))}. Wait for it, "
-                "end it, or choose another --output-dir"
+                "end it, or choose another output folder"
             )
         _write(handle, lock)
         stop = threading.Event()
@@ -88,9 +136,12 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
         finally:
             stop.set()
             beat.join()
-            os.ftruncate(handle, 0)
+            if handle in _HELD:
+                os.ftruncate(handle, 0)
     finally:
-        os.close(handle)
+        if handle in _HELD:  # not so in a forked child
+            _HELD.discard(handle)
+            os.close(handle)
 
 
 def may_live(holder: dict[str, str]) -> bool:
