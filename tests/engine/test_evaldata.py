@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from u2seg.compat import prepare_host
 from u2seg.config.evaldata import EVAL_FORMATS
 from u2seg.config.evaluation import EvalSettings
 from u2seg.config.load import load_settings
+from u2seg.config.schema import Settings
 from u2seg.data.mapper import read_photograph
 from u2seg.engine.args import train_parser
 from u2seg.engine.evalchoice import EvalChoice
 from u2seg.engine.evaldata import photograph_records, truth_of, truth_paths
+from u2seg.engine.outputs import check_output
 from u2seg.engine.run import evaluate, train_or_evaluate
 from u2seg.engine.setup import build_cfg
 from u2seg.errors import StageError, UserError
@@ -291,3 +293,8 @@ def test_truth_of_the_pixels_before_exif_turns_them_is_named(tmp_path: Path) -> 
     record = {"file_name": str(tmp_path / "val2017/9.jpg"), "height": 4, "width": 6}
     with pytest.raises(StageError, match="EXIF orientation 6 turns it upright"):
         read_photograph(record)
+
+
+def test_labels_that_an_evaluation_does_not_use_need_not_be_there(tmp_path: Path) -> None:
+    data = replace(Settings().data, labels=str(tmp_path / "nowhere"))
+    check_output(tmp_path / "out", replace(Settings(), data=data), "not_registered")

@@ -24,7 +24,7 @@ def check_output(output: Path, settings: Settings, name: str) -> None:
     if data.labels:
         check_outside(output, Path(data.labels), LABELS)
         known = MetadataCatalog.get(name)
-        if known.searched:
+        if known.get("searched"):  # labels that are not used need not be there
             check_outside(output, Path(known.image_root), PHOTOGRAPHS)
     if data.eval_root:
         root, tree = Path(data.eval_root), data.eval_tree
