@@ -112,7 +112,7 @@ class StegoSegmenter:
                     f"U2SEG.SEMANTICS.LR (it is {settings.lr})"
                 )
             if step % 20 == 0:
-                bar.set_postfix(loss=f"{losses['total']:.4f}")
+                bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
         return curves
 
     def _decoder(self) -> Decoder | None:
