@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from u2seg.cli import execute
+from u2seg.config.arguments import new_parser
 from u2seg.config.load import (
     load_settings,
     overrides_tree,
@@ -217,10 +217,9 @@ def test_a_tilde_in_front_of_a_path_is_the_home_folder_wherever_paths_come_in(
     assert data.eval_root == f"{tmp_path}/coco"
     assert load_settings("~/a.yaml", ["U2SEG.DATA.LABELS", "~/b"]).data.labels == f"{tmp_path}/b"
     seen = []
-    parser = argparse.ArgumentParser()
+    parser = new_parser("Do it.", "")
     parser.add_argument("--output-dir")
     parser.add_argument("--input", nargs="+")
-    parser.add_argument("--debug", action="store_true")
     for words in (["--output-dir=~/out", "--input", "a", "~/b"], ["--output-dir", "~/out"]):
         execute(parser, lambda args: seen.append(args) or 0, words)
     assert {args.output_dir for args in seen} == {f"{tmp_path}/out"}
