@@ -112,8 +112,8 @@ def test_coco_instances_of_annotation_tools(
 
 
 SAME_PANOPTIC = {
-    "ok", "area_float_int", "cat_gaps", "coconut_no_iscrowd_isthing_only", "isthing_bool",
-    "rgba_alpha", "trns_rgb",
+    "ok", "area_float_int", "area_off", "cat_gaps", "coconut_no_iscrowd_isthing_only",
+    "isthing_bool", "rgba_alpha", "trns_rgb",
 }  # fmt: skip
 
 

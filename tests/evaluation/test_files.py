@@ -18,6 +18,9 @@ from u2seg.errors import UserError
 from u2seg.evaluation import GroundTruth, evaluate_folder, passes
 from u2seg.evaluation.classsets import ClassSet, SetClass
 from u2seg.evaluation.classview import with_classes
+from u2seg.evaluation.files import settled_areas
+from u2seg.evaluation.overlap import Overlap
+from u2seg.evaluation.panoptic import TruthSegment
 from u2seg.evaluation.readers import open_truth
 from u2seg.evaluation.truth import TASKS, Truth
 from u2seg.io.png import write_label_png, write_panoptic_png
@@ -238,6 +241,21 @@ def test_true_areas_are_the_pixels_of_the_map(
     edit_segment(truth, area=4)
     metrics = evaluate_folder(folder, opened(truth, way), EvalSettings(bootstrap=0))
     assert metrics["panoptic"]["all"]["PQ"] == 100.0
+
+
+@pytest.mark.parametrize(("area", "kept"), [(200, True), (202, True), (198, True), (203, False)])
+def test_an_area_that_a_tool_rounded_is_the_number_of_pixels(
+    truth: GroundTruth, area: int, kept: bool
+) -> None:
+    overlap = Overlap(np.array([7, 7]), np.array([0, 1]), np.array([50, 150]))
+    segments = {7: TruthSegment(1, area)}
+    if kept:
+        assert settled_areas(opened(truth, "opened"), 21, segments, overlap) == {
+            7: TruthSegment(1, 200)
+        }
+    else:
+        with pytest.raises(UserError, match="segment id 7 of image 21 has the area 203, but 200"):
+            settled_areas(opened(truth, "opened"), 21, segments, overlap)
 
 
 def test_merged_stuff_has_the_area_of_both(folder: Path, truth: GroundTruth) -> None:

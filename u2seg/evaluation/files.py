@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from u2seg.io.paths import Folder, safe_join, stem_of
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.structures.labels import VOID_ID, LabelSpace
 
+logger = logging.getLogger(__name__)
+AREA_OFF = 0.01
+"""Share of a true segment's pixels by which the JSON's area may be off: tools round polygons."""
 PSEUDO_LABELS = "pseudo-labels"
 """``protocol.reference`` of an evaluation without ground truth."""
 FAST_FROM = 100
@@ -83,7 +87,7 @@ class PanopticSet:
     sizes: dict[int, tuple[int, int]]
     tasks: frozenset[str] = TASKS
 
-    @cached_property
+    @functools.cached_property
     def stems(self) -> dict[int, str]:
         """Image id -> file name without suffix, of the annotated images."""
         return {image_id: stem_of(self.file_names[image_id]) for image_id in self.segments}
@@ -117,7 +121,7 @@ class PanopticSet:
         """Return the PNG of an image; UserError as ``path``."""
         return (self.path(image_id),)
 
-    @cached_property
+    @functools.cached_property
     def _folder(self) -> Folder:
         return Folder(self.pngs)
 
@@ -226,13 +230,14 @@ def check_true_segments(truth: PanopticSet) -> None:
             )
 
 
-def check_areas(
+def settled_areas(
     truth: Truth, image_id: int, segments: Mapping[int, TruthSegment], overlap: Overlap
-) -> None:
-    """Refuse true segments whose area is not their number of pixels in the map.
+) -> dict[int, TruthSegment]:
+    """Return true segments with their numbers of pixels in the map as areas.
 
     panopticapi counts with the areas of the JSON and never looks at the map, so a JSON that does
-    not belong to its maps gives figures without meaning, above 100 % too.
+    not belong to its maps gives figures without meaning, above 100 % too. What a tool has rounded
+    is mended, and told once.
 
     Args:
         truth: For the message.
@@ -241,13 +246,15 @@ def check_areas(
         overlap: The map against any other.
 
     Raises:
-        UserError: if an area differs; names the segment and both numbers.
+        UserError: if an area differs by more than ``AREA_OFF`` of its pixels; names the segment
+            and both numbers.
     """
     found = dict.fromkeys(segments, 0)
     for segment, pixels in zip(overlap.truth.tolist(), overlap.pixels.tolist(), strict=True):
         if segment in found:
             found[segment] += pixels
-    odd = [i for i, segment in segments.items() if segment.area != found[i]]
+    off = {i: abs(segment.area - found[i]) for i, segment in segments.items()}
+    odd = [i for i, pixels in off.items() if pixels > AREA_OFF * found[i]]
     if odd:
         first = min(odd)
         raise UserError(
@@ -256,6 +263,14 @@ def check_areas(
             "JSON and the maps do not belong together, or the areas were not written anew after "
             "a map was changed"
         )
+    if any(off.values()):
+        _tell_rounded(str(truth.source))
+    return {i: replace(segment, area=found[i]) for i, segment in segments.items()}
+
+
+@functools.cache
+def _tell_rounded(source: str) -> None:
+    logger.warning("%s: some areas differ a little from the maps; pixels are counted", source)
 
 
 def read_predictions(folder: Path, truth: Truth) -> Predictions:

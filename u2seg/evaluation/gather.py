@@ -7,14 +7,14 @@ protocol and every mapping from one reading of the files (``passes.gather``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from u2seg.evaluation.files import FAST_FROM, Predictions, check_areas, check_ids, check_shape
+from u2seg.evaluation.files import FAST_FROM, Predictions, check_ids, check_shape, settled_areas
 from u2seg.evaluation.instance import truth_instances
 from u2seg.evaluation.overlap import Overlap, count_overlaps
 from u2seg.evaluation.panoptic import TruthSegment
@@ -135,7 +135,7 @@ def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTab
     fast = len(predicted.panoptic.segments) >= FAST_FROM
     overlap = count_overlaps(true.ids, found, fast=fast)
     check_ids(truth, image_id, true.segments, overlap.truth.tolist())
-    check_areas(truth, image_id, true.segments, overlap)
+    true = replace(true, segments=settled_areas(truth, image_id, true.segments, overlap))
     if guess is not None:
         predicted.panoptic.check_ids(image_id, overlap.predicted.tolist(), every=True)
     segments = predicted.panoptic.segments.get(image_id, {})

@@ -14,10 +14,10 @@ from u2seg.errors import UserError
 from u2seg.evaluation.files import (
     GroundTruth,
     PanopticSet,
-    check_areas,
     check_shape,
     read_panoptic_set,
     read_truth,
+    settled_areas,
 )
 from u2seg.evaluation.overlap import Overlap, count_overlaps
 from u2seg.evaluation.panoptic import ClassCounts, TruthSegment, count_matches, mean_quality
@@ -89,7 +89,8 @@ def _overlap(true_set: PanopticSet, true_id: int, found: PanopticSet, found_id: 
     check_shape(found.path(found_id), guess.shape, ids.shape, "the true map has")
     overlap = count_overlaps(ids, guess)
     true_set.check_ids(true_id, set(overlap.truth.tolist()))
-    check_areas(true_set, true_id, true_set.segments[true_id], overlap)
+    segments = true_set.segments[true_id]
+    true_set.segments[true_id] = settled_areas(true_set, true_id, segments, overlap)
     found.check_ids(found_id, set(overlap.predicted.tolist()), every=True)
     return overlap
 
