@@ -30,7 +30,8 @@ def make_trainer(words: list[str], evaluate: Any = lambda _: None, resume: bool 
 
     flags = ["--resume"] if resume else []
     args = train_parser().parse_intermixed_args([*flags, "--config-file", str(BASE_CONFIG), *words])
-    return build_trainer(setup_cfg(args), evaluate)
+    with setup_cfg(args) as cfg:
+        return build_trainer(cfg, evaluate)
 
 
 def test_the_iteration_in_hand_is_finished_saved_and_gone_on_from(

@@ -48,7 +48,7 @@ def test_clusters_are_scored_when_asked(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "scores.json").read_text())["clusters"]["scores"]
-    assert [round(value, 6) for value in scores.values()] == [100, 100, 100]
+    assert [round(value, 6) for value in scores.values()] == [100, 100, 100, 100]
     assert "matched_accuracy" in done.stdout
 
 
