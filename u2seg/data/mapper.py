@@ -28,7 +28,7 @@ from u2seg.io.images import (
     read_content,
     size_problem,
 )
-from u2seg.io.png import read_label_png
+from u2seg.io.png import FAST_FROM, read_label_png
 
 Record = dict[str, Any]
 VOID = 255
@@ -90,6 +90,7 @@ class PanopticMapper:
             for them.
         with_void: Without ``with_stuff``, mark their void pixels as ignored; copy-paste respects
             that.
+        fast: Decode stuff targets with numba where it is installed; its start takes seconds.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class PanopticMapper:
         num_stuff: int = 0,
         with_stuff: bool = True,
         with_void: bool = False,
+        fast: bool = False,
     ) -> None:
         from detectron2.data import transforms
 
@@ -111,14 +113,21 @@ class PanopticMapper:
         self.num_stuff = num_stuff
         self.with_stuff = with_stuff
         self.with_void = with_void and not with_stuff
-        if is_train:
+        self.fast = fast
+        if fast:
             # numba, if it is here: loading processes that are forked later share it
             with contextlib.suppress(ImportError):
                 importlib.import_module("u2seg.io.fastpng")
 
     @classmethod
-    def from_cfg(cls, cfg: Any, is_train: bool) -> PanopticMapper:
-        """Build from ``cfg.INPUT``: resize by choice, flip, crop if enabled."""
+    def from_cfg(cls, cfg: Any, is_train: bool, images: int = 0) -> PanopticMapper:
+        """Build from ``cfg.INPUT``: resize by choice, flip, crop if enabled.
+
+        Args:
+            cfg: From ``setup_cfg``.
+            is_train: As above.
+            images: There are; from ``FAST_FROM`` on compiled code decodes their stuff targets.
+        """
         return cls(
             build_augmentations(cfg, is_train),
             is_train,
@@ -127,6 +136,7 @@ class PanopticMapper:
             cfg.U2SEG.SEMANTICS.NUM_CLASSES,
             cfg.MODEL.META_ARCHITECTURE != INSTANCES_ALONE,
             bool(cfg.U2SEG.COPY_PASTE.ENABLED),
+            fast=images >= FAST_FROM,
         )
 
     def __call__(self, record: Record) -> Record:
@@ -172,7 +182,7 @@ class PanopticMapper:
 
     def _stuff(self, path: str, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         try:
-            stuff = read_label_png(path, self.max_pixels, fast=True)
+            stuff = read_label_png(path, self.max_pixels, fast=self.fast)
         except UserError as error:
             raise StageError(f"{error}. {REMAKE}") from error
         if stuff.shape != size:

@@ -20,7 +20,7 @@ from u2seg.evaluation.truth import TASKS, TrueImage, Truth
 from u2seg.io.coco import image_sizes, read_panoptic, read_results, segmentation_rle
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.paths import Folder, safe_join, stem_of
-from u2seg.io.png import read_label_png, read_panoptic_png
+from u2seg.io.png import FAST_FROM, read_label_png, read_panoptic_png
 from u2seg.structures.labels import VOID_ID, LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,6 @@ AREA_OFF = 0.01
 """Share of a true segment's pixels by which the JSON's area may be off: tools round polygons."""
 PSEUDO_LABELS = "pseudo-labels"
 """``protocol.reference`` of an evaluation without ground truth."""
-FAST_FROM = 100
-"""Images from which on numba's start pays for decoding PNGs with it."""
 SCORES = (0.0, 1.0)
 """Range of scores of instances: the thresholds of votes lie in it."""
 SHOWN = 5

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from u2seg.evaluation.files import FAST_FROM, Predictions, check_ids, check_shape, settled_areas
+from u2seg.evaluation.files import Predictions, check_ids, check_shape, settled_areas
 from u2seg.evaluation.instance import truth_instances
 from u2seg.evaluation.overlap import Overlap, count_overlaps
 from u2seg.evaluation.panoptic import TruthSegment
 from u2seg.evaluation.truth import TrueImage, Truth
+from u2seg.io.png import FAST_FROM
 
 NONE = -1
 """Class or cluster of a pixel that has none: void, true crowds, no segment."""

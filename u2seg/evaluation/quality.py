@@ -9,7 +9,6 @@ from typing import Any
 from u2seg.errors import UserError
 from u2seg.evaluation.figures import panoptic_block
 from u2seg.evaluation.files import (
-    FAST_FROM,
     GroundTruth,
     PanopticSet,
     check_ids,
@@ -20,6 +19,7 @@ from u2seg.evaluation.files import (
 )
 from u2seg.evaluation.overlap import Overlap, count_overlaps, overlaps_of_files
 from u2seg.evaluation.panoptic import ClassCounts, count_matches
+from u2seg.io.png import FAST_FROM
 from u2seg.io.progress import Bar
 
 

@@ -19,6 +19,9 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _UP = 2
 """PNG's number of the filter that subtracts the row above."""
 
+FAST_FROM = 100
+"""Images from which on numba's start pays for decoding PNGs with it."""
+
 
 def write_label_png(path: Path | str, labels: npt.NDArray[np.uint8]) -> None:
     """Write an (H, W) uint8 label map as a greyscale PNG, atomically."""
