@@ -103,10 +103,11 @@ def test_results_are_replaced_and_what_stays_of_earlier_ones_is_told(
     assert not caplog.text
 
 
+@pytest.mark.parametrize("mark", ["labelspace.json", "train_config.yaml"])
 def test_labelling_looks_for_no_photographs_in_results(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mark: str
 ) -> None:
-    for name in ("a.png", "b/c.png", "b/shown/labelspace.json", "b/shown/pictures/a.png"):
+    for name in ("a.png", "b/c.png", f"b/shown/{mark}", "b/shown/pictures/a.png"):
         write(tmp_path / name, "")
     assert find_files(tmp_path, (".png",)) == ["a.png", "b/c.png"]
     assert "b/shown holds results" in caplog.text

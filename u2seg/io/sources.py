@@ -28,8 +28,8 @@ PHOTOGRAPHIC = (
     "", ".avif", ".heic", ".heif", ".jfif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw",
 )  # fmt: skip
 """Endings, or none, of files that may be photographs although they are passed over."""
-RESULTS = "labelspace.json"
-"""What a folder of label maps or predictions holds beside its pictures."""
+RESULTS = ("labelspace.json", "train_config.yaml")
+"""What a folder of label maps or predictions, and of a training, holds beside its pictures."""
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -162,7 +162,7 @@ def _files_below(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root, onerror=_warn_unlisted):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         below = os.path.relpath(folder, root)
-        if below != "." and RESULTS in files:
+        if below != "." and not {*RESULTS}.isdisjoint(files):
             logger.warning("%s holds results of u2seg: no photographs are looked for there", folder)
             folders[:] = []
             continue
