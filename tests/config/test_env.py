@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -29,11 +30,12 @@ def test_unread_variables_are_named_once_with_their_key(
 
 
 def test_a_data_set_in_that_folder_is_no_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("CLUSTER_NUM", raising=False)
-    monkeypatch.setenv("DETECTRON2_DATASETS", "/data/sets")
-    settings = load_settings(None, ["U2SEG.DATA.EVAL_ROOT", "/data/sets/coco"])
+    (tmp_path / "sets").symlink_to(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    settings = load_settings(None, ["U2SEG.DATA.EVAL_ROOT", str(tmp_path / "coco")])
     with caplog.at_level(logging.WARNING):
         env.warn_unread(settings, evaluates=True)
     assert not caplog.messages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.label_folder import BASE_CONFIG, CONFIGS, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.config.env import Torchrun, torchrun
 from u2seg.engine.args import train_parser
+from u2seg.engine.interrupt import Interrupted
 from u2seg.engine.processes import joined, run_in_processes
 from u2seg.engine.run import train_or_evaluate
 from u2seg.engine.setup import build_cfg, wanted_device
@@ -94,6 +96,29 @@ def test_errors_of_started_processes_keep_their_message(
     expected = "ProcessRaisedException" if kind == "KeyError" else kind
     assert type(caught.value).__name__ == expected
     assert str(caught.value) == (text if kind == "KeyError" else "a.jpg")
+
+
+def interrupted(args: Any) -> None:
+    raise Interrupted(f"kept by {args.config_file}")
+
+
+def test_an_interrupted_training_of_started_processes_says_what_is_kept(
+    variables: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import detectron2.engine
+    import torch
+
+    def launch(work: Any, *_: Any, args: Any, **__: Any) -> None:
+        torch.multiprocessing.spawn(in_rank, (work, args), nprocs=1)
+
+    monkeypatch.setattr(detectron2.engine, "launch", launch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(Interrupted, match=f"^kept by {re.escape(str(BASE_CONFIG))}$"):
+        run_in_processes(interrupted, arguments("--num-gpus", "2", "--eval-only"))
+
+
+def in_rank(_rank: int, work: Any, args: Any) -> None:
+    work(*args)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,24 @@ def test_wrong_names(name: str, message: str) -> None:
         load_yaml(name)
 
 
+def test_only_configs_that_come_along_are_listed_and_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    along = " is not the name of a config that comes along"
+    hint = " (u2seg/quickstart comes along; `u2seg configs` lists them)"
+    for words in (["quickstart"], ["--copy", "mine", "quickstart"]):
+        assert main(["configs", *words]) == 2
+        assert capsys.readouterr().err == f"error: quickstart{along}{hint}\n"
+    assert main(["configs", "nothere.yaml"]) == 2
+    assert f"nothere.yaml{along}; `u2seg configs` lists them" in capsys.readouterr().err
+    assert main(["configs", "u2seg/Base-U2Seg-R50-FPN"]) == 0
+    assert capsys.readouterr().out.startswith("u2seg/Base-U2Seg-R50-FPN  ")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=f"^config file quickstart does not exist{re.escape(hint)}"):
+        load_yaml("quickstart")
+
+
 def test_copies_are_complete_and_never_written_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,10 +30,9 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """List or copy; return the exit code."""
-    from u2seg.io.packaged import config_names, config_path
+    from u2seg.io.packaged import config_names
 
-    wanted = {config_path(name).resolve() for name in args.names}
-    chosen = {n: p for n, p in config_names().items() if not wanted or p.resolve() in wanted}
+    chosen = {name: _packaged(name) for name in args.names} or config_names()
     if args.copy:
         copy(chosen.values(), args.copy)
         return 0
@@ -42,6 +41,18 @@ def run(args: argparse.Namespace) -> int:
         headline = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         print(f"{name:<{width}}{headline}")
     return 0
+
+
+def _packaged(name: str) -> Path:
+    """Return the file of a config that comes along; UserError if there is none of that name."""
+    from u2seg.errors import UserError
+    from u2seg.io.packaged import config_folder, config_path, name_hint
+
+    path = config_path(name)
+    if not (path.is_file() and path.resolve().is_relative_to(config_folder().resolve())):
+        hint = name_hint(name) or "; `u2seg configs` lists them"
+        raise UserError(f"{name} is not the name of a config that comes along{hint}")
+    return path
 
 
 def copy(paths: Iterable[Path], target: Path) -> None:

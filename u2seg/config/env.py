@@ -117,7 +117,11 @@ def warn_unread(settings: Settings, *, evaluates: bool = False) -> None:
             f"{settings.clusters.num_clusters}; set that key"
         )
     root = settings.data.eval_root
-    if evaluates and data and not (root and Path(root).resolve().is_relative_to(data)):
+    if (
+        evaluates
+        and data
+        and not (root and Path(root).resolve().is_relative_to(Path(data).expanduser().resolve()))
+    ):
         _warn_once(
             f"DETECTRON2_DATASETS={data} is not used: U2SEG.DATA.EVAL_ROOT is {root or 'not set'}; "
             f"to evaluate on a data set there: U2SEG.DATA.EVAL_ROOT {os.path.join(data, 'coco')}"

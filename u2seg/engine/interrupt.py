@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM during training: the iteration in hand ends, and a checkpoint is written.
 
 All processes end after the same iteration (see ``TrainingLoop.asked``). If that takes too long,
-say in an evaluation or while waiting for images, what is in hand is left, and the checkpoint is of
-the iteration before: nothing has changed since.
+say in an evaluation or while waiting for images, a training of one process leaves what is in hand,
+and the checkpoint is of the iteration before: nothing has changed since. Of several processes none
+leaves alone what the others wait in.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ class Stop:
 
     A second signal ends what is in hand at once. While ``held``, the weights are changing: then
     nothing is left half-way.
+
+    Args:
+        alone: Whether the training is of one process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = True) -> None:
+        self.alone = alone
         self.signal = 0
         self.held = False
         self.done = -1
@@ -69,7 +74,7 @@ class Stop:
         again, self.signal = self.asked(), number
         if again:
             self._leave()
-        elif hasattr(signal, "setitimer"):
+        elif self.alone and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 
     def _leave(self, *_: object) -> None:

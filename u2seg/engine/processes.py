@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from u2seg.config.env import Torchrun, torchrun
+from u2seg.engine.interrupt import Interrupted
 from u2seg.engine.setup import build_cfg, wanted_device
 from u2seg.errors import StageError, UserError
 
@@ -26,6 +27,7 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
     Raises:
         UserError: for numbers of processes that contradict each other or the machine, or a bad
             setting (found before workers start).
+        Interrupted: as ``work``, if it was asked to stop.
         Exception: what ``work`` raised in a process.
     """
     check_processes(args)
@@ -42,25 +44,41 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
     from detectron2.engine import launch
     from torch.multiprocessing import ProcessRaisedException  # type: ignore[attr-defined]
 
-    if args.num_gpus * args.num_machines > 1:
+    several = args.num_gpus * args.num_machines > 1
+    if several:
         present = torch.cuda.device_count()
         if args.num_gpus > present:
             raise UserError(f"--num-gpus is {args.num_gpus}, this machine has {present}")
         build_cfg(args.config_file, args.opts, register=True, training=not args.eval_only)
     try:
         launch(
-            work,
+            _child if several else work,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(work, args) if several else (args,),
         )
     except ProcessRaisedException as error:
         raise (expected_error(str(error)) or error) from error
 
 
-def expected_error(text: str) -> UserError | StageError | None:
+class StoppedError(Exception):
+    """``Interrupted`` in a started process: torch passes over a ``KeyboardInterrupt`` there."""
+
+
+def _child(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    from detectron2.utils import comm
+
+    try:
+        work(args)
+    except Interrupted as error:
+        # The error of one process ends the others: only that of the first, which has saved.
+        if comm.get_local_rank() == 0:
+            raise StoppedError(str(error)) from None
+
+
+def expected_error(text: str) -> UserError | StageError | Interrupted | None:
     r"""Return the error for the user that a process ended with; None if it was another.
 
     Args:
@@ -71,8 +89,12 @@ def expected_error(text: str) -> UserError | StageError | None:
         UserError('no a')
         >>> expected_error("-- Process 1 terminated:\nTraceback ...\nKeyError: 'a'")
     """
-    for kind in (UserError, StageError):
-        _, found, message = text.rpartition(f"\nu2seg.errors.{kind.__name__}: ")
+    for told, kind in (
+        (UserError, UserError),
+        (StageError, StageError),
+        (StoppedError, Interrupted),
+    ):
+        _, found, message = text.rpartition(f"\n{told.__module__}.{told.__name__}: ")
         if found:
             return kind(message.strip())
     return None

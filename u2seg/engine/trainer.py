@@ -182,7 +182,7 @@ def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
 
         def __init__(self, cfg: Any) -> None:
             TrainerBase.__init__(self)
-            self.stop = Stop()
+            self.stop = Stop(alone=comm.get_world_size() == 1)
             self.assemble(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
             self.register_hooks(self.build_hooks())
 

@@ -89,5 +89,19 @@ def config_path(given: Path | str) -> Path:
     raise UserError(f"{text} is neither a file nor the name of a config that comes along: {hint}")
 
 
+def name_hint(given: Path | str) -> str:
+    """Return words on the configs of that stem, for a message on a file that is not there.
+
+    Examples:
+        >>> name_hint("quickstart.yaml")
+        ' (u2seg/quickstart comes along; `u2seg configs` lists them)'
+        >>> name_hint("mine")
+        ''
+    """
+    stem = Path(given).name.removesuffix(".yaml")
+    alike = ", ".join(name for name in config_names() if name.rpartition("/")[2] == stem)
+    return f" ({alike} comes along; `u2seg configs` lists them)" if alike else ""
+
+
 def _long_name(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from u2seg.errors import UserError
-from u2seg.io.packaged import PREFIX, config_path
+from u2seg.io.packaged import PREFIX, config_path, name_hint
 from u2seg.io.paths import expand_home
 
 BASE_KEY = "_BASE_"
@@ -107,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} is larger than {MAX_BYTES} bytes: not a settings file")
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"config file {path} does not exist") from error
+        raise UserError(f"config file {path} does not exist{name_hint(path)}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
