@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,6 +60,33 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_defect_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_tool(raising(ZeroDivisionError()))
+
+
+def test_a_reader_who_has_seen_enough_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run_tool(lambda: sys.stdout.write("line") and 0) == 141
+    monkeypatch.undo()
+    with pytest.raises(BrokenPipeError):  # another pipe
+        run_tool(raising(BrokenPipeError()))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "--config-file", "c", "--input", "a", "--output", ""],
+        ["predict", "--config-file", "c", "--input", "a", "", "--output", "b"],
+        ["report", ""],
+        ["evaluate", "--predictions", "a", "--output", "", "--truth", "t"],
+        ["convert", "a", ""],
+    ],
+)
+def test_empty_names_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and "the name is empty" in capsys.readouterr().err
 
 
 def test_an_empty_folder_name_is_not_the_working_directory() -> None:

@@ -1,6 +1,6 @@
 """The command ``u2seg``: finds the module of a sub-command; exit codes and messages of all.
 
-0 done, 1 a stage failed, 2 usage or settings, 130 interrupted.
+0 done, 1 a stage failed, 2 usage or settings, 130 interrupted, 141 nobody reads the output.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from u2seg.version import __version__
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141  # as a shell says of what SIGPIPE ended
 COMMANDS = {
     "label": ("label a folder of photographs without any annotation", "labels"),
     "train": ("train a model on labels, or evaluate one", "labels,train"),
@@ -105,7 +107,7 @@ def run_tool(
 
     Returns:
         What ``main_body`` returned; 2 after ``UserError`` or if a library of an extra is
-        missing, 1 after ``StageError``, 130 after Ctrl-C.
+        missing, 1 after ``StageError``, 130 after Ctrl-C, 141 if stdout was closed (``| head``).
 
     Raises:
         Exception: anything else passes through: it is a defect, and its traceback is wanted.
@@ -115,7 +117,13 @@ def run_tool(
         0
     """
     try:
-        return main_body()
+        code = main_body()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        return EXIT_UNREAD
     except UserError as error:
         return _report(f"error: {error}", EXIT_USAGE, debug)
     except StageError as error:
@@ -140,6 +148,16 @@ def setup_logging(debug: bool = False) -> None:
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         logger.addHandler(handler)
+
+
+def _unread() -> bool:
+    """Return whether stdout leads nowhere any more; what is left for it is then dropped."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from u2seg.engine import demo
+from u2seg.engine.args import demo_parser
 from u2seg.engine.demo import check_apart, name_inputs, picture, run_demo
 from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
@@ -64,8 +65,26 @@ def test_globs_and_files(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["none.jpg", "*.bmp"])
 def test_nothing_found(folder: Path, text: str) -> None:
-    with pytest.raises(UserError, match=r"does not exist|no images in"):
+    with pytest.raises(UserError, match=r"does not exist; .*--opts|no images in"):
         name_inputs([str(folder / text)], ENDINGS)
+
+
+def test_settings_may_stand_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("TEST.JPG").touch()
+    front, back = ["--config-file", "c"], ["--output", "o"]
+    pair = ["MODEL.DEVICE", "cpu"]
+    for words in (
+        [*front, "--input", "a", "TEST.JPG", *pair, "SEED=1", *back],
+        [*pair, *front, "--input", "a", "TEST.JPG", *back, "SEED=1"],
+        [*front, "--input", "a", "TEST.JPG", *back, *pair, "--opts", "SEED=1"],
+        [*front, "--input", "a", "TEST.JPG", *back, "--opts", *pair, "SEED=1"],
+    ):
+        args = demo_parser().parse_intermixed_args(words)
+        assert args.input == ["a", "TEST.JPG"]
+        assert sorted(args.opts) == ["MODEL.DEVICE", "SEED=1", "cpu"]
+    with pytest.raises(SystemExit):
+        demo_parser().parse_intermixed_args([*front, *back, "--input", *pair])
 
 
 def test_empty_folder(tmp_path: Path) -> None:

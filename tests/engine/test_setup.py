@@ -72,6 +72,12 @@ def test_prediction_needs_no_data(tmp_path: Path) -> None:
         build_cfg(BASE_CONFIG, words, register=True)
 
 
+@pytest.mark.parametrize("word", ["OUTPUT_DIR=", "OUTPUT_DIR= "])
+def test_an_empty_output_folder_is_not_the_working_directory(word: str) -> None:
+    with pytest.raises(UserError, match=r"^OUTPUT_DIR is empty, expected a folder"):
+        build_cfg(BASE_CONFIG, [word])
+
+
 def test_cpu_runs_without_sync_bn_and_mixed_precision(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="u2seg"):
         cfg = build_cfg(CONFIGS / "Base-U2Seg-R50-FPN.yaml", CPU)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from u2seg.config.arguments import new_parser
+from u2seg.config.arguments import filled, new_parser
 
 ABOUT = """\
 Convert a pretrained ResNet of torchvision, timm, DINO or MoCo for MODEL.WEIGHTS, or a checkpoint
@@ -22,8 +22,13 @@ Nothing in the input is executed. Exit codes: 0 done, 2 the file is not such a m
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
     p = new_parser(ABOUT, EXAMPLES)
-    p.add_argument("input", metavar="INPUT", help="weight file: .pth, .pth.tar, .safetensors, .pkl")
-    p.add_argument("output", metavar="OUTPUT", help="file to write: .pkl or .pth; .safetensors")
+    p.add_argument(
+        "input", type=filled, metavar="INPUT",
+        help="weight file: .pth, .pth.tar, .safetensors, .pkl",
+    )  # fmt: skip
+    p.add_argument(
+        "output", type=filled, metavar="OUTPUT", help="file to write: .pkl or .pth; .safetensors"
+    )
     p.add_argument(
         "--kind",
         choices=("auto", "torchvision", "dino", "moco", "timm", "stego"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from u2seg.config.arguments import new_parser
+from u2seg.config.arguments import folder, new_parser
 from u2seg.errors import UserError
 
 EXAMPLES = """\
@@ -20,14 +20,14 @@ A page of its own: no server, no network, no script. Exit codes: 0 done, 2 nothi
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
     p = new_parser("Write the report of a run anew, from the files that it left.", EXAMPLES)
-    p.add_argument("folder", type=Path, metavar="DIR", help="output folder of the run")
-    p.add_argument("--labels", type=Path, metavar="DIR", help="labels (DIR or DIR/labels)")
-    p.add_argument("--train", type=Path, metavar="DIR", help="training (DIR or DIR/train)")
+    p.add_argument("folder", type=folder, metavar="DIR", help="output folder of the run")
+    p.add_argument("--labels", type=folder, metavar="DIR", help="labels (DIR or DIR/labels)")
+    p.add_argument("--train", type=folder, metavar="DIR", help="training (DIR or DIR/train)")
     p.add_argument(
-        "--predictions", type=Path, metavar="DIR",
+        "--predictions", type=folder, metavar="DIR",
         help="results of an evaluation (DIR or the evaluation folder of the training)",
     )  # fmt: skip
-    p.add_argument("--output", type=Path, metavar="FILE", help="the page (DIR/report.html)")
+    p.add_argument("--output", type=folder, metavar="FILE", help="the page (DIR/report.html)")
     return p
 
 

@@ -36,6 +36,11 @@ def folder(text: str) -> Path:
 
     ``--output-dir "$OUT"`` with ``OUT`` unset must not mean the working directory.
     """
+    return Path(filled(text))
+
+
+def filled(text: str) -> str:
+    """Return the name of a file or pattern as it is given; argparse refuses an empty one."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("the folder name is empty")
-    return Path(text)
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text

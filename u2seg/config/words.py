@@ -50,12 +50,18 @@ def override_pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
                 f"overrides come in pairs KEY VALUE, got {len(words)} words: "
                 f"{' '.join(words)[:200]}; the last has no value"
             )
-        if _is_key(value):
+        if is_key(value):
             raise UserError(f"{key} has no value: {value.partition('=')[0]} is a key")
         yield key, expand_home(value)
 
 
-def _is_key(word: str) -> bool:
+def is_key(word: str) -> bool:
+    """Return whether a word of a command line begins settings: ``SECTION.KEY``, ``KEY=VALUE``.
+
+    Examples:
+        >>> [is_key(word) for word in ("MODEL.DEVICE", "SEED=1", "a.jpg", "OUTPUT_DIR")]
+        [True, True, False, False]
+    """
     name, equals, _ = word.partition("=")
     first, dot, _ = name.partition(".")
     known = first in (ROOT, *HOST_SECTIONS) and HOST_KEY.fullmatch(name)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
-from u2seg.config.arguments import new_parser
+from u2seg.config.arguments import filled, folder, new_parser
+from u2seg.config.words import is_key
 
 TRAIN_EXAMPLES = """examples:
   train on the labels in runs/labels (made by u2seg label):
@@ -26,7 +29,7 @@ DEMO_EXAMPLES = """examples:
   with names of classes, from the mapping that an evaluation wrote:
     ... --mapping runs/quickstart/train/evaluation/mapping.json
   on the CPU, more segments:
-    ... --confidence-threshold 0.3 --opts MODEL.DEVICE cpu
+    ... --confidence-threshold 0.3 MODEL.DEVICE cpu
 """
 REFUSED = {
     "--eval-mode": "an evaluation fits the mapping and applies it, --mapping FILE applies the "
@@ -43,6 +46,22 @@ class _Refused(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         parser.error(f"there is no {self.option_strings[0]} here: {self.const}")
+
+
+class _Inputs(argparse.Action):
+    """Takes photographs up to the first word that is a key and no file; the rest is settings."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
+        values: str | Sequence[str] | None, option_string: str | None = None,
+    ) -> None:  # fmt: skip
+        words = list(values or ())
+        keys = [i for i, word in enumerate(words) if is_key(word) and not Path(word).exists()]
+        first = keys[0] if keys else len(words)
+        if not first:
+            parser.error(f"{option_string} names no photograph before {words[0]}")
+        namespace.input = words[:first]
+        namespace.opts = [*(getattr(namespace, "opts", None) or []), *words[first:]]
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -117,6 +136,8 @@ def demo_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input",
         nargs="+",
+        type=filled,
+        action=_Inputs,
         required=True,
         metavar="PATH",
         help="files, folders, globs or .tar shards",
@@ -124,6 +145,7 @@ def demo_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         required=True,
+        type=folder,
         metavar="PATH",
         help="result folder; for a single photograph also a picture to write, such as out.jpg",
     )
@@ -141,7 +163,11 @@ def demo_parser() -> argparse.ArgumentParser:
         "--confidence-threshold", type=float, default=0.5, help="score of things, 0..1 (0.5)"
     )
     parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings that win over the file"
+        "--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE",
+        help="settings that win over the file, as those without --opts",
+    )  # fmt: skip
+    parser.add_argument(
+        "opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help="the same"
     )
     return parser
 

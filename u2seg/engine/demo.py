@@ -227,7 +227,9 @@ def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[Path, str, I
         for match in sorted(glob.glob(text, recursive=True)):
             yield from _expand(match, extensions)
     else:
-        raise UserError(f"input {text} does not exist")
+        raise UserError(
+            f"input {text} does not exist; if it is a setting, put --opts in front of the settings"
+        )
 
 
 def picture(image: Rgb, prediction: Prediction) -> Rgb:

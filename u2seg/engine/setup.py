@@ -104,6 +104,8 @@ def build_cfg(
     import u2seg.modeling
 
     cfg, given = _merged(config_file, overrides)
+    if not cfg.OUTPUT_DIR.strip():  # else the working directory
+        raise UserError("OUTPUT_DIR is empty, expected a folder: OUTPUT_DIR runs/train")
     settings = settings_from_cfg(cfg)
     _derive_classes(cfg, settings, given)
     _derive_data_sets(cfg, settings, given)

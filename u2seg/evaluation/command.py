@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from u2seg.config.arguments import new_parser
+from u2seg.config.arguments import filled, new_parser
 from u2seg.errors import UserError
 from u2seg.io.packaged import config_path
 
@@ -45,14 +45,17 @@ _EITHER = {"truth": "a file or folder of the format that --dataset names (datase
 def evaluate_parser() -> argparse.ArgumentParser:
     """Return the parser of ``u2seg evaluate``."""
     parser = new_parser("Score a folder of predictions against truth: AP, AR, mIoU, PQ.", EXAMPLES)
-    parser.add_argument("--predictions", required=True, metavar="DIR", help="result folder")
+    parser.add_argument(
+        "--predictions", required=True, type=filled, metavar="DIR", help="result folder"
+    )
     parser.add_argument(
         "--output",
+        type=filled,
         metavar="DIR",
         help="folder for everything that is written (default: that of --predictions)",
     )
-    parser.add_argument("--truth-json", metavar="J", help="COCO panoptic JSON")
-    parser.add_argument("--truth-pngs", metavar="DIR", help="its PNG folder")
+    parser.add_argument("--truth-json", type=filled, metavar="J", help="COCO panoptic JSON")
+    parser.add_argument("--truth-pngs", type=filled, metavar="DIR", help="its PNG folder")
     parser.add_argument(
         "--dataset",
         default="coco-panoptic",
@@ -60,7 +63,12 @@ def evaluate_parser() -> argparse.ArgumentParser:
         help="format of --truth, see datasets/README.md (default: coco-panoptic)",
     )
     parser.add_argument(
-        "--truth", nargs="+", default=[], metavar="PATH", help="files and folders of that format"
+        "--truth",
+        nargs="+",
+        type=filled,
+        default=[],
+        metavar="PATH",
+        help="files and folders of that format",
     )
     parser.add_argument("--classes", metavar="SET", help="class set, e.g. coco-95")
     parser.add_argument("--config-file", metavar="YAML", help="settings (U2SEG.EVAL is read)")
@@ -86,7 +94,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         help="also score the same segments with random clusters, and with one cluster",
     )
     parser.add_argument(
-        "--labels", metavar="DIR", help="also score the label files of a labelling run"
+        "--labels", type=filled, metavar="DIR", help="also score the label files of a labelling run"
     )
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that read files (default 1)"
