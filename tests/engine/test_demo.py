@@ -82,7 +82,7 @@ def test_settings_may_stand_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         args = demo_parser().parse_intermixed_args(words)
         assert args.input == ["a", "TEST.JPG"]
-        assert sorted(args.opts) == ["MODEL.DEVICE", "SEED=1", "cpu"]
+        assert sorted(args.opts + args.settings) == ["MODEL.DEVICE", "SEED=1", "cpu"]
     with pytest.raises(SystemExit):
         demo_parser().parse_intermixed_args([*front, *back, "--input", *pair])
 

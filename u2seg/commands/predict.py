@@ -13,4 +13,5 @@ def run(args: argparse.Namespace) -> int:
     """Segment the photographs; return the exit code."""
     from u2seg.engine.demo import run_demo
 
+    args.opts = [*args.opts, *args.settings]
     return run_demo(args)

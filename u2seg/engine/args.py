@@ -61,7 +61,7 @@ class _Inputs(argparse.Action):
         if not first:
             parser.error(f"{option_string} names no photograph before {words[0]}")
         namespace.input = words[:first]
-        namespace.opts = [*(getattr(namespace, "opts", None) or []), *words[first:]]
+        namespace.opts = [*namespace.opts, *words[first:]]
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -166,9 +166,7 @@ def demo_parser() -> argparse.ArgumentParser:
         "--opts", nargs="*", action="extend", default=[], metavar="KEY VALUE",
         help="settings that win over the file, as those without --opts",
     )  # fmt: skip
-    parser.add_argument(
-        "opts", nargs="*", action="extend", default=[], metavar="KEY VALUE", help="the same"
-    )
+    parser.add_argument("settings", nargs="*", metavar="KEY VALUE", help="the same")
     return parser
 
 
