@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -125,13 +127,16 @@ def test_what_an_extra_brings_is_named_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("u2seg.io.packaged.clone", lambda: None)
+    record = json.dumps({"url": tmp_path.as_uri()})
+    origin = SimpleNamespace(read_text=lambda _: record)
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: origin)
     (tmp_path / "images.json").write_text('{"images": []}')
     for module, extras in (("matplotlib", "labels,demo"), ("yaml", ""), ("ray", "ray")):
         error = ModuleNotFoundError(f"No module named {module!r}", name=f"{module}.part")
         assert run_tool(raising(error), extras="labels,demo") == 2
         told = capsys.readouterr().err
         assert told.startswith("error: ") and told.count("\n") == 1
-        assert told.endswith(f'run pip install "u2seg[{extras}]"\n'.replace("[]", ""))
+        assert told.endswith(f"run pip install '{tmp_path}[{extras}]'\n".replace("[]", ""))
     assert run_tool(raising(ModuleNotFoundError("No module named 'fcntl'", name="fcntl"))) == 2
     assert "WSL on Windows" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):

@@ -83,7 +83,20 @@ def test_nms_of_another_build_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ops, "nms", broken)
     (problem,) = doctor.nms_problems()
     assert "torchvision::nms does not exist" in problem
-    assert "--force-reinstall" in problem
+    assert problem.endswith("--force-reinstall torch torchvision")
+
+
+def test_without_a_posix_system_nothing_is_ready(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = doctor.import_failure
+    monkeypatch.setattr(
+        doctor, "import_failure", lambda m: "none" if m in ("fcntl", "resource") else real(m)
+    )
+    assert doctor.main() == 1
+    text = capsys.readouterr().out
+    assert "label stages: NOT ready\n  Python's fcntl is missing: this needs Linux" in text
+    assert "training and prediction: NOT ready" in text
 
 
 def test_the_table_is_that_of_pyproject() -> None:

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from u2seg.errors import UserError
-from u2seg.io.packaged import install_command
+from u2seg.io.packaged import clone, install_command
 from u2seg.version import __version__
 
 
@@ -100,6 +100,8 @@ EXTRAS = (
         {"pydensecrf2": "pydensecrf"},
     ),
 )
+POSIX = ("fcntl", "resource")
+"""Modules of Python that Windows has not."""
 
 
 def main() -> int:
@@ -123,7 +125,8 @@ def main() -> int:
 
 def label_problems() -> list[str]:
     """Return why the label stages cannot run, each with what to do; empty if they can."""
-    problems = [*missing(CORE), *missing(LABELS)]
+    posix = [advice_if_missing(name, "") for name in POSIX if import_failure(name)]
+    problems = [*posix, *missing(CORE), *missing(LABELS)]
     if not import_failure("torch") and not import_failure("torchvision"):
         problems += nms_problems()
     return problems
@@ -189,9 +192,10 @@ def nms_problems() -> list[str]:
         reason = f" and keeps boxes {kept}"
     if kept == [1, 2]:
         return []
+    pins = "-c constraints.txt " if clone() else ""
     return [
         f"torchvision.ops.nms fails{reason}: torch and torchvision are not of one build; run "
-        f"{LABELS.command} --force-reinstall"
+        f"pip install {pins}--force-reinstall torch torchvision"
     ]
 
 
@@ -209,7 +213,7 @@ def advice_if_missing(module: str, extras: str) -> str:
         ''
     """
     top = module.partition(".")[0]
-    if top in ("fcntl", "resource"):
+    if top in POSIX:
         return f"Python's {top} is missing: this needs Linux, macOS, or WSL on Windows"
     parts = [part for part in (CORE, LABELS, TRAIN, *EXTRAS) if top in part.modules.values()]
     if parts:

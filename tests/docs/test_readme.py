@@ -62,6 +62,7 @@ def test_three_commands_and_the_python_below_them(
 
 
 def test_make_knows_the_targets() -> None:
+    """The names only: ``make -n`` prints the recipes, and what they do is not run here."""
     lines = re.findall(r"(?:^|`)(make [a-z]+[^`#\n]*)", TEXT, re.MULTILINE)
     assert len(lines) >= 3
     for line in lines:

@@ -84,13 +84,19 @@ def test_a_run_keeps_what_it_began_with(no_caches: Path, tmp_path: Path) -> None
     assert resolve(ASKED).features.name == "dino_vitb8"
 
 
-def test_the_filter_bank_gets_settings_that_suit_it_but_for_those_given() -> None:
+def test_the_filter_bank_gets_settings_that_suit_it_but_for_those_given(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     go_offline()
+    caplog.set_level("INFO", "u2seg")
     config = CONFIGS / "own" / "photographs.yaml"
     given = load_settings(config, ["U2SEG.MASKS.TAU", "0.3"])
     settings = resolve(given)
     assert (settings.features.image_size, settings.masks.max_border) == (320, 0.4)
     assert (settings.masks.tau, settings.clusters.descriptor) == (0.3, "masked_mean")
+    default = Settings().masks.max_border
+    assert f"U2SEG.MASKS.MAX_BORDER {default} becomes 0.4, which suits" in caplog.text
+    assert "MASKS.TAU" not in caplog.text
     node = load_yaml(CONFIGS / "quickstart" / "quickstart.yaml")["U2SEG"]
     for section, values in FILTER_BANK.items():
         assert values.items() <= {k.lower(): v for k, v in node[section.upper()].items()}.items()

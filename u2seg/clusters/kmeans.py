@@ -25,6 +25,7 @@ from u2seg.clusters.rows import ArrayRows, Rows, Table
 from u2seg.clusters.start import start_centers
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
+from u2seg.io.packaged import install_command
 
 RESEED_ROUNDS = 10
 NEEDS = {"blocks": "numba", "faiss": "faiss", "sklearn": "sklearn"}
@@ -183,7 +184,7 @@ def resolve_backend(name: str) -> str:
     if importlib.util.find_spec(NEEDS[name]) is None:
         raise UserError(
             f"U2SEG.CLUSTERS.BACKEND is {name!r}, but {NEEDS[name]} is not installed: "
-            "pip install 'u2seg[labels]', or set it to auto"
+            f"{install_command('labels')}, or set it to auto"
         )
     return name
 

@@ -57,6 +57,8 @@ def prepare_host() -> None:
         libraries.quiet_torch()
         importlib.import_module(HOST)
     except ImportError as error:
+        if error.name in ("fcntl", "resource"):  # not on Windows; nothing to install
+            raise
         raise UserError(
             f"Detectron2 {version} in {folder} cannot be imported ({error}): install its "
             f"requirements with `{install_command('train')}`, or install it anew with "

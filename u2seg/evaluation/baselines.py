@@ -11,6 +11,7 @@ import numpy.typing as npt
 from u2seg.errors import UserError
 from u2seg.evaluation.masks import MaskTruth
 from u2seg.io.images import BadImageError, read_image
+from u2seg.io.packaged import install_command
 from u2seg.io.paths import safe_join
 from u2seg.io.progress import Bar
 from u2seg.structures.masks import InstanceMask
@@ -50,7 +51,7 @@ def slic_superpixels(image: npt.NDArray[np.uint8]) -> list[InstanceMask]:
     try:
         from skimage.segmentation import slic
     except ImportError as error:
-        raise UserError("superpixels need scikit-image: pip install 'u2seg[labels]'") from error
+        raise UserError(f"superpixels need scikit-image: {install_command('labels')}") from error
     cells = slic(image, n_segments=SLIC_SEGMENTS, compactness=SLIC_COMPACTNESS, start_label=1)
     pixels = cells.size
     masks = (cells == cell for cell in np.unique(cells))

@@ -89,5 +89,10 @@ def _for_filter_bank(settings: Settings) -> Settings:
     for name, values in FILTER_BANK.items():
         section, default = getattr(settings, name), getattr(defaults, name)
         unset = {k: v for k, v in values.items() if getattr(section, k) == getattr(default, k)}
+        for key, value in unset.items():
+            logger.info(
+                "U2SEG.%s.%s %s becomes %s, which suits the filter bank",
+                name.upper(), key.upper(), getattr(section, key), value,
+            )  # fmt: skip
         sections[name] = replace(section, **unset)
     return replace(settings, **sections)

@@ -5,7 +5,12 @@ In an installed package they lie in ``u2seg/configs``, in a clone in ``configs``
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib.metadata
+import json
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from u2seg.errors import UserError
@@ -32,7 +37,18 @@ def install_command(extras: str) -> str:
     """
     if clone():
         return f'pip install -c constraints.txt -e ".[{extras}]"'.replace("[]", "")
-    return f'pip install "u2seg[{extras}]"'.replace("[]", "")
+    return f"pip install '{_origin()}[{extras}]'".replace("[]", "")
+
+
+def _origin() -> str:
+    """Return the wheel or folder that pip took this package from, or what stands for it."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
+        record = importlib.metadata.distribution("u2seg").read_text("direct_url.json")
+        url = urllib.parse.urlsplit(json.loads(record or "{}").get("url", ""))
+        path = urllib.request.url2pathname(url.path)
+        if url.scheme == "file" and Path(path).exists():
+            return path
+    return "/path/to/wheel-or-source-of-u2seg"
 
 
 def config_folder() -> Path:

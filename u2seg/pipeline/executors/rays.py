@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from u2seg.errors import UserError
+from u2seg.io.packaged import install_command
 from u2seg.pipeline.executors.base import Ended, Job, outcome, take
 
 GOODBYE_S = 5.0
@@ -47,7 +48,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError as error:
-            raise UserError('--executor ray needs Ray: pip install "u2seg[ray]"') from error
+            raise UserError(f"--executor ray needs Ray: {install_command('ray')}") from error
         options = dict(options)
         self._cpus, self._gpus = take(options, "cpus", 1), take(options, "gpus", 0)
         address = options.pop("address", None)

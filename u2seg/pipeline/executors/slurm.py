@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from u2seg.errors import UserError
+from u2seg.io.packaged import install_command
 from u2seg.pipeline.executors.base import Ended, Job, outcome, take
 
 FOLDER = ".slurm"
@@ -55,7 +56,7 @@ class SlurmExecutor:
             import submitit
         except ImportError as error:
             raise UserError(
-                '--executor slurm needs submitit: pip install "u2seg[slurm]"'
+                f"--executor slurm needs submitit: {install_command('slurm')}"
             ) from error
         self._submitit: Any = submitit
         options = dict(options)
