@@ -91,10 +91,13 @@ def test_without_a_posix_system_nothing_is_ready(
 ) -> None:
     real = doctor.import_failure
     monkeypatch.setattr(
-        doctor, "import_failure", lambda m: "none" if m in ("fcntl", "resource") else real(m)
+        doctor,
+        "import_failure",
+        lambda m: "No module named 'fcntl'" if m in ("fcntl", "resource", "iopath") else real(m),
     )
     assert doctor.main() == 1
     text = capsys.readouterr().out
+    assert "cannot import iopath" not in text
     assert "label stages: NOT ready\n  Python's fcntl is missing: this needs Linux" in text
     assert "training and prediction: NOT ready" in text
 

@@ -159,7 +159,7 @@ def missing(part: Part, besides: Part | None = None) -> list[str]:
         if distribution in known or distribution in part.optional:
             continue
         reason = import_failure(module)
-        if reason:
+        if reason and not any(reason == f"No module named {name!r}" for name in POSIX):
             lines.append(f"cannot import {distribution} ({reason}); run {part.command}")
     return lines
 
