@@ -56,9 +56,9 @@ class BusySizes:
         iterations: Of the training.
     """
 
-    scenes: int = 24
+    scenes: int = 16
     side: int = 128
-    iterations: int = 40
+    iterations: int = 20
 
 
 def jobs(folder: Path, sizes: BusySizes) -> dict[str, list[str]]:
