@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +72,7 @@ def test_reached_weights_are_the_best_ones(monkeypatch: pytest.MonkeyPatch, tmp_
 
     asked: list[str] = []
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr(weights, "_ask", lambda _: None)
     monkeypatch.setattr(weights, "_download", lambda url, target, _: asked.append(url))
     assert choose(FeatureSettings(name="auto"))[0] == "dino_vitb8"
     assert [url.rpartition("/")[2] for url in asked] == ["dino_vitbase8_pretrain.pth"]
@@ -117,3 +122,47 @@ def test_weights_of_no_known_vit_are_refused(tmp_path: Path) -> None:
     torch.save({"patch_embed.proj.weight": torch.zeros(7, 3, 8, 8)}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"of no ViT that is known here \(width 7, patches of 8"):
         choose(FeatureSettings(name="auto", weights=str(tmp_path / "x.pth")))
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers ``/short`` with a part of what it promises, else with a page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        short = self.path == "/short"
+        self.send_header("Content-Length", "1000" if short else "11")
+        self.end_headers()
+        self.wfile.write(b"x" * 100 if short else b"<html>login")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_what_broke_off_or_is_no_checkpoint_is_not_kept(address: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot download .*/short: .*100.*1000|900 more"):
+        weights.local_weights(f"{address}/short", folder=tmp_path)
+    with pytest.raises(UserError, match=r"/page is an HTML page, not a checkpoint"):
+        weights.local_weights(f"{address}/page", folder=tmp_path)
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_a_silent_server_is_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It accepts and never answers; neither is the hub's own client called, nor a disk blamed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(weights, "TIMEOUT_S", 0.05)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", pytest.fail)
+        monkeypatch.setitem(weights.RELEASED, "dino_vitb8", f"{url}/x.pth")
+        with pytest.raises(UserError, match=r"cannot download .*/x\.pth: timed out"):
+            weights.fetch("dino_vitb8", "timm/any")

@@ -102,6 +102,19 @@ def test_bf16_is_close(weights: Path) -> None:
     assert not np.array_equal(full, half)
 
 
+def test_weights_without_a_place_are_named(weights: Path, tmp_path: Path) -> None:
+    content = torch.load(weights, weights_only=True)["teacher"]
+    content = {k.removeprefix("module.backbone."): v for k, v in content.items()}
+    blocks = 1 + max(int(name.split(".")[1]) for name in content if name.startswith("blocks."))
+    deeper = {k.replace("blocks.0.", f"blocks.{blocks}."): v for k, v in content.items()}
+    torch.save({**content, **deeper}, tmp_path / "deeper.pth")
+    with pytest.raises(UserError, match=rf"no place for, such as 'blocks\.{blocks}\."):
+        build_extractor(settings(tmp_path / "deeper.pth"))
+    torch.save({**content, "register_tokens": torch.ones(1, 4, 8)}, tmp_path / "registers.pth")
+    with pytest.raises(UserError, match="has register tokens, and this ViT has none"):
+        build_extractor(settings(tmp_path / "registers.pth"))
+
+
 def test_sha256_is_checked(weights: Path) -> None:
     good = sha256_file(weights)
     build_extractor(settings(weights, sha256=good))

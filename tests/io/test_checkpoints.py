@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from u2seg.errors import UserError
+from u2seg.io import checkpoints
 from u2seg.io.checkpoints import load_checkpoint, numpy_scalar_globals
 
 
@@ -67,12 +69,6 @@ def test_the_allow_list_holds_what_torch_2_4_does_not_know_by_itself() -> None:
     assert encode("\xff", "latin1") == b"\xff"
     with pytest.raises(pickle.UnpicklingError, match="refuses the codec 'rot13'"):
         encode("x", "rot13")
-
-
-def test_an_empty_file_has_a_reason(tmp_path: Path) -> None:
-    (tmp_path / "model.pth").write_bytes(b"")
-    with pytest.raises(UserError, match=r"safely: \S+"):
-        load_checkpoint(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -135,6 +131,30 @@ def test_codecs_other_than_latin1_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "x.pkl")
 
 
+def test_no_function_of_this_process_is_changed(tmp_path: Path) -> None:
+    """The file names a function and gives it another default, which would stay after loading."""
+    before = checkpoints._latin1.__defaults__
+    change = pickle.dumps({"__defaults__": ("utf-8",)}, 2)[2:-1]
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02c_codecs\nencode\nN" + change + b"\x86b.")
+    with pytest.raises(UserError, match="refuses to change function"):
+        load_checkpoint(tmp_path / "x.pkl")
+    assert checkpoints._latin1.__defaults__ == before
+
+
+def test_a_missing_library_is_not_the_files_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ModuleNotFoundError):
+        load_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_a_weight_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="the weights hold a twice"):
+        checkpoints.plain_names({"module.a": 1, "b": 2, "a": 3})
+
+
 def test_the_digest_is_checked_before_anything_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     torch.save({"w": torch.ones(1)}, path)
@@ -148,7 +168,6 @@ def test_the_digest_is_checked_before_anything_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.pth", b"", "cannot load .* safely"),
         ("x.pth", b"PK\x03\x04 not a zip", "cannot load .* safely"),
         ("x.pkl", b"\x80\x04", "cannot load .* safely"),
         ("x.safetensors", b"\xff" * 16, "cannot load .* safely"),
@@ -182,6 +201,8 @@ def test_a_refusal_does_not_advise_unsafe_loading(tmp_path: Path) -> None:
         (b"\n<!DOCTYPE html><html><title>Quota exceeded</title>", "is an HTML page, not a check"),
         (b"\xef\xbb\xbf<html>", "is an HTML page, not a checkpoint: the download failed"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer.*lfs pull"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "is an error message, not a check"),
+        (b"", r"is empty \(0 bytes\): the download failed"),
     ],
 )
 def test_what_comes_in_place_of_weights_is_called_what_it_is(

@@ -129,6 +129,7 @@ def test_twelve_bits_in_sixteen_are_not_black(tmp_path: Path) -> None:
     ("grey", "expected"),
     [
         (np.array([[0.0, 0.25, 0.5, 1.0]], dtype=np.float32), [0, 64, 128, 255]),
+        (np.array([[-1e-6, 0.5, 1.0005]], dtype=np.float32), [0, 128, 255]),
         (np.array([[0, 257, 2048, 4095]], dtype=np.int32), [0, 16, 128, 255]),
         (np.array([[0, 257, 20000, 65535]], dtype=np.int32), [0, 1, 78, 255]),
     ],
@@ -146,6 +147,13 @@ def test_samples_that_do_not_say_their_range_are_refused(tmp_path: Path, grey: A
     kind = np.float32 if isinstance(grey[0][0], float) else np.int32
     with pytest.raises(BadImageError, match="samples do not say their range"):
         _save(Image.fromarray(np.array(grey, dtype=kind)), tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_eight_bits_in_wider_samples_are_refused_not_black(tmp_path: Path, kind: type) -> None:
+    grey = np.array([[0, 100, 255]], dtype=kind)
+    with pytest.raises(BadImageError, match=r"8-bit samples in wider ones: found 0\.\.255"):
+        _save(Image.fromarray(grey), tmp_path / "x.tif")
 
 
 def test_heic_is_read_where_its_library_is(tmp_path: Path) -> None:

@@ -297,11 +297,16 @@ def load_vit_weights(model: Any, content: dict[str, Any], path: Path) -> None:
         path: Named in errors.
 
     Raises:
-        UserError: if a weight of the backbone is missing or has another shape, or the patches
-            are of another size.
+        UserError: if a weight of the backbone is missing, has another shape or no place, or the
+            patches are of another size.
     """
     state = _state_of(content)
     _check_patches(model, state, path)
+    if (
+        getattr(model, "reg_token", None) is None
+        and {"register_tokens", "reg_token"} & state.keys()
+    ):
+        raise UserError(f"{path} has register tokens, and this ViT has none")
     try:
         state = _checkpoint_filter(model)(state, model)
         wrong = model.load_state_dict(state, strict=False)
@@ -312,6 +317,11 @@ def load_vit_weights(model: Any, content: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"{path} lacks {len(wrong.missing_keys)} weights of this ViT, such as "
             f"{wrong.missing_keys[0]!r}: it is a checkpoint of another architecture"
+        )
+    if extra := [name for name in wrong.unexpected_keys if name.startswith("blocks.")]:
+        raise UserError(
+            f"{path} has {len(extra)} weights that this ViT has no place for, such as "
+            f"{extra[0]!r}: it is a checkpoint of another architecture"
         )
 
 

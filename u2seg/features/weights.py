@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import logging
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
 from u2seg.config.env import cache_dir, offline
 from u2seg.errors import UserError
 from u2seg.io.atomic import atomic_file, sha256_file
+from u2seg.io.checkpoints import refuse_other_kinds
 from u2seg.io.progress import Bar
 
 logger = logging.getLogger(__name__)
@@ -60,9 +64,10 @@ def fetch(name: str, hub_id: str) -> Path:
     """
     if offline():
         raise UserError(f"the weights of {name} are not on this machine, and --offline was given")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
 
     try:
+        _ask(constants.ENDPOINT)  # the hub's own client would try again for minutes
         return Path(hf_hub_download(hub_id, HUB_FILE, etag_timeout=TIMEOUT_S))
     except Exception as error:
         if name not in RELEASED:
@@ -71,6 +76,12 @@ def fetch(name: str, hub_id: str) -> Path:
             ) from error
         logger.warning("%s: not from the hub (%s), trying its authors", name, type(error).__name__)
     return local_weights(RELEASED[name])
+
+
+def _ask(url: str) -> None:
+    """Raise OSError if a server does not answer in time; any answer will do."""
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(url, timeout=TIMEOUT_S).close()  # noqa: S310 - the hub's
 
 
 def local_weights(weights: str, sha256: str = "", folder: Path | None = None) -> Path:
@@ -112,31 +123,36 @@ def _kept(url: str, folder: Path) -> Path:
 
 def _download(url: str, target: Path, sha256: str) -> None:
     logger.info("downloading %s to %s", url, target)
+    digest, count = hashlib.sha256(), 0
+    with atomic_file(target) as file:
+        for piece in _pieces(url, target.name):
+            file.write(piece)
+            digest.update(piece)
+            if not count:
+                refuse_other_kinds(piece, url)
+            count += len(piece)
+        if sha256 and digest.hexdigest() != sha256.lower():
+            raise UserError(f"{url} has sha256 {digest.hexdigest()}, expected {sha256}; not kept")
+
+
+def _pieces(url: str, name: str) -> Iterator[bytes]:
+    """Yield what an address holds; UserError if it cannot be had, or not all of it."""
+    count = 0
     try:
-        with (
-            atomic_file(target) as file,
-            urllib.request.urlopen(url, timeout=TIMEOUT_S) as response,  # noqa: S310
-        ):
-            size = int(response.headers.get("Content-Length") or 0) or None
-            digest = hashlib.sha256()
-            with Bar(total=size, unit="B", unit_scale=True, desc=target.name) as bar:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310
+            size = int(response.headers.get("Content-Length") or 0)
+            with Bar(total=size or None, unit="B", unit_scale=True, desc=name) as bar:
                 while piece := response.read(PIECE):
-                    file.write(piece)
-                    digest.update(piece)
+                    yield piece
+                    count += len(piece)
                     bar.update(len(piece))
-            if sha256 and digest.hexdigest() != sha256.lower():
-                raise UserError(
-                    f"{url} has sha256 {digest.hexdigest()}, expected {sha256}; not kept"
-                )
-    except UserError as error:
-        if "cannot write" in str(error) and isinstance(error.__cause__, urllib.error.URLError):
-            raise UserError(_no_download(url, error.__cause__)) from error
-        raise
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise UserError(_no_download(url, error)) from error
+    if count < size:
+        raise UserError(_no_download(url, f"it broke off after {count} of {size} bytes"))
 
 
-def _no_download(url: str, error: Exception) -> str:
+def _no_download(url: str, error: Exception | str) -> str:
     return (
         f"cannot download {url}: {error}. Download it elsewhere and set U2SEG.FEATURES.WEIGHTS "
         "to the file"

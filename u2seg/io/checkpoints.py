@@ -48,6 +48,19 @@ class _ArrayUnpickler(pickle._Unpickler):
         raise pickle.UnpicklingError(f"refuses to load {module}.{name}")
 
 
+def _load_build(unpickler: Any) -> None:
+    """Give an object its state: nothing that outlives the file, such as a function."""
+    import numpy
+
+    target = unpickler.stack[-2]
+    if not isinstance(target, numpy.ndarray | numpy.dtype | collections.OrderedDict):
+        raise pickle.UnpicklingError(f"refuses to change {type(target).__name__}")
+    pickle._Unpickler.dispatch[pickle.BUILD[0]](unpickler)
+
+
+_ArrayUnpickler.dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: _load_build}
+
+
 def _empty_array(*_: Any) -> Any:
     """Return an array for its state to be put in; of no size, whatever a damaged file asks for."""
     import numpy
@@ -97,10 +110,12 @@ def load_checkpoint(
             )
     else:
         verify(path)
-    _refuse_other_kinds(path)
+    with path.open("rb") as file:
+        refuse_other_kinds(file.read(1024), path)
     try:
+        _refuse_script(path)
         content = _load(path, strangers)
-    except UserError:
+    except (UserError, ModuleNotFoundError):  # a library that is missing is not the file's fault
         raise
     except MemoryError as error:
         raise UserError(
@@ -121,33 +136,49 @@ def plain_names(weights: Mapping[str, Any]) -> dict[str, Any]:
     Examples:
         >>> plain_names({"module._orig_mod.module.a.b": 1, "backbone._orig_mod.c": 2})
         {'a.b': 1, 'backbone.c': 2}
+
+    Raises:
+        UserError: if two names become one.
     """
     names = (str(name).replace("_orig_mod.", "") for name in weights)
-    plain = (re.sub(r"^(module\.)+", "", name) for name in names)
+    plain = [re.sub(r"^(module\.)+", "", name) for name in names]
+    twice = next((name for name, count in collections.Counter(plain).items() if count > 1), "")
+    if twice:
+        raise UserError(f"the weights hold {twice} twice, with a prefix and without")
     return dict(zip(plain, weights.values(), strict=True))
 
 
-def _refuse_other_kinds(path: Path) -> None:
-    """Raise UserError for what comes in place of weights, saying what it is."""
-    with path.open("rb") as file:
-        head = file.read(1024)
+def refuse_other_kinds(head: bytes, name: Path | str) -> None:
+    """Raise UserError for what comes in place of weights, saying what it is.
+
+    Args:
+        head: How the file begins, 1024 bytes or all of it.
+        name: What to call it.
+    """
+    if not head:
+        raise UserError(f"{name} is empty (0 bytes): the download failed")
     if _HTML.match(head.removeprefix(b"\xef\xbb\xbf")):
+        kind = "an error message" if b"<?xml" in head[:64] else "an HTML page"
         raise UserError(
-            f"{path} is an HTML page, not a checkpoint: the download failed. Delete it and "
+            f"{name} is {kind}, not a checkpoint: the download failed. Delete it and "
             "download the file again"
         )
     if head.startswith(_LFS):
         raise UserError(
-            f"{path} is a Git LFS pointer, not the file itself: run git lfs pull in its repository"
+            f"{name} is a Git LFS pointer, not the file itself: run git lfs pull in its repository"
         )
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            script = any(name.endswith("/constants.pkl") for name in archive.namelist())
-        if script:
-            raise UserError(
-                f"{path} is a TorchScript archive, a program with its weights; give the weights "
-                "alone: torch.save(torch.jit.load(file).state_dict(), other), if you trust it"
-            )
+
+
+def _refuse_script(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        script = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    if script:
+        raise UserError(
+            f"{path} is a TorchScript archive, a program with its weights; give the weights "
+            "alone: torch.save(torch.jit.load(file).state_dict(), other), if you trust it"
+        )
 
 
 def _reason(error: Exception) -> str:

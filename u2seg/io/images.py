@@ -18,6 +18,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from u2seg.io import imagefile
@@ -30,6 +31,8 @@ MAX_OVERHEAD = 1 << 26
 """Bytes a file may have beside its pixels: metadata, thumbnails, colour profiles."""
 BACKGROUND = (255, 255, 255)
 """Colour under transparent pixels."""
+FLOAT_SLACK = 1e-3
+"""By which floats may leave 0..1: rounding of whoever wrote them."""
 UPRIGHT = 1
 """EXIF's number of the orientation without a turn."""
 HEIF = b"ftyp"
@@ -267,8 +270,6 @@ def _usual_jpeg(image: Image.Image, content: bytes) -> npt.NDArray[np.uint8] | N
         return None
     if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
         return None
-    import simplejpeg
-
     # As large as the header said: a file that says something else later finds no room.
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     try:
@@ -295,7 +296,7 @@ def _eight_bits(grey: npt.NDArray[np.float64], floats: bool) -> npt.NDArray[np.u
     """Return wide samples as 0..255; BadImageError if nothing says what their white is.
 
     Floats in 0..1 are shares of white. Of integers none is below 0: 12 bits if all are below
-    4096, as cameras store them in 16 bits or more, else 16 bits.
+    4096, as cameras store them in 16 bits or more, else 16 bits; below 256 they are refused.
 
     Examples:
         >>> _eight_bits(np.array([0.0, 0.5, 1.0]), True).tolist()
@@ -307,13 +308,18 @@ def _eight_bits(grey: npt.NDArray[np.float64], floats: bool) -> npt.NDArray[np.u
     """
     low, high = grey.min(), grey.max()
     white = 1.0 if floats else 4095.0 if high < 4096 else 65535.0
-    if not (low >= 0 and high <= white):
+    if not floats and 0 <= low < high < 256:
+        raise BadImageError(
+            f"8-bit samples in wider ones: found {low:g}..{high:g}; save it with 8 bits"
+        )
+    slack = FLOAT_SLACK if floats else 0.0
+    if not (low >= -slack and high <= white + slack):
         kind = "float" if floats else "signed or 32-bit"
         raise BadImageError(
             f"{kind} samples do not say their range: found {low:g}..{high:g}, expected "
             f"0..{white:g}; save it with 8 or 16 bits"
         )
-    return np.rint(grey * (255 / white)).astype(np.uint8)
+    return np.rint(grey.clip(0, white) * (255 / white)).astype(np.uint8)
 
 
 def check_jpeg(content: bytes) -> None:
@@ -339,8 +345,6 @@ def check_jpeg(content: bytes) -> None:
 
 
 def _decode_strictly(content: bytes) -> None:
-    import simplejpeg
-
     _, _, space, _ = simplejpeg.decode_jpeg_header(content)
     if space in ("RGB", "YCbCr", "Gray", "GRAY"):
         simplejpeg.decode_jpeg(content, colorspace="GRAY", fastdct=True, strict=True)

@@ -144,11 +144,6 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         """
         path = str(path)
         if path and not Path(path).is_file():
-            if "://" in path and offline():
-                raise UserError(
-                    f"MODEL.WEIGHTS {path} is an address, and --offline was given: download the "
-                    "file elsewhere and name it"
-                )
             path = _local_copy(path, self.path_manager)
         self._source = path
         # Not the host's: main takes "?" in a file's name for a query, and after a refusal it can
@@ -269,12 +264,15 @@ def load_weights(model: torch.nn.Module, weights: Path | str, *, strict: bool = 
 
 
 def _local_copy(path: str, path_manager: Any) -> str:
+    path = path.removeprefix("file://")
+    if Path(path).is_file():
+        return path
     if "://" not in path:
         raise UserError(
             f"weight file {path} does not exist (MODEL.WEIGHTS): give a local file or a URL "
             "(docs/migration.md lists the published ones; u2seg convert makes one of a ResNet)"
         )
-    if offline() and not path.startswith("file:"):
+    if offline():
         raise UserError(
             f"{path} (MODEL.WEIGHTS) would be asked of the network, and --offline was given: "
             "download it elsewhere and set MODEL.WEIGHTS to the file"
