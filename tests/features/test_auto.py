@@ -65,6 +65,18 @@ def test_offline_nothing_is_asked_and_the_filter_bank_told(
         weights.local_weights("https://example.org/x.pth")
 
 
+def test_offline_a_run_without_weights_does_not_begin(no_caches: Path, tmp_path: Path) -> None:
+    named = replace(ASKED, features=FeatureSettings(name="dino_vits8"))
+    assert resolve(named, tmp_path / "run" / "features.json") == named
+    go_offline()
+    with pytest.raises(UserError, match="dino_vits8 are not on this machine, and --offline"):
+        resolve(named, tmp_path / "run" / "features.json")
+    (tmp_path / "run").mkdir()  # its masks may be there: what is needed shows
+    assert resolve(named, tmp_path / "run" / "features.json") == named
+    bank = replace(ASKED, features=FeatureSettings(name="filter_bank"))
+    assert resolve(bank) == bank
+
+
 def test_reached_weights_are_the_best_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*_: object, **options: float) -> str:
         assert options["etag_timeout"] == 10

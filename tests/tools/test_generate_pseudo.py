@@ -171,7 +171,7 @@ def test_an_unset_output_folder_is_refused(
     with pytest.raises(SystemExit) as error:
         load(TOOL).main(words)
     assert error.value.code == 2
-    assert "the folder name is empty" in capsys.readouterr().err
+    assert "the name is empty" in capsys.readouterr().err
 
 
 def test_the_whole_run_wants_its_truth_before_it_labels(

@@ -99,17 +99,14 @@ def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFi
     """
     output = Path(args.output)
     check_own(output)
-    segmenter = _segmenter(args)  # a model that is refused leaves no folder
     with only_run(output / LOCK):
-        return _segment(args, segmenter, inputs, output)
+        return _segment(args, inputs, output)
 
 
 def _segment(
-    args: argparse.Namespace,
-    segmenter: Segmenter,
-    inputs: Sequence[tuple[str, ImageFile]],
-    output: Path,
+    args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFile]], output: Path
 ) -> int:
+    segmenter = _segmenter(args)
     writer = PredictionWriter(output, segmenter.space)
     skipped = []
     for number, (name, path) in enumerate(Bar(inputs, desc="segment", unit="image"), start=1):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from u2seg.config.env import offline
 from u2seg.config.schema import FeatureSettings, Settings
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_json
@@ -36,10 +37,13 @@ def resolve(settings: Settings, record: Path | None = None) -> Settings:
 
     Raises:
         UserError: for ``FEATURES.WEIGHTS`` that cannot be read or fit no ViT that is known here,
-            or a garbled record.
+            a garbled record, or with ``--offline`` weights that are not on this machine, if the run
+            has not begun.
     """
     features = settings.features
     if features.name != AUTO:
+        if offline() and not (record and record.parent.exists()):
+            _check_at_hand(features)
         return settings
     if record and record.is_file():
         name, reason = str(read_json_object(record, "name")["name"]), "as this run began"
@@ -48,6 +52,16 @@ def resolve(settings: Settings, record: Path | None = None) -> Settings:
     logger.info("U2SEG.FEATURES.NAME auto is %s: %s", name, reason)
     settings = replace(settings, features=replace(features, name=name))
     return _for_filter_bank(settings) if name == "filter_bank" else settings
+
+
+def _check_at_hand(features: FeatureSettings) -> None:
+    """Raise UserError before a run begins, not in its midst, if weights would be asked for."""
+    from u2seg.features.vit import ARCHITECTURES, hub_of
+    from u2seg.features.weights import at_hand, fetch
+
+    known = features.name in ARCHITECTURES or features.name.startswith("timm:")
+    if known and not features.weights and not at_hand(features.name, hub_of(features.name)):
+        fetch(features.name, hub_of(features.name))  # says what is missing
 
 
 def remember(settings: Settings, record: Path) -> None:

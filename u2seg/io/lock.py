@@ -105,13 +105,14 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
     live by its touching the lock.
 
     Args:
-        lock: The lock's file; its folder is made if missing.
+        lock: The lock's file; its folder is made if missing, and goes again if nothing came.
         patience: Seconds to watch a lock that another machine left.
 
     Raises:
         UserError: if another live driver holds it (names host, process and since when), or the
             folder cannot be written to.
     """
+    made = not lock.parent.exists()
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -120,9 +121,11 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
             f"cannot write to {lock.parent}: {error.strerror}. Choose another output folder"
         ) from error
     _HELD.add(handle)
+    locked = False
     try:
         holder = holder_of(lock)
-        if not _locked(handle) or _lives(lock, holder, patience):
+        locked = _locked(handle) and not _lives(lock, holder, patience)
+        if not locked or not _is(handle, lock):
             raise UserError(
                 f"{lock.parent} is in use by another run: {told(holder_of(lock))}. Wait for it, "
                 "end it, or choose another output folder"
@@ -140,6 +143,8 @@ def only_run(lock: Path, patience: float = FOREIGN_S) -> Iterator[None]:
                 os.ftruncate(handle, 0)
     finally:
         if handle in _HELD:  # not so in a forked child
+            if made and locked:
+                _remove_if_alone(lock)
             _HELD.discard(handle)
             os.close(handle)
 
@@ -158,6 +163,22 @@ def _locked(handle: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
+
+
+def _is(handle: int, lock: Path) -> bool:
+    """Return whether the lock that could be had is still the one in the folder."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(lock))
+    except OSError:
+        return False
+
+
+def _remove_if_alone(lock: Path) -> None:
+    """Remove a lock and its folder if there is nothing else in it: the work was refused."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in lock.parent.iterdir()] == [lock.name]:
+            lock.unlink()
+            lock.parent.rmdir()
 
 
 def _lives(lock: Path, holder: dict[str, str], patience: float) -> bool:
