@@ -26,7 +26,7 @@ _WAITING = {"GOMP_SPINCOUNT": "4000", "KMP_BLOCKTIME": "1"}
 """How long an idle thread of GNU's and of LLVM's OpenMP spins: rounds, and milliseconds.
 
 GNU's default is 300,000 rounds, tens of milliseconds. Beside other work a thread then spins for
-one that has no core to run on; a few thousand rounds cost 3 % on an idle machine
+one that has no core to run on; a few thousand rounds cost 1 to 2 % on an idle machine
 (docs/benchmarks.md).
 """
 _SPINNING = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
