@@ -68,8 +68,8 @@ def test_everything_once_again_and_not_mixed(tmp_path: Path) -> None:
 
 def evaluated_only(root: Path, metrics: bytes) -> None:
     """Other evaluation of a finished run: refused with a command, which works."""
-    from u2seg.engine.args import train_parser
     from u2seg.engine.run import train_or_evaluate
+    from u2seg.host.arguments import train_parser
 
     run = root / "run"
     with pytest.raises(UserError) as refused:
@@ -175,7 +175,7 @@ def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
     from detectron2 import model_zoo
     from detectron2.modeling import build_model
 
-    from u2seg.engine.setup import build_stock_cfg
+    from u2seg.host.setup import build_stock_cfg
     from u2seg.workflow import label_folder
 
     write_scenes(tmp_path / "data", SceneSettings(train=3, val=1, size=64))
@@ -305,8 +305,8 @@ def test_fewer_rounds_than_were_made_are_told(
         raise StageError("far enough")
 
     monkeypatch.setattr("u2seg.pipeline.generate_labels", stop)
-    monkeypatch.setattr("u2seg.engine.setup.build_cfg", lambda *_, **__: None)
-    monkeypatch.setattr("u2seg.engine.evaldata.register_eval", lambda *_: None)
+    monkeypatch.setattr("u2seg.host.setup.build_cfg", lambda *_, **__: None)
+    monkeypatch.setattr("u2seg.host.evaldata.register_eval", lambda *_: None)
     for rounds, expected in ((0, True), (1, True), (2, False), (3, False)):
         caplog.clear()
         with caplog.at_level(logging.WARNING), pytest.raises(StageError):

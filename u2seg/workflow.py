@@ -122,9 +122,9 @@ def run_everything(args: argparse.Namespace) -> str:
             holds a run with other ones or in which another is at work.
         StageError: if a stage fails.
     """
-    from u2seg.engine.evaldata import register_eval
-    from u2seg.engine.outputs import check_output
-    from u2seg.engine.setup import EVAL_NAME, build_cfg
+    from u2seg.host.evaldata import register_eval
+    from u2seg.host.setup import EVAL_NAME, build_cfg
+    from u2seg.host.start import check_output
     from u2seg.pipeline.territory import check_apart
     from u2seg.pipeline.workspace import Workspace
 
@@ -217,8 +217,8 @@ def _relabel(
     args: argparse.Namespace, settings: Settings, before: Folders, folders: Folders
 ) -> list[str]:
     """Make the labels of a round; return the overrides of its training."""
-    from u2seg.engine.setup import build_cfg
     from u2seg.engine.teacher import ModelTeacher
+    from u2seg.host.setup import build_cfg
     from u2seg.pipeline.relabel_stage import relabel_images
 
     rounds = settings.rounds
@@ -331,7 +331,7 @@ def _untrained_metrics(
         from detectron2.modeling import build_model
 
         from u2seg.engine.run import evaluate
-        from u2seg.engine.setup import build_cfg
+        from u2seg.host.setup import build_cfg
 
         # Not setup_cfg: it would end the log of the training, and write a second config.yaml.
         opts = [*opts, "OUTPUT_DIR", str(folders.untrained)]

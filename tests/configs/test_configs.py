@@ -10,7 +10,7 @@ import pytest
 from tests.label_folder import CONFIGS
 from u2seg.compat import host_keys, prepare_host
 from u2seg.config.load import load_settings
-from u2seg.engine.setup import build_cfg
+from u2seg.host.setup import build_cfg
 from u2seg.io.yamlfile import load_yaml
 
 pytestmark = pytest.mark.d2

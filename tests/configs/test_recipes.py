@@ -14,7 +14,7 @@ import pytest
 from tests.label_folder import CONFIGS
 from u2seg.compat import prepare_host
 from u2seg.config.words import flatten
-from u2seg.engine.setup import build_cfg
+from u2seg.host.setup import build_cfg
 from u2seg.io.yamlfile import load_yaml
 
 pytestmark = pytest.mark.d2

@@ -57,7 +57,7 @@ def test_compiled_code_decodes_the_same_stuff(
 
 def test_a_few_images_are_not_worth_compiling() -> None:
     from tests.label_folder import BASE_CONFIG
-    from u2seg.engine.setup import build_cfg
+    from u2seg.host.setup import build_cfg
 
     cfg = build_cfg(BASE_CONFIG)
     chosen = [PanopticMapper.from_cfg(cfg, True, images).fast for images in (12, 99, 100)]
@@ -82,7 +82,7 @@ def test_void_is_ignored_where_no_stuff_is_learnt_and_objects_are_pasted(tmp_pat
     from detectron2.data import transforms
 
     from tests.label_folder import BASE_CONFIG, data_words
-    from u2seg.engine.setup import build_cfg
+    from u2seg.host.setup import build_cfg
 
     labels = make_labels(tmp_path)
     record = read_pseudo_panoptic(labels)[1]

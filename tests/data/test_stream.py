@@ -183,7 +183,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 def config(tmp_path: Path, *words: str) -> Any:
     from tests.label_folder import BASE_CONFIG, data_words, make_labels
-    from u2seg.engine.setup import build_cfg
+    from u2seg.host.setup import build_cfg
 
     labels = make_labels(tmp_path)
     return build_cfg(BASE_CONFIG, [*data_words(labels, tmp_path / "out"), *words], register=True)

@@ -20,8 +20,8 @@ from u2seg.engine.batch_trial import (
     worst_case,
     worst_samples,
 )
-from u2seg.engine.setup import build_cfg
 from u2seg.errors import StageError, UserError
+from u2seg.host.setup import build_cfg
 from u2seg.io.memory import available_gb, peak_gb, resident_gb
 
 
@@ -285,7 +285,7 @@ def test_the_flag_searches_and_does_not_train(
     import logging
 
     from u2seg.engine import batch_trial, run
-    from u2seg.engine.args import train_parser
+    from u2seg.host.arguments import train_parser
 
     monkeypatch.setattr(batch_trial, "find_batch_size", lambda args: f"{args.memory_limit:g} GB")
     monkeypatch.setattr(run, "train_or_evaluate", lambda args: pytest.fail("it trains"))
@@ -307,7 +307,7 @@ def test_the_flag_searches_and_does_not_train(
 def test_two_things_at_once_are_refused(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from u2seg.engine.args import train_parser
+    from u2seg.host.arguments import train_parser
 
     with pytest.raises(SystemExit) as caught:
         train_parser().parse_intermixed_args(["--config-file", "a.yaml", *flags, "SEED", "1"])
@@ -318,8 +318,8 @@ def test_two_things_at_once_are_refused(
 
 
 def test_a_memory_limit_without_the_search_is_refused() -> None:
-    from u2seg.engine.args import train_parser
     from u2seg.engine.run import launch_run
+    from u2seg.host.arguments import train_parser
 
     words = ["--config-file", "a.yaml", "--memory-limit", "2"]
     with pytest.raises(UserError, match="--memory-limit 2 belongs to --find-batch-size"):

@@ -13,10 +13,10 @@ from tests.engine.test_evalchoice import write_mapping
 from tests.label_folder import BASE_CONFIG, TINY, scene
 from u2seg.compat import prepare_host
 from u2seg.engine import demo
-from u2seg.engine.args import demo_parser
 from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
 from u2seg.evaluation.mapping_file import with_class_names
+from u2seg.host.arguments import demo_parser
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
 
@@ -63,7 +63,7 @@ def test_demo_writes_class_names(tmp_path: Path) -> None:
     import torch
     from detectron2.modeling import build_model
 
-    from u2seg.engine.setup import build_cfg
+    from u2seg.host.setup import build_cfg
 
     torch.manual_seed(0)
     cfg = build_cfg(BASE_CONFIG, TINY)

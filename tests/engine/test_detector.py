@@ -14,8 +14,8 @@ from tests.label_folder import BASE_CONFIG, TINY, scene
 from u2seg.compat import host, prepare_host
 from u2seg.config.schema import MaskSettings
 from u2seg.engine.detector import Detector, masks_of_instances
-from u2seg.engine.setup import build_cfg, build_stock_cfg
 from u2seg.errors import UserError
+from u2seg.host.setup import build_cfg, build_stock_cfg
 
 pytestmark = pytest.mark.d2
 prepare_host()

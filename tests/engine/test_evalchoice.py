@@ -12,7 +12,6 @@ from tests.evaluation.datasets import write_truth
 from tests.label_folder import BASE_CONFIG
 from u2seg.config.load import load_settings
 from u2seg.config.schema import EvalSettings
-from u2seg.engine.args import train_parser
 from u2seg.engine.evalchoice import (
     EvalChoice,
     check_choice,
@@ -27,6 +26,7 @@ from u2seg.evaluation.holdout import Split
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.mapping_file import mapping_json
 from u2seg.evaluation.protocols import protocol_of
+from u2seg.host.arguments import train_parser
 
 KEYS = ["U2SEG.CLUSTERS.NUM_CLUSTERS", "3", "U2SEG.SEMANTICS.NUM_CLASSES", "2"]
 

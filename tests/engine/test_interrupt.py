@@ -16,8 +16,8 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from tests.engine.test_resume import assert_same
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.engine import interrupt
-from u2seg.engine.args import train_parser
 from u2seg.engine.interrupt import Interrupted, Stop
+from u2seg.host.arguments import train_parser
 from u2seg.io.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.d2
@@ -25,8 +25,8 @@ WORDS = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD
 
 
 def make_trainer(words: list[str], evaluate: Any = lambda _: None, resume: bool = False) -> Any:
-    from u2seg.engine.setup import setup_cfg
     from u2seg.engine.trainer import build_trainer
+    from u2seg.host.start import setup_cfg
 
     flags = ["--resume"] if resume else []
     args = train_parser().parse_intermixed_args([*flags, "--config-file", str(BASE_CONFIG), *words])

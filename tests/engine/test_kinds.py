@@ -17,13 +17,13 @@ import torch
 from tests.label_folder import BASE_CONFIG, SPACE, TINY, data_words, make_labels, scene
 from u2seg.compat import prepare_host
 from u2seg.data.lowshot import LabelledSet
-from u2seg.engine.args import train_parser
 from u2seg.engine.lowshot import make_splits
 from u2seg.engine.run import train_or_evaluate
 from u2seg.engine.segmenter import Segmenter
-from u2seg.engine.setup import build_cfg
 from u2seg.engine.writer import PredictionWriter
 from u2seg.errors import UserError
+from u2seg.host.arguments import train_parser
+from u2seg.host.setup import build_cfg
 from u2seg.io.atomic import write_json
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.jsonfile import read_json

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.label_folder import BASE_CONFIG
 from u2seg.engine.optimizer import build_optimizer
-from u2seg.engine.setup import build_cfg
+from u2seg.host.setup import build_cfg
 
 pytestmark = pytest.mark.d2
 WORDS = ["MODEL.DEVICE", "cpu", "SOLVER.BASE_LR", "0.1", "SOLVER.WEIGHT_DECAY", "0.01"]

@@ -13,10 +13,10 @@ from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.data.mapper import PanopticMapper
 from u2seg.data.pseudo import read_pseudo_panoptic
-from u2seg.engine.args import train_parser
 from u2seg.engine.pictures import BatchPictures, named_space
 from u2seg.engine.run import train_or_evaluate
-from u2seg.engine.setup import build_cfg
+from u2seg.host.arguments import train_parser
+from u2seg.host.setup import build_cfg
 from u2seg.structures.labels import LabelSpace
 
 pytestmark = pytest.mark.d2

@@ -15,12 +15,12 @@ import pytest
 from tests.label_folder import BASE_CONFIG, CONFIGS, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.config.env import Torchrun, torchrun
-from u2seg.engine.args import train_parser
 from u2seg.engine.interrupt import Interrupted
 from u2seg.engine.processes import joined, run_in_processes
 from u2seg.engine.run import train_or_evaluate
-from u2seg.engine.setup import build_cfg, wanted_device
 from u2seg.errors import StageError, UserError
+from u2seg.host.arguments import train_parser
+from u2seg.host.setup import build_cfg, wanted_device
 
 pytestmark = pytest.mark.d2
 prepare_host()

@@ -14,8 +14,8 @@ import torch
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.args import train_parser
 from u2seg.errors import UserError
+from u2seg.host.arguments import train_parser
 from u2seg.io.checkpoints import load_checkpoint
 
 pytestmark = [pytest.mark.d2, pytest.mark.slow]
@@ -37,8 +37,8 @@ class Killed(BaseException):
 
 def train(words: list[str], stop: int = LENGTH, resume: bool = False) -> dict[int, float]:
     """Train until iteration ``stop`` is computed, but not saved; return the losses computed."""
-    from u2seg.engine.setup import setup_cfg
     from u2seg.engine.trainer import build_trainer, run_training
+    from u2seg.host.start import setup_cfg
 
     flags = ["--resume"] if resume else []
     args = train_parser().parse_intermixed_args(["--config-file", str(BASE_CONFIG), *flags, *words])
@@ -144,8 +144,8 @@ def test_precise_statistics_do_not_depend_on_an_interruption(tmp_path: Path) -> 
 
 def test_the_state_of_a_host_trainer_is_gone_on_with(tmp_path: Path) -> None:
     """One group and one rate per parameter; the last layers' rate is four times the others'."""
-    from u2seg.engine.setup import setup_cfg
     from u2seg.engine.trainer import build_trainer
+    from u2seg.host.start import setup_cfg
 
     words = [*data_words(make_labels(tmp_path), tmp_path), "U2SEG.TRAIN.HEAD_LR_FACTOR", "4"]
     args = train_parser().parse_intermixed_args(["--config-file", str(BASE_CONFIG), *words])

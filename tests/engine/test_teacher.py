@@ -40,7 +40,7 @@ def test_outputs_by_hand() -> None:
 
 
 def test_a_model_teaches_and_is_told_apart(tmp_path: Path) -> None:
-    from u2seg.engine.setup import build_cfg
+    from u2seg.host.setup import build_cfg
 
     weights = save_random_model(build_cfg(BASE_CONFIG, TINY), tmp_path / "model.pth")
     teacher = ModelTeacher(str(BASE_CONFIG), TINY, weights, 0.0)

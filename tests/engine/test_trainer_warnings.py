@@ -10,8 +10,8 @@ import pytest
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.setup import build_cfg
 from u2seg.engine.trainer import TrainerParts
+from u2seg.host.setup import build_cfg
 
 pytestmark = pytest.mark.d2
 prepare_host()

@@ -15,10 +15,10 @@ from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.engine import trainer as trainers
 from u2seg.engine import training
-from u2seg.engine.args import train_parser
 from u2seg.engine.ema import ema_weights
 from u2seg.engine.run import train_or_evaluate
 from u2seg.errors import StageError, UserError
+from u2seg.host.arguments import train_parser
 from u2seg.io.checkpoints import load_checkpoint
 
 pytestmark = [pytest.mark.d2, pytest.mark.slow]

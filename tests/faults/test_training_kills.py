@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.args import train_parser
+from u2seg.host.arguments import train_parser
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.checksums import LAST
 
@@ -24,8 +24,8 @@ PRELOAD = ["u2seg.modeling.panoptic_cascade", "u2seg.modeling.checkpoint", "u2se
 
 
 def train(words: list[str]) -> None:
-    from u2seg.engine.setup import setup_cfg
     from u2seg.engine.training import train as train_and_evaluate
+    from u2seg.host.start import setup_cfg
 
     prepare_host()
     flags = ["--config-file", str(BASE_CONFIG), "--resume", *words]

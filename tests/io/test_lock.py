@@ -35,8 +35,8 @@ def test_a_loading_process_that_outlives_its_run_does_not_hold_the_lock(tmp_path
 
 
 def train(root: Path, *flags: str) -> None:
-    from u2seg.engine.args import train_parser
     from u2seg.engine.run import train_or_evaluate
+    from u2seg.host.arguments import train_parser
 
     words = data_words(make_labels(root), root / "out")
     flags = ("--config-file", str(BASE_CONFIG), *flags)
@@ -57,8 +57,8 @@ def run_pipeline(root: Path) -> None:
 
 
 def demo(root: Path) -> None:
-    from u2seg.engine.args import demo_parser
     from u2seg.engine.demo import run_demo
+    from u2seg.host.arguments import demo_parser
 
     make_labels(root)
     words = ["--config-file", str(BASE_CONFIG), "--input", str(root / "photos")]

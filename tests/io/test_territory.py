@@ -22,8 +22,8 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def train_words(words: list[str], *flags: str) -> None:
-    from u2seg.engine.args import train_parser
     from u2seg.engine.run import train_or_evaluate
+    from u2seg.host.arguments import train_parser
 
     command = ["--config-file", str(BASE_CONFIG), *flags, *words]
     train_or_evaluate(train_parser().parse_intermixed_args(command))

@@ -18,8 +18,8 @@ from detectron2.modeling import build_backbone, build_model  # noqa: E402
 from tests.label_folder import CONFIGS  # noqa: E402
 from tests.modeling.tiny import tiny_cfg  # noqa: E402
 from tests.tools.test_train_net import ROOT, call  # noqa: E402
-from u2seg.engine.setup import build_cfg  # noqa: E402
 from u2seg.errors import UserError  # noqa: E402
+from u2seg.host.setup import build_cfg  # noqa: E402
 from u2seg.io.atomic import sha256_file  # noqa: E402
 from u2seg.io.checkpoints import load_checkpoint  # noqa: E402
 from u2seg.modeling.checkpoint import load_weights  # noqa: E402

@@ -190,7 +190,7 @@ def test_the_published_recipe_has_the_names_and_shapes_of_the_stock_model(things
     """Their checkpoints were written by the stock classes; nothing is computed here."""
     from pathlib import Path
 
-    from u2seg.engine.setup import build_cfg
+    from u2seg.host.setup import build_cfg
 
     configs = Path(__file__).resolve().parents[2] / "configs" / "COCO-PanopticSegmentation"
     cfg = build_cfg(configs / f"u2seg_R50_{things}.yaml")

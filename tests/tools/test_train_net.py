@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
-from u2seg.engine.args import train_parser
+from u2seg.host.arguments import train_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "train_net.py"

@@ -88,7 +88,7 @@ class Running:
 def config(sizes: TrainSizes, labels: Path, output: Path, more: Sequence[str] = ()) -> Any:
     """Return the frozen config of our side, its data registered."""
     from u2seg.data.pseudo import open_pseudo_labels
-    from u2seg.engine.setup import build_cfg
+    from u2seg.host.setup import build_cfg
 
     space = open_pseudo_labels(labels).space
     words = [

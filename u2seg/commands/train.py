@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from u2seg.engine.args import train_parser as parser
+from u2seg.host.arguments import train_parser as parser
 
 __all__ = ["parser", "run"]
 

@@ -20,8 +20,8 @@ from typing import Any
 from u2seg.config.env import torchrun
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.engine.batch_search import MOST, Trial, advise, ending, format_search, search
-from u2seg.engine.setup import build_cfg
 from u2seg.errors import StageError, UserError
+from u2seg.host.setup import build_cfg
 from u2seg.io.memory import available_gb, peak_gb, resident_gb
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def find_batch_size(args: argparse.Namespace) -> str:
     """Return the table and the advice for a training command.
 
     Args:
-        args: From ``engine.args.train_parser``: ``config_file``, ``opts``, ``num_gpus``,
+        args: From ``host.arguments.train_parser``: ``config_file``, ``opts``, ``num_gpus``,
             ``num_machines``, ``memory_limit`` (GB per process; 0 = 80 % of what is free now on a
             CPU, all of a GPU).
 

@@ -43,7 +43,7 @@ def run_demo(args: argparse.Namespace) -> int:
     """Segment the inputs; return 0.
 
     Args:
-        args: From ``engine.args.demo_parser``.
+        args: From ``host.arguments.demo_parser``.
 
     Raises:
         UserError: for a bad setting, missing weights, no input, no readable input, or an output

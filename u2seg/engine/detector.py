@@ -62,7 +62,7 @@ class Detector:
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from u2seg.engine.run import load_model
-        from u2seg.engine.setup import build_cfg, build_stock_cfg
+        from u2seg.host.setup import build_cfg, build_stock_cfg
 
         path = self.settings.detector_config
         ours = "U2SEG" in load_yaml(path)

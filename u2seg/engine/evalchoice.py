@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from u2seg.config.schema import Settings
-from u2seg.engine.setup import label_space
 from u2seg.errors import UserError
 from u2seg.evaluation.files import PSEUDO_LABELS
 from u2seg.evaluation.mapping import LEAVE_OUT
@@ -15,6 +14,7 @@ from u2seg.evaluation.mapping_file import with_class_names
 from u2seg.evaluation.plan import MappingFile, plan_evaluation
 from u2seg.evaluation.protocols import expand_names, protocol_of
 from u2seg.evaluation.truth import Truth
+from u2seg.host.setup import label_space
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def with_protocol_key(args: argparse.Namespace) -> argparse.Namespace:
     What one key may be depends on the protocol, and keys are checked together.
 
     Args:
-        args: From ``engine.args.train_parser``.
+        args: From ``host.arguments.train_parser``.
 
     Raises:
         UserError: if a name is unknown.

@@ -11,7 +11,7 @@ import numpy as np
 
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.consistency import disagreements
-from u2seg.engine.setup import label_space
+from u2seg.host.setup import label_space
 from u2seg.io.atomic import write_bytes
 from u2seg.structures.labels import LabelSpace
 from u2seg.visualization.training import PICTURES, draw_training_batch, encode_picture

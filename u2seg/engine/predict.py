@@ -13,9 +13,9 @@ import numpy.typing as npt
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.resize import build_augmentations
 from u2seg.engine.prediction import Prediction, prediction_from_outputs
-from u2seg.engine.setup import label_space
 from u2seg.engine.writer import PredictionWriter
 from u2seg.errors import StageError
+from u2seg.host.setup import label_space
 from u2seg.io.names import distinct_stems
 
 PNG = "png_stem"

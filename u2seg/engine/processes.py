@@ -10,8 +10,8 @@ from typing import Any
 
 from u2seg.config.env import Torchrun, torchrun
 from u2seg.engine.interrupt import Interrupted
-from u2seg.engine.setup import build_cfg, wanted_device
 from u2seg.errors import StageError, UserError
+from u2seg.host.setup import build_cfg, wanted_device
 
 
 def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -22,7 +22,7 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
 
     Args:
         work: Importable function.
-        args: From ``engine.args.train_parser``.
+        args: From ``host.arguments.train_parser``.
 
     Raises:
         UserError: for numbers of processes that contradict each other or the machine, or a bad

@@ -18,10 +18,10 @@ from u2seg.engine.evalchoice import (
     with_mapping_of_labels,
     with_protocol_key,
 )
-from u2seg.engine.evaldata import truth_of, truth_paths
-from u2seg.engine.outputs import held_by_first
-from u2seg.engine.setup import EVAL_NAME, label_space, setup_cfg
 from u2seg.errors import UserError
+from u2seg.host.evaldata import truth_of, truth_paths
+from u2seg.host.setup import EVAL_NAME, label_space
+from u2seg.host.start import held_by_first, setup_cfg
 
 if TYPE_CHECKING:
     from u2seg.evaluation.truth import Truth
@@ -56,7 +56,7 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Train and then evaluate, or with ``eval_only`` evaluate alone.
 
     Args:
-        args: From ``engine.args.train_parser``. With ``dry_run`` or ``replay`` what they find is
+        args: From ``host.arguments.train_parser``. With ``dry_run`` or ``replay`` what they find is
             logged instead.
 
     Returns:

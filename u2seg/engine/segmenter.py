@@ -14,9 +14,9 @@ from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.engine.predict import image_outputs, predict_image
 from u2seg.engine.prediction import Prediction, prediction_from_outputs
 from u2seg.engine.run import load_model
-from u2seg.engine.setup import build_cfg, complete_cfg, label_space
 from u2seg.errors import UserError
 from u2seg.evaluation.mapping_file import with_class_names
+from u2seg.host.setup import build_cfg, complete_cfg, label_space
 from u2seg.io.images import BadImageError, read_image
 from u2seg.structures.labels import LabelSpace
 from u2seg.visualization.compose import write_picture
@@ -26,7 +26,7 @@ class Segmenter:
     """A model with its config, ready to predict.
 
     Args:
-        cfg: From ``u2seg.engine.setup.build_cfg``.
+        cfg: From ``u2seg.host.setup.build_cfg``.
         model: The model of ``cfg`` with its weights.
         space: Names of its clusters; None = their numbers.
     """

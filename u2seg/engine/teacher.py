@@ -55,7 +55,7 @@ class ModelTeacher:
 
     @functools.cached_property
     def _cfg(self) -> Any:
-        from u2seg.engine.setup import build_cfg
+        from u2seg.host.setup import build_cfg
 
         return build_cfg(self.config_file, self.overrides)
 

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from u2seg.engine.continuation import remember_settings
 from u2seg.engine.ranks import share_buffers
-from u2seg.engine.setup import build_cfg, setup_cfg
 from u2seg.errors import StageError, UserError
+from u2seg.host.setup import build_cfg
+from u2seg.host.start import remember_settings, setup_cfg
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.checksums import remove_leftovers, save_checked
 from u2seg.io.lock import LOCK, only_run

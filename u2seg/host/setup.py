@@ -7,24 +7,18 @@ data sets too.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import logging
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from u2seg.config.env import tell_spinning, warn_unread
+from u2seg.config.env import tell_spinning
 from u2seg.config.schema import Settings
 from u2seg.config.words import flatten
 from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
-from u2seg.engine.checks import check_host_settings, check_training_settings
-from u2seg.engine.continuation import check_start
-from u2seg.engine.hostcfg import Flat, merge_values, merge_words
-from u2seg.engine.hostlog import set_up_host
-from u2seg.engine.outputs import check_output, held_by_first
 from u2seg.errors import UserError
+from u2seg.host.cfg_merge import Flat, merge_values, merge_words
+from u2seg.host.checks import check_host_settings, check_training_settings
 from u2seg.io.yamlfile import load_yaml
 from u2seg.structures.labels import LabelSpace
 
@@ -45,35 +39,6 @@ _HEADS_OF_CUTLER = {
     "CustomStandardROIHeads": "StandardROIHeads",
 }
 """Its heads differ from the host's in their losses alone."""
-
-
-@contextlib.contextmanager
-def setup_cfg(args: argparse.Namespace) -> Iterator[Any]:
-    """Yield the frozen config of a training or evaluation run, logging and seeds set up.
-
-    While the block lasts, no other run gets its ``OUTPUT_DIR``.
-
-    Args:
-        args: From ``engine.args``: ``config_file``, ``opts``, ``eval_only``, ``resume``.
-
-    Raises:
-        UserError: as ``build_cfg``, as ``check_start`` if it trains, or if ``OUTPUT_DIR`` lies
-            among photographs, labels or ground truth, cannot be written, or another run is at work
-            there.
-    """
-    training = not args.eval_only
-    cfg = build_cfg(args.config_file, args.opts, register=True, training=training)
-    from detectron2.utils import comm
-
-    if training:
-        check_start(cfg, args.resume)
-    check_output(Path(cfg.OUTPUT_DIR), settings_from_cfg(cfg), PSEUDO_NAME)
-    _check_writable(Path(cfg.OUTPUT_DIR))
-    with held_by_first(Path(cfg.OUTPUT_DIR)):
-        set_up_host(cfg, args)
-        if comm.is_main_process():
-            warn_unread(settings_from_cfg(cfg), evaluates=True)
-        yield cfg
 
 
 def build_cfg(
@@ -196,7 +161,7 @@ def register_data(settings: Settings, config_file: str, *, training: bool) -> No
         UserError: if data are missing, or K or S of the labels differ from the settings.
     """
     from u2seg.data.catalog import register_pseudo_panoptic
-    from u2seg.engine.evaldata import register_eval
+    from u2seg.host.evaldata import register_eval
 
     data = settings.data
     if data.labels and not Path(data.labels).is_dir():
@@ -375,15 +340,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)([_copied(item) for item in value])
     return value
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"OUTPUT_DIR {folder} cannot be written: {error.strerror or error}. "
-            "Choose another folder: OUTPUT_DIR /path"
-        ) from error

@@ -13,8 +13,7 @@ import pytest
 
 from tests.label_folder import BASE_CONFIG, TINY, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.hostlog import command_words
-from u2seg.engine.setup import setup_cfg
+from u2seg.host.start import command_words, setup_cfg
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -114,7 +113,7 @@ def test_the_log_begins_with_the_command(labels: Path, tmp_path: Path) -> None:
 
 
 def test_a_command_with_flags_and_values() -> None:
-    from u2seg.engine.args import train_parser
+    from u2seg.host.arguments import train_parser
 
     line = "--config-file a.yaml --eval-only --protocol all --num-gpus 2 SEED 1"
     args = train_parser().parse_intermixed_args(shlex.split(line))

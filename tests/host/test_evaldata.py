@@ -20,17 +20,17 @@ from u2seg.config.evaluation import EvalSettings
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
 from u2seg.data.mapper import read_photograph
-from u2seg.engine.args import train_parser
 from u2seg.engine.evalchoice import EvalChoice
-from u2seg.engine.evaldata import photograph_records, truth_of, truth_paths
-from u2seg.engine.outputs import check_output
 from u2seg.engine.run import evaluate, train_or_evaluate
-from u2seg.engine.setup import build_cfg
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation.mapping import ClusterMapping
 from u2seg.evaluation.mapping_file import mapping_json
 from u2seg.evaluation.protocols import protocol_of
 from u2seg.evaluation.readers import open_truth
+from u2seg.host.arguments import train_parser
+from u2seg.host.evaldata import photograph_records, truth_of, truth_paths
+from u2seg.host.setup import build_cfg
+from u2seg.host.start import check_output
 from u2seg.io.atomic import write_json
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_panoptic_png, write_panoptic_png

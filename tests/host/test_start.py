@@ -10,9 +10,9 @@ import yaml
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.continuation import REMEMBERED, check_same, check_start, remember_settings
-from u2seg.engine.setup import build_cfg
 from u2seg.errors import UserError
+from u2seg.host.setup import build_cfg
+from u2seg.host.start import REMEMBERED, check_same, check_start, remember_settings
 
 pytestmark = pytest.mark.d2
 prepare_host()

@@ -1,4 +1,4 @@
-"""Whether a training may begin, or go on, in its output folder with its settings.
+"""The beginning of a run in its output folder: may it start or go on there, lock, log, seeds.
 
 ``train_config.yaml`` remembers the settings of the beginning. (``config.yaml`` is the host's and
 every command writes it anew, evaluations too.)
@@ -6,14 +6,27 @@ every command writes it anew, evaluations too.)
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import fnmatch
 import logging
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from u2seg.config.env import warn_unread
+from u2seg.config.schema import Settings
 from u2seg.config.words import flatten
+from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.errors import UserError
+from u2seg.host.setup import PSEUDO_NAME, build_cfg
 from u2seg.io.atomic import write_text
+from u2seg.io.lock import LOCK, only_run
+from u2seg.io.territory import LABELS, PHOTOGRAPHS, TRUTH, check_outside
 from u2seg.io.yamlfile import load_yaml
 
 logger = logging.getLogger(__name__)
@@ -32,6 +45,42 @@ _OF_TRAINING = (
     "U2SEG.CLUSTERS.NUM_CLUSTERS", "U2SEG.SEMANTICS.NUM_CLASSES", "U2SEG.IMAGES.MAX_PIXELS",
 )  # fmt: skip
 """Keys of this package that training reads; those of labelling and evaluation it does not."""
+_LOGGERS = ("detectron2", "fvcore")
+"""Those that the host's set-up gives handlers."""
+_ADDED: list[tuple[logging.Logger, logging.Handler]] = []
+"""What the last set-up of this process added."""
+_LONG = ("Environment info:", "Running with full config:", "Model:")
+"""Beginnings of messages of the host that no console needs."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@contextlib.contextmanager
+def setup_cfg(args: argparse.Namespace) -> Iterator[Any]:
+    """Yield the frozen config of a training or evaluation run, logging and seeds set up.
+
+    While the block lasts, no other run gets its ``OUTPUT_DIR``.
+
+    Args:
+        args: From ``host.arguments``: ``config_file``, ``opts``, ``eval_only``, ``resume``.
+
+    Raises:
+        UserError: as ``build_cfg``, as ``check_start`` if it trains, or if ``OUTPUT_DIR`` lies
+            among photographs, labels or ground truth, cannot be written, or another run is at work
+            there.
+    """
+    training = not args.eval_only
+    cfg = build_cfg(args.config_file, args.opts, register=True, training=training)
+    from detectron2.utils import comm
+
+    if training:
+        check_start(cfg, args.resume)
+    check_output(Path(cfg.OUTPUT_DIR), settings_from_cfg(cfg), PSEUDO_NAME)
+    _check_writable(Path(cfg.OUTPUT_DIR))
+    with held_by_first(Path(cfg.OUTPUT_DIR)):
+        set_up_host(cfg, args)
+        if comm.is_main_process():
+            warn_unread(settings_from_cfg(cfg), evaluates=True)
+        yield cfg
 
 
 def check_start(cfg: Any, resume: bool) -> None:
@@ -196,3 +245,147 @@ def _plain(flat: dict[str, Any]) -> dict[str, Any]:
 def _as_lists(value: Any) -> Any:
     """Return a value as YAML gives it back: lists for tuples."""
     return [_as_lists(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def check_output(output: Path, settings: Settings, name: str) -> None:
+    """Raise UserError if results would lie among the photographs, labels or truth of a run.
+
+    Args:
+        output: Folder of the results.
+        settings: ``U2SEG.DATA``.
+        name: That of the labels in the host's catalogs, if there are any.
+    """
+    from detectron2.data import MetadataCatalog
+
+    data = settings.data
+    if data.labels:
+        check_outside(output, Path(data.labels), LABELS)
+        known = MetadataCatalog.get(name)
+        if known.get("searched"):  # labels that are not used need not be there
+            check_outside(output, Path(known.image_root), PHOTOGRAPHS)
+    if data.eval_root:
+        root, tree = Path(data.eval_root), data.eval_tree
+        for name, what in ((tree.images, PHOTOGRAPHS), (tree.pngs, TRUTH)):
+            if name:
+                check_outside(output, root / name, what)
+
+
+def held_by_first(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Return ``only_run`` of a folder in the first process of a run; the others need no lock."""
+    from detectron2.utils import comm
+
+    return only_run(folder / LOCK) if comm.is_main_process() else contextlib.nullcontext()
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR {folder} cannot be written: {error.strerror or error}. "
+            "Choose another folder: OUTPUT_DIR /path"
+        ) from error
+
+
+def set_up_host(cfg: Any, args: argparse.Namespace) -> None:
+    """Begin a run as the host does: log, ``config.yaml``, seeds.
+
+    The log goes to stdout and ``OUTPUT_DIR/log.txt``, which alone has what is hundreds of lines
+    long, and all that this package says too. Handlers that an earlier call added are removed
+    first; those of others stay.
+
+    Args:
+        cfg: From ``build_cfg``; ``OUTPUT_DIR`` exists.
+        args: From ``host.arguments``; the log begins with them as ``command_words``.
+    """
+    from detectron2.engine import default_setup
+    from detectron2.utils import logger as host_log
+
+    while _ADDED:
+        logger, handler = _ADDED.pop()
+        logger.removeHandler(handler)
+    # It would add none for a folder that it has seen, or write to a file that was removed since.
+    host_log.setup_logger.cache_clear()
+    host_log._cached_log_stream.cache_clear()
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    seen = {id(handler) for logger in loggers for handler in logger.handlers}
+
+    def first(record: logging.LogRecord) -> bool:
+        _tune(loggers, seen)  # before the host's first line, which comes with its handlers
+        return _without_colours(record)  # the host colours the config, whatever reads it
+
+    loggers[0].addFilter(first)
+    try:
+        default_setup(cfg, _Shown(eval_only=args.eval_only, words=command_words(args)))
+    finally:
+        loggers[0].removeFilter(first)
+        _tune(loggers, seen)
+    told = "environment, full config and model are in %s"
+    logging.getLogger("detectron2.u2seg").info(told, Path(cfg.OUTPUT_DIR) / "log.txt")
+
+
+def _tune(loggers: list[logging.Logger], seen: set[int]) -> None:
+    """Have the host's new handlers show what belongs there, and note them in ``_ADDED``."""
+    for logger in loggers:
+        for handler in [each for each in logger.handlers if id(each) not in seen]:
+            seen.add(id(handler))
+            _ADDED.append((logger, handler))
+            console = getattr(handler, "stream", None) is sys.stdout
+            if console:
+                handler.addFilter(_is_short)
+            elif logger is loggers[0]:
+                ours = logging.getLogger("u2seg")
+                ours.addHandler(handler)
+                _ADDED.append((ours, handler))
+            if not (console and sys.stdout.isatty()):
+                handler.setFormatter(_PlainFormatter(handler.formatter))
+
+
+def command_words(args: argparse.Namespace) -> str:
+    """Return a command line of ``u2seg train``, as far as it says something.
+
+    Examples:
+        >>> words = ["SEED", "4", "SOLVER.STEPS", "(2, 3)"]
+        >>> command_words(argparse.Namespace(config_file="a.yaml", resume=True, opts=words))
+        "--config-file a.yaml --resume SEED 4 SOLVER.STEPS '(2, 3)'"
+    """
+    from u2seg.host.arguments import train_parser
+
+    parser = train_parser()
+    words: list[str] = []
+    for name, value in vars(args).items():
+        if name == "opts" or value == parser.get_default(name):
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            words.append(str(value))
+    return shlex.join([*words, *map(str, args.opts)])
+
+
+class _Shown(argparse.Namespace):
+    """What the host needs of the options; printed as the command line."""
+
+    def __str__(self) -> str:
+        return str(self.words)
+
+
+class _PlainFormatter(logging.Formatter):
+    """Formats as another one does, and removes codes of colours."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _COLOUR.sub("", self._inner.format(record))
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_LONG)
+
+
+def _without_colours(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _COLOUR.sub("", record.getMessage()), ()
+    return True

@@ -8,8 +8,8 @@ import pytest
 from yacs.config import CfgNode
 
 from u2seg.config.words import flatten
-from u2seg.engine.hostcfg import coerce, merge_values, merge_words
 from u2seg.errors import UserError
+from u2seg.host.cfg_merge import coerce, merge_values, merge_words
 
 
 def config() -> CfgNode:
