@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Write the photographs; return the exit code."""
-    from u2seg.scenes.photos import write_photos
+    from scenes.photos import write_photos
 
     names = write_photos(args.output)
     print(f"{len(names)} photographs in {args.output}")

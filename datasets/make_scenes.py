@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the scenes; return the exit code."""
     from pathlib import Path
 
-    from u2seg.scenes import SceneSettings, write_scenes
+    from scenes import SceneSettings, write_scenes
 
     settings = SceneSettings(args.train, args.val, args.size, args.seed)
     counts = write_scenes(Path(args.output), settings)

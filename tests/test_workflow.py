@@ -9,13 +9,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from scenes.export import SceneSettings, write_scenes
 
 from tests.label_folder import NARROW
 from tests.pipeline.conftest import FAST
 from u2seg import workflow
 from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
-from u2seg.scenes.export import SceneSettings, write_scenes
 from u2seg.workflow import Folders, _check_same_run, _training_opts, run_everything
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart" / "scenes.yaml"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from u2seg.benchmark import busy
-from u2seg.benchmark.inputs import Sizes
-from u2seg.benchmark.machine import Rates
-from u2seg.benchmark.setting import Setting
+from benchmarks import busy
+from benchmarks.inputs import Sizes
+from benchmarks.machine import Rates
+from benchmarks.setting import Setting
 from u2seg.errors import StageError
 
 SETTING = Setting(3, 2, Rates(1.0, 1.0), Sizes())

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from u2seg.benchmark import clusters
-from u2seg.benchmark.clusters import Sizes, descriptors, make_rows, table
-from u2seg.benchmark.machine import Rates
-from u2seg.benchmark.setting import Setting
+from benchmarks import clusters
+from benchmarks.clusters import Sizes, descriptors, make_rows, table
+from benchmarks.machine import Rates
+from benchmarks.setting import Setting
 from u2seg.clusters.rows import FileRows
 from u2seg.errors import StageError
 

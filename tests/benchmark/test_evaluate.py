@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("numba")
 
+from benchmarks import evaluate, evaluate_peers, machine
+from benchmarks.evaluate_inputs import NUM_THINGS, EvaluateSizes, Files, write_files
+from benchmarks.setting import Setting
 from tests.shared import SHARED, needs_shared
-from u2seg.benchmark import evaluate, evaluate_peers, machine
-from u2seg.benchmark.evaluate_inputs import NUM_THINGS, EvaluateSizes, Files, write_files
-from u2seg.benchmark.setting import Setting
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation import quality
 from u2seg.evaluation.files import GroundTruth, read_truth

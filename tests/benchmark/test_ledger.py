@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from u2seg.benchmark import ledger
-from u2seg.benchmark.inputs import Sizes
-from u2seg.benchmark.ledger import LedgerSizes, table
-from u2seg.benchmark.machine import Rates
-from u2seg.benchmark.setting import Setting
+from benchmarks import ledger
+from benchmarks.inputs import Sizes
+from benchmarks.ledger import LedgerSizes, table
+from benchmarks.machine import Rates
+from benchmarks.setting import Setting
 
 SETTING = Setting(repeats=1, threads=1, rates=Rates(flops=1.0, bytes=1.0), sizes=Sizes())
 ROWS = table(LedgerSizes(images=2, side=64, shard=1, empty=3, shards=40))

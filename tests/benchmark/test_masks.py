@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,10 +15,10 @@ import pytest
 import threadpoolctl
 import torch
 
-from u2seg.benchmark import cuts, gpu, inputs, labelling, machine, masks, timing, worker
-from u2seg.benchmark.peers import dense_affinity, dense_cut, dense_maskcut
-from u2seg.benchmark.rows import Row, Target, exit_code, format_table, judged, skipped, to_json
-from u2seg.benchmark.setting import Setting
+from benchmarks import cuts, gpu, inputs, labelling, machine, masks, timing, worker
+from benchmarks.peers import dense_affinity, dense_cut, dense_maskcut
+from benchmarks.rows import Row, Target, exit_code, format_table, judged, skipped, to_json
+from benchmarks.setting import Setting
 from u2seg.errors import StageError, UserError
 from u2seg.masks import batched_propose
 from u2seg.masks.bitgraph import BitGraph
@@ -32,12 +31,7 @@ SETTING = Setting(1, 1, machine.Rates(1e11, 1e10), SMALL)
 
 @pytest.fixture
 def tool() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
-    spec = importlib.util.spec_from_file_location("benchmark_tool", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.__main__")
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from u2seg.benchmark import machine, merge, merge_worker
-from u2seg.benchmark.merge_inputs import (
+from benchmarks import machine, merge, merge_worker
+from benchmarks.merge_inputs import (
     SPACE,
     ImageRecords,
     MergeSizes,
@@ -17,8 +17,8 @@ from u2seg.benchmark.merge_inputs import (
     unmerged,
     write_parts,
 )
-from u2seg.benchmark.merge_peers import load_all_join, loop_merge
-from u2seg.benchmark.setting import Setting
+from benchmarks.merge_peers import load_all_join, loop_merge
+from benchmarks.setting import Setting
 from u2seg.config.schema import PanopticSettings
 from u2seg.errors import StageError
 from u2seg.io.png import read_panoptic_png

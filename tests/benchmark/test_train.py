@@ -7,18 +7,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from scenes.kinds import SCENE_LABELS
 
+from benchmarks import train
+from benchmarks.machine import Rates
+from benchmarks.rows import SKIPPED
+from benchmarks.setting import Setting
+from benchmarks.train_inputs import write_label_folder
+from benchmarks.train_parts import PoolingSizes, roi_align
+from benchmarks.train_sides import TrainSizes
 from tests.label_folder import TINY
-from u2seg.benchmark import train
-from u2seg.benchmark.machine import Rates
-from u2seg.benchmark.rows import SKIPPED
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.train_inputs import write_label_folder
-from u2seg.benchmark.train_parts import PoolingSizes, roi_align
-from u2seg.benchmark.train_sides import TrainSizes
 from u2seg.compat import prepare_host
 from u2seg.data.pseudo import read_pseudo_panoptic
-from u2seg.scenes.kinds import SCENE_LABELS
 from u2seg.structures.labels import LabelSpace
 
 pytestmark = [
@@ -68,7 +68,7 @@ def test_other_losses_miss_the_target(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_the_losses_are_compared_not_only_their_sum(tmp_path: Path) -> None:
     """A model that weighs the mask loss otherwise is told from the peer."""
-    from u2seg.benchmark.train_sides import config, largest_difference, peer_config, peer_trainer
+    from benchmarks.train_sides import config, largest_difference, peer_config, peer_trainer
 
     labels = write_label_folder(tmp_path, 4, 64)
     cfg = config(SMALL, labels, tmp_path / "ours")

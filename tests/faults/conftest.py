@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scenes.compose import compose_scene
 
 from tests.faults.harness import results
 from tests.pipeline.conftest import FAST
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
 from u2seg.pipeline import generate_labels
-from u2seg.scenes.compose import compose_scene
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

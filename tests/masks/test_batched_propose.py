@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_finds_the_masks_of_a_cpu_and_the_same_in_every_run() -> None:
-    from u2seg.benchmark.inputs import Sizes, photograph, synthetic_features
+    from benchmarks.inputs import Sizes, photograph, synthetic_features
 
     sizes = Sizes(grid=24, channels=96)
     features = torch.from_numpy(np.stack([synthetic_features(sizes, k).grid for k in range(3)]))

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scenes.compose import compose_scene
 
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
-from u2seg.scenes.compose import compose_scene
 
 CHANGES = {
     "FEATURES.IMAGE_SIZE": "64",

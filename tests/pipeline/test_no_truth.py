@@ -32,7 +32,7 @@ def label_and_tell_opened(root: Path, output: Path, told: Connection) -> None:
 
 
 def test_no_annotation_is_opened_while_labelling(tmp_path: Path) -> None:
-    from u2seg.scenes.export import SceneSettings, write_scenes
+    from scenes.export import SceneSettings, write_scenes
 
     write_scenes(tmp_path / "data", SceneSettings(train=4, val=1, size=64))
     mine, theirs = forkserver().Pipe(duplex=False)

@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scenes import SCENE_LABELS, compose_scene
+from scenes.compose import visible_parts
 
-from u2seg.scenes import SCENE_LABELS, compose_scene
-from u2seg.scenes.compose import visible_parts
 from u2seg.structures.masks import mask_box
 
 

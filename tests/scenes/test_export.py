@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from scenes import SceneSettings, write_scenes
 
 from u2seg.errors import UserError
 from u2seg.io.png import read_panoptic_png
-from u2seg.scenes import SceneSettings, write_scenes
 from u2seg.structures.masks import mask_box
 
 

@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 import pytest
-
-from u2seg.scenes.shapes import SHAPES, Pose, object_coordinates, shape_mask
-from u2seg.scenes.textures import checker, dots, stripes
+from scenes.shapes import SHAPES, Pose, object_coordinates, shape_mask
+from scenes.textures import checker, dots, stripes
 
 
 def test_object_coordinates_rotate_clockwise_on_the_screen() -> None:

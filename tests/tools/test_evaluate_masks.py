@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scenes import SceneSettings, write_scenes
+
 from u2seg.io.atomic import write_json
-from u2seg.scenes import SceneSettings, write_scenes
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate_masks.py"
 

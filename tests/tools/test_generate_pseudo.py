@@ -14,11 +14,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from scenes.compose import compose_scene
 
 from tests.faults.harness import forkserver
 from tests.pipeline.conftest import FAST, tree
 from u2seg.io.atomic import write_json
-from u2seg.scenes.compose import compose_scene
 from u2seg.workflow import report_labels
 
 ROOT = Path(__file__).resolve().parents[2]

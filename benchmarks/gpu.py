@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from u2seg.benchmark.inputs import (
+from benchmarks.inputs import (
     REFERENCE_CUTS,
     Sizes,
     bare_vit,
@@ -28,10 +28,10 @@ from u2seg.benchmark.inputs import (
     synthetic_features,
     vit_flops,
 )
-from u2seg.benchmark.inputs import vit_settings as settings_of
-from u2seg.benchmark.rows import Row, Target, judged, skipped
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import alternate
+from benchmarks.inputs import vit_settings as settings_of
+from benchmarks.rows import Row, Target, judged, skipped
+from benchmarks.setting import Setting
+from benchmarks.timing import alternate
 from u2seg.config.schema import Settings
 from u2seg.features import build_extractor
 from u2seg.io.images import resize_image

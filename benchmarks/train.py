@@ -15,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from u2seg.benchmark.masks import RowSpec
-from u2seg.benchmark.rows import Row, Target, judged, skipped
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import alternate
-from u2seg.benchmark.train_inputs import write_label_folder
-from u2seg.benchmark.train_parts import roi_align
-from u2seg.benchmark.train_sides import (
+from benchmarks.masks import RowSpec
+from benchmarks.rows import Row, Target, judged, skipped
+from benchmarks.setting import Setting
+from benchmarks.timing import alternate
+from benchmarks.train_inputs import write_label_folder
+from benchmarks.train_parts import roi_align
+from benchmarks.train_sides import (
     FEATURES,
     TrainSizes,
     config,

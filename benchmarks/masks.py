@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from u2seg.benchmark.cuts import dense_crf, one_cut, three_cuts
-from u2seg.benchmark.gpu import gpu_rate, gpu_share
-from u2seg.benchmark.inputs import Sizes
-from u2seg.benchmark.labelling import labelling, memory
-from u2seg.benchmark.machine import describe, measure_rates, pin_threads, require, usable_cores
-from u2seg.benchmark.rows import Row
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import check_repeats
+from benchmarks.cuts import dense_crf, one_cut, three_cuts
+from benchmarks.gpu import gpu_rate, gpu_share
+from benchmarks.inputs import Sizes
+from benchmarks.labelling import labelling, memory
+from benchmarks.machine import describe, measure_rates, pin_threads, require, usable_cores
+from benchmarks.rows import Row
+from benchmarks.setting import Setting
+from benchmarks.timing import check_repeats
 from u2seg.errors import UserError
 
 logger = logging.getLogger(__name__)

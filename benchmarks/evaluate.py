@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from u2seg.benchmark.evaluate_inputs import EvaluateSizes, Files, write_files
-from u2seg.benchmark.evaluate_peers import (
+from benchmarks.evaluate_inputs import EvaluateSizes, Files, write_files
+from benchmarks.evaluate_peers import (
     Counts,
     peer_ap,
     peer_counts,
     peer_name,
     write_instances,
 )
-from u2seg.benchmark.masks import RowSpec
-from u2seg.benchmark.rows import Row, Target, judged
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import alternate
+from benchmarks.masks import RowSpec
+from benchmarks.rows import Row, Target, judged
+from benchmarks.setting import Setting
+from benchmarks.timing import alternate
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation.evaluate import evaluate_folder
@@ -218,7 +218,7 @@ def worker(mode: str, files: Files) -> float:
         "truth_pngs": str(files.truth.panoptic_pngs),
         "predictions": str(files.predictions),
     }
-    command = [sys.executable, "-m", "u2seg.benchmark.evaluate_worker", json.dumps(task)]
+    command = [sys.executable, "-m", "benchmarks.evaluate_worker", json.dumps(task)]
     done = subprocess.run(  # noqa: S603 - our own module
         command, capture_output=True, text=True, check=False, timeout=LIMIT_S
     )

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """Measure speed and memory beside peers, in one run; exit code 1 if a target is missed.
 
-python tools/benchmark.py masks [--json FILE] [--repeats 5] [--rows cut,crf]
-python tools/benchmark.py busy --rows train_loop,train_torch,train_quiet
-python tools/benchmark.py clusters --json clusters.json
-python tools/benchmark.py evaluate [--truth-json J --truth-pngs DIR --predictions DIR]
+python -m benchmarks masks [--json FILE] [--repeats 5] [--rows cut,crf]
+python -m benchmarks busy --rows train_loop,train_torch,train_quiet
+python -m benchmarks clusters --json clusters.json
+python -m benchmarks evaluate [--truth-json J --truth-pngs DIR --predictions DIR]
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from u2seg.cli import execute
 from u2seg.config.arguments import new_parser
 
 SUITES = ("masks", "clusters", "merge", "ledger", "train", "evaluate", "busy")
-"""Modules of ``u2seg.benchmark`` with a table ``ROWS``."""
+"""Modules of ``benchmarks`` with a table ``ROWS``."""
 FILES = {"evaluate": ("truth_json", "truth_pngs", "predictions"), "train": ("labels",)}
 """Real files that a suite can be measured on."""
 
@@ -41,13 +40,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON; return the exit code."""
-    from u2seg.benchmark import rows as table
-    from u2seg.benchmark.masks import run as measure
+    from benchmarks import rows as table
+    from benchmarks.masks import run as measure
     from u2seg.errors import UserError
     from u2seg.io.atomic import write_json
 
     names = [name.strip() for name in args.rows.split(",") if name.strip()]
-    suite = importlib.import_module(f"u2seg.benchmark.{args.suite}")
+    suite = importlib.import_module(f"benchmarks.{args.suite}")
     known = [key for keys in FILES.values() for key in keys]
     files = {key: value for key in known if (value := getattr(args, key)) is not None}
     if not files.keys() <= set(FILES.get(args.suite, ())):

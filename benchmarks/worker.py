@@ -1,6 +1,6 @@
 """A process of its own whose peak memory is measured; ``labelling.worker_peak`` starts it.
 
-``python -m u2seg.benchmark.worker TASK`` with TASK as JSON: ``mode`` (``label``: features,
+``python -m benchmarks.worker TASK`` with TASK as JSON: ``mode`` (``label``: features,
 cuts, CRF and encoding of some images; ``vit``: one forward pass of one image), ``threads``,
 ``sizes``.
 """
@@ -21,8 +21,8 @@ def main(argv: list[str]) -> int:
     task: dict[str, Any] = json.loads(argv[0])
     import torch
 
-    from u2seg.benchmark.inputs import Sizes, save_photograph, synthetic_features, vit_settings
-    from u2seg.benchmark.labelling import bare_forward, label_images
+    from benchmarks.inputs import Sizes, save_photograph, synthetic_features, vit_settings
+    from benchmarks.labelling import bare_forward, label_images
     from u2seg.features import build_extractor
     from u2seg.io.images import read_image
 

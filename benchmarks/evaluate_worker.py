@@ -1,6 +1,6 @@
 """A process of its own that evaluates, so that its peak memory can be measured.
 
-``python -m u2seg.benchmark.evaluate_worker TASK`` with TASK as JSON: ``mode`` (``ours`` or
+``python -m benchmarks.evaluate_worker TASK`` with TASK as JSON: ``mode`` (``ours`` or
 ``peer``), ``truth_json``, ``truth_pngs``, ``predictions``.
 """
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
 
         panoptic_quality(truth, predicted)
     else:
-        from u2seg.benchmark.evaluate_peers import peer_counts
+        from benchmarks.evaluate_peers import peer_counts
 
         peer_counts(truth, predicted)
     sys.stdout.write(json.dumps({"peak_gb": peak_gb()}) + "\n")

@@ -17,8 +17,8 @@ class ThingKind:
 
     Args:
         name: Class name.
-        shape: A name of ``u2seg.scenes.shapes.SHAPES``.
-        texture: A name of ``u2seg.scenes.textures.THING_TEXTURES``.
+        shape: A name of ``scenes.shapes.SHAPES``.
+        texture: A name of ``scenes.textures.THING_TEXTURES``.
         colors: Main and second sRGB colour, 0..255.
     """
 
@@ -36,7 +36,7 @@ THINGS: tuple[ThingKind, ...] = (
     ThingKind("cross", "cross", "dots", ((245, 125, 15), (215, 90, 5))),
 )
 STUFF: tuple[str, ...] = ("sky", "grass", "sand", "water")
-"""Names of ``u2seg.scenes.textures.STUFF_TEXTURES``."""
+"""Names of ``scenes.textures.STUFF_TEXTURES``."""
 
 SCENE_LABELS = LabelSpace(
     num_things=len(THINGS),

@@ -1,6 +1,6 @@
 """A process of its own that clusters a table on disk, or loads it; ``clusters.streamed`` starts it.
 
-``python -m u2seg.benchmark.cluster_worker TASK`` with TASK as JSON: ``mode`` (``fit`` or
+``python -m benchmarks.cluster_worker TASK`` with TASK as JSON: ``mode`` (``fit`` or
 ``load``), ``folder`` of ``part-*.npy``, ``threads``, ``sizes``.
 """
 
@@ -45,7 +45,7 @@ def fit(paths: list[Path], sizes: Any, threads: int) -> dict[str, float]:
 
 def main(argv: list[str]) -> int:
     """Do the task, write its figures and ``peak_gb`` as the last line of the output."""
-    from u2seg.benchmark.clusters import Sizes
+    from benchmarks.clusters import Sizes
 
     task: dict[str, Any] = json.loads(argv[0])
     paths = sorted(Path(task["folder"]).glob("part-*.npy"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from u2seg.benchmark.inputs import Sizes
-from u2seg.benchmark.machine import Rates
+from benchmarks.inputs import Sizes
+from benchmarks.machine import Rates
 
 
 @dataclass(frozen=True)

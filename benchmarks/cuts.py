@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.benchmark.inputs import REFERENCE_CUTS, coarse_masks, photograph, synthetic_features
-from u2seg.benchmark.peers import compiled_crf, dense_affinity, dense_cut, dense_maskcut
-from u2seg.benchmark.rows import Row, Target, judged
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import alternate
+from benchmarks.inputs import REFERENCE_CUTS, coarse_masks, photograph, synthetic_features
+from benchmarks.peers import compiled_crf, dense_affinity, dense_cut, dense_maskcut
+from benchmarks.rows import Row, Target, judged
+from benchmarks.setting import Setting
+from benchmarks.timing import alternate
 from u2seg.crf import CrfKernels, DenseCrf
 from u2seg.masks.bitgraph import BitGraph
 from u2seg.masks.maskcut import iou, maskcut

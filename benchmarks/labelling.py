@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from u2seg.benchmark.inputs import (
+from benchmarks.inputs import (
     REFERENCE_CUTS,
     Sizes,
     bare_vit,
@@ -24,9 +24,9 @@ from u2seg.benchmark.inputs import (
     vit_flops,
     vit_settings,
 )
-from u2seg.benchmark.rows import Row, Target, judged
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import alternate
+from benchmarks.rows import Row, Target, judged
+from benchmarks.setting import Setting
+from benchmarks.timing import alternate
 from u2seg.errors import StageError
 from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.io.images import read_image
@@ -142,7 +142,7 @@ def worker_peak(mode: str, setting: Setting) -> float:
         "threads": setting.threads,
         "sizes": {"grid": sizes.grid, "vit": sizes.vit, "batch": sizes.batch},
     }
-    command = [sys.executable, "-m", "u2seg.benchmark.worker", json.dumps(task)]
+    command = [sys.executable, "-m", "benchmarks.worker", json.dumps(task)]
     done = subprocess.run(  # noqa: S603 - our own module
         command, capture_output=True, text=True, check=False, timeout=LIMIT_S
     )

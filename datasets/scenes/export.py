@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scenes.compose import REFERENCE_SIDE, Scene, compose_scene
+from scenes.kinds import SCENE_LABELS
 from u2seg.errors import UserError
 from u2seg.io.atomic import atomic_file, write_json
 from u2seg.io.png import write_panoptic_png
 from u2seg.io.progress import Bar
-from u2seg.scenes.compose import REFERENCE_SIDE, Scene, compose_scene
-from u2seg.scenes.kinds import SCENE_LABELS
 from u2seg.structures.masks import encode_mask
 
 MIN_SIDE, MAX_SIDE = 32, 2048

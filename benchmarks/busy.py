@@ -22,10 +22,10 @@ from pathlib import Path
 
 from tqdm import trange
 
-from u2seg.benchmark.ledger import write_scenes
-from u2seg.benchmark.masks import RowSpec
-from u2seg.benchmark.rows import Row, Target, judged
-from u2seg.benchmark.setting import Setting
+from benchmarks.ledger import write_scenes
+from benchmarks.masks import RowSpec
+from benchmarks.rows import Row, Target, judged
+from benchmarks.setting import Setting
 from u2seg.config.env import inherited_spinning
 from u2seg.errors import StageError
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from u2seg.benchmark.masks import RowSpec
-from u2seg.benchmark.merge_inputs import (
+from benchmarks.masks import RowSpec
+from benchmarks.merge_inputs import (
     SPACE,
     ImageRecords,
     MergeSizes,
@@ -25,11 +25,11 @@ from u2seg.benchmark.merge_inputs import (
     unmerged,
     write_parts,
 )
-from u2seg.benchmark.merge_peers import load_all_join, loop_merge
-from u2seg.benchmark.merge_worker import part_files, stream_join
-from u2seg.benchmark.rows import Row, Target, judged
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import alternate
+from benchmarks.merge_peers import load_all_join, loop_merge
+from benchmarks.merge_worker import part_files, stream_join
+from benchmarks.rows import Row, Target, judged
+from benchmarks.setting import Setting
+from benchmarks.timing import alternate
 from u2seg.config.schema import PanopticSettings
 from u2seg.errors import StageError
 from u2seg.io.jsonfile import read_json
@@ -181,7 +181,7 @@ def worker(mode: str, folder: Path, count: int, sizes: MergeSizes) -> dict[str, 
         "images": count,
         "sizes": asdict(sizes),
     }
-    command = [sys.executable, "-m", "u2seg.benchmark.merge_worker", json.dumps(task)]
+    command = [sys.executable, "-m", "benchmarks.merge_worker", json.dumps(task)]
     done = subprocess.run(  # noqa: S603 - our own module
         command, capture_output=True, text=True, check=False, timeout=LIMIT_S
     )

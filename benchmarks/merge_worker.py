@@ -1,6 +1,6 @@
 """A process of its own that joins part files, so that its peak memory can be measured.
 
-``python -m u2seg.benchmark.merge_worker TASK`` with TASK as JSON: ``mode`` (``ours`` or
+``python -m benchmarks.merge_worker TASK`` with TASK as JSON: ``mode`` (``ours`` or
 ``peer``), ``parts`` and ``out`` (folders), ``images`` (how many), ``sizes``.
 """
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from u2seg.benchmark.merge_inputs import SPACE, ImageRecords, MergeSizes, part_path
+from benchmarks.merge_inputs import SPACE, ImageRecords, MergeSizes, part_path
 from u2seg.io.memory import peak_gb
 from u2seg.panoptic.export import merge_parts
 from u2seg.panoptic.parts import read_part
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if task["mode"] == "ours":
         instances = stream_join(folder, out, count, sizes)
     else:
-        from u2seg.benchmark.merge_peers import load_all_join
+        from benchmarks.merge_peers import load_all_join
 
         instances = load_all_join(part_files(folder, count, sizes), out, ImageRecords(count, sizes))
     seconds = time.perf_counter() - start

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from u2seg.benchmark.masks import RowSpec
-from u2seg.benchmark.rows import Row, Target, judged
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import Pair, alternate, check_repeats
+from benchmarks.masks import RowSpec
+from benchmarks.rows import Row, Target, judged
+from benchmarks.setting import Setting
+from benchmarks.timing import Pair, alternate, check_repeats
 from u2seg.clusters.assign import assign
 from u2seg.clusters.kmeans import KMeans
 from u2seg.clusters.lloyd_blocks import lloyd_blocks
@@ -243,7 +243,7 @@ def streamed(sizes: Sizes, threads: int) -> dict[str, Any]:
 
 
 def _child(task: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "u2seg.benchmark.cluster_worker", json.dumps(task)]
+    command = [sys.executable, "-m", "benchmarks.cluster_worker", json.dumps(task)]
     done = subprocess.run(  # noqa: S603 - our own module
         command, capture_output=True, text=True, check=False, timeout=LIMIT_S
     )

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from u2seg.benchmark.masks import RowSpec
-from u2seg.benchmark.rows import Row, Target, judged
-from u2seg.benchmark.setting import Setting
-from u2seg.benchmark.timing import alternate
+from benchmarks.masks import RowSpec
+from benchmarks.rows import Row, Target, judged
+from benchmarks.setting import Setting
+from benchmarks.timing import alternate
 from u2seg.config.schema import FeatureSettings, RunSettings, Settings
 from u2seg.io.atomic import atomic_file, sha256_file, write_json
 from u2seg.io.lock import only_run
@@ -99,8 +99,7 @@ def run_of(settings: Settings, images: Path) -> Iterator[RunContext]:
 def write_scenes(folder: Path, count: int, side: int) -> None:
     """Write composed scenes of ``side`` x ``side`` pixels."""
     from PIL import Image
-
-    from u2seg.scenes.compose import compose_scene
+    from scenes.compose import compose_scene
 
     for number in range(count):
         scene = compose_scene(np.random.default_rng(number), side)

@@ -3,8 +3,8 @@
 ``shapes`` and ``textures`` draw, ``compose`` makes one scene, ``export`` writes a data set.
 """
 
-from u2seg.scenes.compose import Scene, compose_scene
-from u2seg.scenes.export import SceneSettings, write_scenes
-from u2seg.scenes.kinds import SCENE_LABELS
+from scenes.compose import Scene, compose_scene
+from scenes.export import SceneSettings, write_scenes
+from scenes.kinds import SCENE_LABELS
 
 __all__ = ["SCENE_LABELS", "Scene", "SceneSettings", "compose_scene", "write_scenes"]

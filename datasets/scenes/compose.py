@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from u2seg.scenes.kinds import SCENE_LABELS, STUFF, THINGS, ThingKind
-from u2seg.scenes.shapes import Pose, object_coordinates, shape_mask
-from u2seg.scenes.textures import STUFF_TEXTURES, THING_TEXTURES
+from scenes.kinds import SCENE_LABELS, STUFF, THINGS, ThingKind
+from scenes.shapes import Pose, object_coordinates, shape_mask
+from scenes.textures import STUFF_TEXTURES, THING_TEXTURES
 from u2seg.structures.masks import mask_box
 from u2seg.structures.panoptic import PanopticLabel, Segment
 

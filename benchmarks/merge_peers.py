@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from u2seg.benchmark.merge_inputs import SPACE, ImageRecords, Unmerged
+from benchmarks.merge_inputs import SPACE, ImageRecords, Unmerged
 from u2seg.io.atomic import atomic_file
 
 COVERED = 0.7

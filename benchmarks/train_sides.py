@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from u2seg.scenes.kinds import SCENE_LABELS
+from scenes.kinds import SCENE_LABELS
+
 from u2seg.structures.labels import LabelSpace
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FEATURES = (
     "U2SEG.TRAIN.DROPLOSS", "True", "U2SEG.COPY_PASTE.ENABLED", "True",
     "U2SEG.TRAIN.EMA_DECAY", "0.999",
