@@ -51,9 +51,9 @@ import importlib
 import pkgutil
 import sys
 from pathlib import Path
-from tests.pipeline.conftest import FAST
 
-sys.path.insert(0, "tools")
+sys.path[:0] = ["tools", "datasets"]
+from tests.pipeline.conftest import FAST
 import generate_pseudo
 import u2seg.workflow
 
