@@ -48,7 +48,7 @@ def evaluate_alone(root: Path) -> None:
 
 
 def run_pipeline(root: Path) -> None:
-    from u2seg.workflow import run_everything
+    from u2seg.workflows.run import run_everything
 
     labels = make_labels(root)
     options = {"config_file": str(BASE_CONFIG), "truth": None, "rounds": 0, "baseline": False}
@@ -57,8 +57,8 @@ def run_pipeline(root: Path) -> None:
 
 
 def demo(root: Path) -> None:
-    from u2seg.engine.demo import run_demo
     from u2seg.host.arguments import demo_parser
+    from u2seg.inference.demo import run_demo
 
     make_labels(root)
     words = ["--config-file", str(BASE_CONFIG), "--input", str(root / "photos")]

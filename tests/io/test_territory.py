@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.label_folder import BASE_CONFIG, SPACE, TINY, data_words, make_labels, scene
-from u2seg.engine.prediction import Prediction
-from u2seg.engine.writer import PredictionWriter, check_own
 from u2seg.errors import UserError
 from u2seg.evaluation.command import evaluate_files, evaluate_parser, parse_evaluate
+from u2seg.inference.prediction import Prediction
+from u2seg.inference.writer import PredictionWriter, check_own
 from u2seg.io.sources import find_files
 
 
@@ -130,7 +130,7 @@ def test_evaluation_writes_nothing_among_photographs_labels_or_truth(tmp_path: P
 
 @pytest.mark.d2
 def test_a_pipeline_writes_nothing_among_its_photographs(tmp_path: Path) -> None:
-    from u2seg.workflow import run_everything
+    from u2seg.workflows.run import run_everything
 
     make_labels(tmp_path)
     before = files(tmp_path)

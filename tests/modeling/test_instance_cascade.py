@@ -15,8 +15,8 @@ from detectron2.utils.events import EventStorage
 
 import u2seg.modeling
 from tests.modeling.tiny import STUFF, THINGS, sample, tiny_cfg
-from u2seg.engine.prediction import prediction_from_outputs
 from u2seg.errors import UserError
+from u2seg.inference.prediction import prediction_from_outputs
 from u2seg.structures.labels import LabelSpace
 
 pytestmark = pytest.mark.d2

@@ -23,7 +23,7 @@ from u2seg.pipeline import generate_labels
 from u2seg.pipeline.assignments import assignments_path, shard_assignments
 from u2seg.pipeline.workspace import Workspace
 from u2seg.structures.masks import InstanceMask
-from u2seg.workflow import report_labels
+from u2seg.workflows.run import report_labels
 
 HALF = ("masks", "clusters")
 

@@ -176,7 +176,7 @@ def test_results_never_lie_where_photographs_or_shards_do(
 
 
 def test_a_single_image_is_found_in_a_shard_by_the_demo(tmp_path: Path) -> None:
-    from u2seg.engine.demo import name_inputs
+    from u2seg.inference.demo import name_inputs
     from u2seg.io.images import read_image
 
     Image.new("RGB", (3, 2), (9, 8, 7)).save(tmp_path / "a.png")

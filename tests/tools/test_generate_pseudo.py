@@ -19,7 +19,7 @@ from scenes.compose import compose_scene
 from tests.faults.harness import forkserver
 from tests.pipeline.conftest import FAST, tree
 from u2seg.io.atomic import write_json
-from u2seg.workflow import report_labels
+from u2seg.workflows.run import report_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "generate_pseudo.py"

@@ -22,9 +22,9 @@ from PIL import Image
 from tests.evaluation.datasets import FILES, write_truth
 from tests.label_folder import TINY, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.segmenter import VisualizationDemo
 from u2seg.errors import UserError
 from u2seg.host.setup import build_cfg
+from u2seg.inference.segmenter import VisualizationDemo
 
 pytestmark = pytest.mark.d2
 prepare_host()

@@ -1,4 +1,4 @@
-"""The table of rounds, by hand; tests/test_workflow.py sees its pictures in a whole run."""
+"""The table of rounds, by hand; tests/workflows/test_run.py sees its pictures in a whole run."""
 
 from __future__ import annotations
 

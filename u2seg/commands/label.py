@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the label stages; return the exit code."""
-    from u2seg.workflow import label_folder
+    from u2seg.workflows.run import label_folder
 
     print(label_folder(args))
     return 0

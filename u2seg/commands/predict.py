@@ -11,7 +11,7 @@ __all__ = ["parser", "run"]
 
 def run(args: argparse.Namespace) -> int:
     """Segment the photographs; return the exit code."""
-    from u2seg.engine.demo import run_demo
+    from u2seg.inference.demo import run_demo
 
     args.opts = [*args.opts, *args.settings]
     return run_demo(args)

@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and print its path; return the exit code."""
-    from u2seg.engine.folders import Folders
     from u2seg.visualization.report import write_report
+    from u2seg.workflows.folders import Folders
 
     root: Path = args.folder
     whole = Folders(root)

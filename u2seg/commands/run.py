@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run everything; return the exit code."""
-    from u2seg.workflow import run_everything
+    from u2seg.workflows.run import run_everything
 
     print(run_everything(args))
     return 0

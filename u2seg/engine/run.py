@@ -130,12 +130,12 @@ def evaluate(
     from detectron2.data import DatasetCatalog
     from detectron2.utils import comm
 
-    from u2seg.engine.predict import predict_records
     from u2seg.engine.ranks import host_ranks
-    from u2seg.engine.writer import PredictionWriter, check_own
     from u2seg.evaluation import evaluate_folder, format_metrics
     from u2seg.evaluation.few import some_images
     from u2seg.evaluation.protocol_table import format_protocols
+    from u2seg.inference.predict import predict_records
+    from u2seg.inference.writer import PredictionWriter, check_own
 
     name = cfg.DATASETS.TEST[0]
     settings, truth, choice = _comparison(cfg, choice or EvalChoice(), part=images > 0)
@@ -204,6 +204,7 @@ def _comparison(
 
 
 def _trained_model(cfg: Any, resume: bool) -> Any:
+    from u2seg.inference.predict import load_model
     from u2seg.modeling.checkpoint import SafeCheckpointer
 
     weights = cfg.MODEL.WEIGHTS
@@ -216,19 +217,3 @@ def _trained_model(cfg: Any, resume: bool) -> Any:
             f"to take the last checkpoint in OUTPUT_DIR {folder}"
         )
     return load_model(cfg, str(weights))
-
-
-def load_model(cfg: Any, weights: str) -> Any:
-    """Return the model of ``cfg`` with weights loaded, ready for inference.
-
-    Raises:
-        UserError: if the file is missing, unsafe or of another architecture or class number.
-    """
-    from detectron2.modeling import build_model
-
-    from u2seg.modeling.checkpoint import load_weights
-
-    model = build_model(cfg)
-    load_weights(model, weights, strict=True)
-    model.eval()
-    return model

@@ -19,7 +19,6 @@ from u2seg.compat import host_keys
 from u2seg.config.env import warn_unread
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
-from u2seg.engine.folders import Folders, anew, rounds_left_out
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
 from u2seg.io.imagefile import image_file
@@ -27,9 +26,10 @@ from u2seg.io.jsonfile import read_json_object
 from u2seg.io.lock import LOCK, only_run
 from u2seg.io.sources import open_source
 from u2seg.io.yamlfile import load_yaml
+from u2seg.workflows.folders import Folders, anew, rounds_left_out
 
 if TYPE_CHECKING:
-    from u2seg.engine.detector import Detector
+    from u2seg.inference.detector import Detector
 
 logger = logging.getLogger(__name__)
 MAX_REPORTED = 50_000
@@ -100,7 +100,7 @@ def report_labels(labels: Path) -> str:
 
 def _detector(settings: Settings) -> Detector | None:
     """Return the trained model that predicts the masks, if the settings ask for one."""
-    from u2seg.engine.detector import Detector
+    from u2seg.inference.detector import Detector
     from u2seg.masks.base import DETECTOR
 
     if settings.masks.proposer != DETECTOR:
@@ -217,8 +217,8 @@ def _relabel(
     args: argparse.Namespace, settings: Settings, before: Folders, folders: Folders
 ) -> list[str]:
     """Make the labels of a round; return the overrides of its training."""
-    from u2seg.engine.teacher import ModelTeacher
     from u2seg.host.setup import build_cfg
+    from u2seg.inference.teacher import ModelTeacher
     from u2seg.pipeline.relabel_stage import relabel_images
 
     rounds = settings.rounds
@@ -272,7 +272,7 @@ def _arguments(config_file: str, opts: list[str], *, resume: bool) -> argparse.N
 
 def _check_same_run(args: argparse.Namespace, folders: Folders, opts: list[str]) -> None:
     """Refuse to continue a training with other settings or labels; remember these."""
-    from u2seg.engine.rerun import changed_opts, changes_in_words, only_evaluation
+    from u2seg.workflows.rerun import changed_opts, changes_in_words, only_evaluation
 
     path, manifest = folders.home / "run.json", folders.labels / "manifest.json"
     content = read_json_object(manifest, "inputs", "files")
@@ -303,7 +303,7 @@ def _check_same_run(args: argparse.Namespace, folders: Folders, opts: list[str])
 
 def _evaluate_instead(args: argparse.Namespace, folders: Folders, changed: str) -> str:
     """Return how to evaluate the last model of a run otherwise than the run did."""
-    from u2seg.engine.rerun import evaluation_command
+    from u2seg.workflows.rerun import evaluation_command
 
     rounds = [Folders(folders.root, number) for number in range(args.rounds + 1)]
     trained = [each for each in rounds if each.final_model.is_file()]
@@ -345,7 +345,7 @@ def _untrained_metrics(
 
 def _predict(args: argparse.Namespace, folders: Folders, opts: list[str]) -> None:
     """Run the demo on (at most 24 of) the photographs."""
-    from u2seg.engine.demo import segment_images
+    from u2seg.inference.demo import segment_images
     from u2seg.pipeline.ingest import spread
 
     content = read_json_object(folders.labels / "images.json", "images", "info")

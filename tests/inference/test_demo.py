@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from u2seg.engine import demo
-from u2seg.engine.demo import check_apart, name_inputs, picture, run_demo
-from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
 from u2seg.host.arguments import demo_parser
+from u2seg.inference import demo
+from u2seg.inference.demo import check_apart, name_inputs, picture, run_demo
+from u2seg.inference.prediction import Prediction
 from u2seg.io.imagefile import ImageFile
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment

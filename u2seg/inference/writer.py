@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
+from u2seg.inference.prediction import Prediction
 from u2seg.io.atomic import remove_file, write_json
 from u2seg.io.jsonfile import read_json
 from u2seg.io.paths import safe_join, stem_of

@@ -19,11 +19,11 @@ from u2seg.compat import prepare_host
 from u2seg.data.lowshot import LabelledSet
 from u2seg.engine.lowshot import make_splits
 from u2seg.engine.run import train_or_evaluate
-from u2seg.engine.segmenter import Segmenter
-from u2seg.engine.writer import PredictionWriter
 from u2seg.errors import UserError
 from u2seg.host.arguments import train_parser
 from u2seg.host.setup import build_cfg
+from u2seg.inference.segmenter import Segmenter
+from u2seg.inference.writer import PredictionWriter
 from u2seg.io.atomic import write_json
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.jsonfile import read_json

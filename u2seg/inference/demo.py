@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.config.load import load_settings
-from u2seg.engine.prediction import Prediction
-from u2seg.engine.segmenter import Segmenter
-from u2seg.engine.writer import PredictionWriter, check_own
 from u2seg.errors import UserError
+from u2seg.inference.prediction import Prediction
+from u2seg.inference.segmenter import Segmenter
+from u2seg.inference.writer import PredictionWriter, check_own
 from u2seg.io.atomic import json_bytes, write_bytes
 from u2seg.io.imagefile import ImageFile, image_file
 from u2seg.io.images import BadImageError, read_image

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from u2seg.compat import prepare_host
-from u2seg.engine.prediction import Prediction, panoptic_label, prediction_from_outputs
-from u2seg.engine.writer import PredictionWriter
 from u2seg.errors import UserError
+from u2seg.inference.prediction import Prediction, panoptic_label, prediction_from_outputs
+from u2seg.inference.writer import PredictionWriter
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import decode_mask

@@ -12,11 +12,11 @@ from PIL import Image
 from tests.engine.test_evalchoice import write_mapping
 from tests.label_folder import BASE_CONFIG, TINY, scene
 from u2seg.compat import prepare_host
-from u2seg.engine import demo
-from u2seg.engine.prediction import Prediction
 from u2seg.errors import UserError
 from u2seg.evaluation.mapping_file import with_class_names
 from u2seg.host.arguments import demo_parser
+from u2seg.inference import demo
+from u2seg.inference.prediction import Prediction
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
 

@@ -61,13 +61,13 @@ class ModelTeacher:
 
     @functools.cached_property
     def _model(self) -> Any:
-        from u2seg.engine.run import load_model
+        from u2seg.inference.predict import load_model
 
         return load_model(self._cfg, str(self.weights))
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> Guess:
         """Return what the model says of an (H, W, 3) uint8 RGB photograph."""
-        from u2seg.engine.predict import image_outputs
+        from u2seg.inference.predict import image_outputs
 
         return guess_of(image_outputs(self._cfg, self._model, image))
 

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.config.yacs_bridge import settings_from_cfg
-from u2seg.engine.predict import image_outputs, predict_image
-from u2seg.engine.prediction import Prediction, prediction_from_outputs
-from u2seg.engine.run import load_model
 from u2seg.errors import UserError
 from u2seg.evaluation.mapping_file import with_class_names
 from u2seg.host.setup import build_cfg, complete_cfg, label_space
+from u2seg.inference.predict import image_outputs, load_model, predict_image
+from u2seg.inference.prediction import Prediction, prediction_from_outputs
 from u2seg.io.images import BadImageError, read_image
 from u2seg.structures.labels import LabelSpace
 from u2seg.visualization.compose import write_picture

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.resize import build_augmentations
-from u2seg.engine.prediction import Prediction, prediction_from_outputs
-from u2seg.engine.writer import PredictionWriter
 from u2seg.errors import StageError
 from u2seg.host.setup import label_space
+from u2seg.inference.prediction import Prediction, prediction_from_outputs
+from u2seg.inference.writer import PredictionWriter
 from u2seg.io.names import distinct_stems
 
 PNG = "png_stem"
@@ -34,6 +34,22 @@ def inference_mode(model: Any) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+def load_model(cfg: Any, weights: str) -> Any:
+    """Return the model of ``cfg`` with weights loaded, ready for inference.
+
+    Raises:
+        UserError: if the file is missing, unsafe or of another architecture or class number.
+    """
+    from detectron2.modeling import build_model
+
+    from u2seg.modeling.checkpoint import load_weights
+
+    model = build_model(cfg)
+    load_weights(model, weights, strict=True)
+    model.eval()
+    return model
 
 
 def predict_image(cfg: Any, model: Any, image: npt.NDArray[np.uint8]) -> Prediction:

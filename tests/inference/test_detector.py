@@ -13,9 +13,9 @@ import yaml
 from tests.label_folder import BASE_CONFIG, TINY, scene
 from u2seg.compat import host, prepare_host
 from u2seg.config.schema import MaskSettings
-from u2seg.engine.detector import Detector, masks_of_instances
 from u2seg.errors import UserError
 from u2seg.host.setup import build_cfg, build_stock_cfg
+from u2seg.inference.detector import Detector, masks_of_instances
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -183,6 +183,6 @@ def test_cutlers_own_config_is_read_as_it_is(stock: tuple[Path, Path], tmp_path:
 def test_importing_the_label_half_loads_no_detectron2() -> None:
     import subprocess
 
-    code = "import sys, u2seg.pipeline, u2seg.workflow; print('detectron2' in sys.modules)"
+    code = "import sys, u2seg.pipeline, u2seg.workflows.run; print('detectron2' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

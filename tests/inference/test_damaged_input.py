@@ -10,10 +10,10 @@ import pytest
 
 from tests.damaged_jpeg import write_damaged_jpeg
 from u2seg.config.schema import Settings
-from u2seg.engine.demo import segment_images
-from u2seg.engine.segmenter import Segmenter
 from u2seg.errors import UserError
 from u2seg.host.setup import label_space
+from u2seg.inference.demo import segment_images
+from u2seg.inference.segmenter import Segmenter
 from u2seg.io.imagefile import ImageFile
 
 

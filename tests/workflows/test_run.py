@@ -13,12 +13,12 @@ from scenes.export import SceneSettings, write_scenes
 
 from tests.label_folder import NARROW
 from tests.pipeline.conftest import FAST
-from u2seg import workflow
 from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
-from u2seg.workflow import Folders, _check_same_run, _training_opts, run_everything
+from u2seg.workflows import run as workflow
+from u2seg.workflows.run import Folders, _check_same_run, _training_opts, run_everything
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart" / "scenes.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart" / "scenes.yaml"
 SHORT = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.IMS_PER_BATCH", "2"]
 
 
@@ -176,7 +176,7 @@ def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
     from detectron2.modeling import build_model
 
     from u2seg.host.setup import build_stock_cfg
-    from u2seg.workflow import label_folder
+    from u2seg.workflows.run import label_folder
 
     write_scenes(tmp_path / "data", SceneSettings(train=3, val=1, size=64))
     base = model_zoo.get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")

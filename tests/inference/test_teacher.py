@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.test_detector import save_random_model
+from tests.inference.test_detector import save_random_model
 from tests.label_folder import BASE_CONFIG, TINY, scene
 from u2seg.compat import prepare_host
-from u2seg.engine.teacher import ModelTeacher, guess_of
 from u2seg.errors import UserError
+from u2seg.inference.teacher import ModelTeacher, guess_of
 
 pytestmark = pytest.mark.d2
 prepare_host()

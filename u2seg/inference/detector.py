@@ -61,8 +61,8 @@ class Detector:
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        from u2seg.engine.run import load_model
         from u2seg.host.setup import build_cfg, build_stock_cfg
+        from u2seg.inference.predict import load_model
 
         path = self.settings.detector_config
         ours = "U2SEG" in load_yaml(path)
@@ -80,7 +80,7 @@ class Detector:
         Raises:
             UserError: for a config or weights that cannot be used, or a model without masks.
         """
-        from u2seg.engine.predict import image_outputs
+        from u2seg.inference.predict import image_outputs
 
         cfg, model = self._loaded
         outputs = image_outputs(cfg, model, image)

@@ -1,0 +1,1 @@
+"""Trained models at work: a model loaded, its predictions, and what is written of them."""
