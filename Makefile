@@ -9,7 +9,7 @@ OUTPUT ?= runs/quickstart
 IMAGES ?=
 SCENES ?= runs/scenes
 WORKERS ?= 2
-EXTRAS := labels,train,demo,dev,docs
+EXTRAS := labels,train,demo,ray,slurm,dev,docs
 
 .PHONY: help setup quickstart scenes test faults lint docs clean
 

@@ -1,4 +1,4 @@
-"""The benchmark of the ledger: what leases, receipts and looks cost beside a plain loop."""
+"""The benchmark of the ledger: what marks, receipts and looks cost beside a plain loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,15 @@ from u2seg.config.schema import FeatureSettings, RunSettings, Settings
 from u2seg.io.atomic import atomic_file, sha256_file, write_json
 from u2seg.io.lock import only_run
 from u2seg.io.sources import FolderSource, open_source
-from u2seg.pipeline.executors.threads import steady_blas
 from u2seg.pipeline.ingest import ImagesStage
-from u2seg.pipeline.leases import Holder
-from u2seg.pipeline.ledger import Ledger
 from u2seg.pipeline.mask_stage import MaskStage
-from u2seg.pipeline.records import write_shards
 from u2seg.pipeline.runner import ORDER
 from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.pipeline.status import status
 from u2seg.pipeline.workspace import Workspace
+from u2seg.shards.attempts import Part, Work
+from u2seg.shards.records import write_shards
+from u2seg.shards.threads import steady_blas
 
 RATE = Target(">=", 0.97)
 PER_SHARD = Target("<=", 20.0, "ours")
@@ -66,24 +65,30 @@ class Tiny(Stage):
         """Nothing decides its output."""
         return ()
 
+    def works(self) -> dict[str, Work]:
+        """One phase."""
+        return {"make": self.make}
+
     def run(self) -> dict[str, int]:
         """Make all shards."""
-        self.each_shard(self.make)
+        self.each_shard("make")
         return {}
 
-    def make(self, shard: int, records: list[dict[str, Any]]) -> None:
+    def make(self, part: Part) -> list[Path]:
         """Write the part of a shard."""
-        write_json(self.context.space.part(self.name, shard), len(records))
+        path = self.context.space.part(self.name, part.index)
+        write_json(path, len(part.records))
+        return [path]
 
 
-def plain(stage: Stage, make: Callable[[int, list[dict[str, Any]]], None]) -> None:
+def plain(stage: Stage, make: Work) -> None:
     """Make all shards one after the other, without a ledger; what the ledger is compared with.
 
     The matrix products have one thread as under the ledger, or the bytes would differ.
     """
     with steady_blas():
         for shard, records in enumerate(stage.shards()):
-            make(shard, records)
+            make(Part(shard, records))
 
 
 @contextlib.contextmanager
@@ -119,11 +124,11 @@ def throughput(setting: Setting, sizes: LedgerSizes) -> Row:
 
             def ours() -> None:
                 shutil.rmtree(stage.folder, ignore_errors=True)
-                stage.each_shard(stage._shard)
+                stage.each_shard("propose")
 
             def peer() -> None:
                 shutil.rmtree(stage.folder, ignore_errors=True)
-                plain(stage, stage._shard)
+                plain(stage, stage._propose)
 
             pair = alternate("throughput", ours, peer, setting.repeats)
             parts = [sha256_file(path) for path in sorted(stage.folder.glob("part-*"))]
@@ -155,8 +160,8 @@ def per_shard(setting: Setting, sizes: LedgerSizes) -> Row:
 
         def ours() -> int:
             shutil.rmtree(stage.folder, ignore_errors=True)
-            stage.each_shard(stage.make)
-            return len(stage.ledger("make").snapshot().done)
+            stage.each_shard("make")
+            return len(stage.phase("make").ledger.snapshot().done)
 
         def peer() -> int:
             shutil.rmtree(stage.folder, ignore_errors=True)
@@ -173,7 +178,7 @@ def per_shard(setting: Setting, sizes: LedgerSizes) -> Row:
         unit="ms",
         target=PER_SHARD,
         floor=None,
-        note=f"what lease, checksum and receipt add to a shard that writes one small file, mean of "
+        note=f"what mark, checksum and receipt add to a shard that writes one small file, mean of "
         f"{sizes.empty}; peer: that file. Both wait for the disk (fsync)",
         correct=pair.our_result == pair.peer_result == sizes.empty,
     )
@@ -184,13 +189,13 @@ def status_time(setting: Setting, sizes: LedgerSizes) -> Row:
     with tempfile.TemporaryDirectory() as name:
         space = Workspace(Path(name))
         write_shards(space.records, [{"file_name": "a"}] * sizes.shards, 1)
-        ledger = Ledger(space.ledger("masks", "shard"), space.root)
+        ledger = space.ledger("masks", "propose")
         ledger.folder.mkdir(parents=True)
         write_json(space.plan("masks"), {})
         for shard in range(sizes.shards // 2):
             write_json(ledger.path(shard, "done"), {"files": {}})
         for shard in range(sizes.shards // 2, sizes.shards // 2 + 8):
-            ledger.take(shard, Holder.here("worker"))
+            ledger.take(shard, "worker")
             ledger.fail(shard, "killed")
         names = [stage.name for stage in ORDER]
         with only_run(space.lock):

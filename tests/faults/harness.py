@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -15,17 +17,15 @@ from typing import Any
 
 from u2seg.config.schema import Settings
 from u2seg.pipeline import generate_labels
-from u2seg.pipeline.executors.base import Crew
-from u2seg.pipeline.executors.local import LocalExecutor
-from u2seg.pipeline.leases import Holder, look_at
 from u2seg.pipeline.workspace import LEDGER
+from u2seg.shards.local import LocalExecutor
+from u2seg.shards.pool import WorkerPool
 
 Setup = Callable[[int], None]
 """Is called in a worker process, with its number, before it begins."""
 PRELOAD = [
     "faiss",
     "timm",
-    "u2seg.pipeline.executors.worker",
     "u2seg.pipeline.runner",
     "u2seg.features.filter_bank",
     "u2seg.features.vit",
@@ -52,12 +52,13 @@ def receipts(output: Path) -> int:
     return sum(1 for _ in output.glob(f"*/{LEDGER}/*/*.done"))
 
 
-def holders(output: Path) -> Iterator[Holder]:
-    """Yield who holds the leases."""
-    for path in output.glob(f"*/{LEDGER}/*/*.lease"):
-        mark = look_at(path)
-        if mark and mark.holder:
-            yield mark.holder
+def workers_at(output: Path) -> Iterator[int]:
+    """Yield the process ids of the workers that are at a shard."""
+    for path in output.glob(f"*/{LEDGER}/*/*.at"):
+        with contextlib.suppress(OSError, ValueError):
+            mark = json.loads(path.read_bytes())
+            if mark["worker"] != "driver":
+                yield int(mark["pid"])
 
 
 def forkserver() -> Any:
@@ -87,7 +88,7 @@ class _Prepared:
 
 
 def _prepared(setup: Setup | None, target: Callable[..., None], *arguments: Any) -> None:
-    _, _, number, *_ = arguments
+    _, number, *_ = arguments
     if setup:
         setup(number)
     target(*arguments)
@@ -105,8 +106,8 @@ def run_with(
     settings: Settings, photos: Path, output: Path, workers: int = 2, setup: Setup | None = None
 ) -> None:
     """Label with worker processes, this one being the driver; with 0 it works alone."""
-    crew = Crew(QuickExecutor(setup), workers) if workers else None
-    generate_labels(settings, photos, output, progress=False, crew=crew)
+    pool = WorkerPool(QuickExecutor(setup), workers) if workers else None
+    generate_labels(settings, photos, output, progress=False, pool=pool)
 
 
 def start_driver(
@@ -148,15 +149,15 @@ def _signal_at(name: str, number: signal.Signals, _: int) -> None:
 
 def dawdle(_: int) -> None:
     """Have a worker take its time with every image and file, so that kills find it at work."""
-    from u2seg.pipeline.leases import Lease
+    from u2seg.shards.ledger import Mark
 
-    real = Lease.beat
+    real = Mark.beat
 
-    def beat(lease: Lease) -> None:
+    def beat(mark: Mark) -> None:
         time.sleep(0.04)
-        real(lease)
+        real(mark)
 
-    Lease.beat = beat  # type: ignore[method-assign]
+    Mark.beat = beat  # type: ignore[method-assign]
 
 
 def hang_once(flag: Path) -> Setup:
@@ -179,7 +180,7 @@ def _hang_once(flag: Path, _: int) -> None:
 def skew_clock(flag: Path) -> Setup:
     """Set the clock of even workers an hour ahead, of odd ones an hour behind.
 
-    ``flag`` says that a lease was touched with such a time.
+    ``flag`` says that a mark was touched with such a time.
     """
     return partial(_skew_clock, flag)
 

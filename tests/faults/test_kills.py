@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.faults.conftest import write_photos
-from tests.faults.harness import dawdle, holders, receipts, results, start_driver
+from tests.faults.harness import dawdle, receipts, results, start_driver, workers_at
 from u2seg.config.schema import Settings
 from u2seg.io.jsonfile import read_json
 from u2seg.pipeline import generate_labels
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.faults
 
 
 def kill_some_worker(output: Path, rng: np.random.Generator, deadline: float) -> bool:
-    """Kill a worker that holds a lease, chosen by chance; return whether there was one in time."""
+    """Kill a worker at its shard, chosen by chance; return whether there was one in time."""
     while time.monotonic() < deadline:
-        pids = sorted({holder.pid for holder in holders(output) if not holder.driver})
+        pids = sorted(set(workers_at(output)))
         if pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pids[rng.integers(len(pids))], signal.SIGKILL)

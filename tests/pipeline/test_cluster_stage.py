@@ -20,8 +20,8 @@ from u2seg.features import build_extractor
 from u2seg.io.images import read_image
 from u2seg.io.jsonfile import read_json
 from u2seg.pipeline import generate_labels
-from u2seg.pipeline.assignments import assignments_path, shard_assignments
-from u2seg.pipeline.workspace import Workspace
+from u2seg.pipeline.workspace import Workspace, shard_assignments
+from u2seg.shards.attempts import Part
 from u2seg.structures.masks import InstanceMask
 from u2seg.workflows.run import report_labels
 
@@ -151,18 +151,16 @@ def test_shards_are_assigned_to_the_centroids_in_the_file(
 
     original = ClusterStage._assign
 
-    def killed(self: ClusterStage, index: int, records: list[Any]) -> None:
-        if index == 1:
+    def killed(self: ClusterStage, part: Part) -> list[Path]:
+        if part.index == 1:
             raise KeyboardInterrupt
-        original(self, index, records)
+        return original(self, part)
 
     monkeypatch.setattr(ClusterStage, "_assign", killed)
-    # The name of the method is that of the phase in the ledger.
-    killed.__name__ = "_assign"
     with pytest.raises(KeyboardInterrupt):
         label(settings, photos, tmp_path)
     fitted = (tmp_path / "clusters/centroids.npy").stat().st_mtime_ns
-    assert not assignments_path(Workspace(tmp_path), 1).exists()
+    assert not Workspace(tmp_path).assigned(1).exists()
     monkeypatch.setattr(ClusterStage, "_assign", original)
     label(settings, photos, tmp_path)
     assert (tmp_path / "clusters/centroids.npy").stat().st_mtime_ns == fitted
@@ -174,7 +172,7 @@ def test_shards_are_assigned_to_the_centroids_in_the_file(
     [(b"", "cannot be read"), (None, "cannot be read"), (np.zeros(2), r"must hold \(n,\) int32")],
 )
 def test_damaged_assignments_are_named(tmp_path: Path, damage: Any, message: str) -> None:
-    path = assignments_path(Workspace(tmp_path), 7)
+    path = Workspace(tmp_path).assigned(7)
     path.parent.mkdir()
     if isinstance(damage, bytes):
         path.write_bytes(damage)

@@ -25,8 +25,7 @@ from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.lock import holder_of, may_live, only_run
 from u2seg.pipeline import generate_labels
-from u2seg.pipeline.executors.base import Crew
-from u2seg.pipeline.executors.build import build_crew
+from u2seg.shards.pool import WorkerPool, build_pool
 from u2seg.structures.masks import InstanceMask
 
 BAD_HEIGHT = 77
@@ -47,8 +46,8 @@ def test_every_executor_leaves_the_same_files(
     for module in {"ray": ["ray"], "slurm": ["submitit"]}.get(executor, []):
         pytest.importorskip(module, reason=f"the extra {executor} is not installed")
     options = ["cluster=local"] if executor == "slurm" else []
-    crew = build_crew(executor, 2, options)
-    generate_labels(settings, photos, tmp_path / "run", progress=False, crew=crew)
+    pool = build_pool(executor, 2, options)
+    generate_labels(settings, photos, tmp_path / "run", progress=False, pool=pool)
     shutil.rmtree(tmp_path / "run/.slurm", ignore_errors=True)  # logs of the jobs
     assert tree(tmp_path / "run") == tree(plain)
 
@@ -125,10 +124,10 @@ def test_an_image_that_breaks_its_worker_is_set_aside_by_name(
     run = dataclasses.replace(settings.run, lease_seconds=2.0)
     masks = dataclasses.replace(settings.masks, proposer="cutler")
     wanted = dataclasses.replace(settings, run=run, masks=masks)
-    crew = None if how == "raises" else Crew(QuickExecutor(), 2)
+    pool = None if how == "raises" else WorkerPool(QuickExecutor(), 2)
     generate_labels(
         wanted, trapped, tmp_path / "run", stages=["masks"], progress=False,
-        detector=Trap(how), crew=crew,
+        detector=Trap(how), pool=pool,
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
     reason = f"set aside after it failed 3 times alone: {told}"
@@ -219,7 +218,7 @@ def test_a_driver_of_another_machine_is_known_by_its_beats(tmp_path: Path) -> No
 ])  # fmt: skip
 def test_unknown_executors_are_refused(executor: str, workers: int, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        build_crew(executor, workers)
+        build_pool(executor, workers)
 
 
 @pytest.mark.slow
@@ -235,9 +234,9 @@ def test_ray_workers_of_several_nodes_are_reached_by_address(
     )
     try:
         cluster.add_node(num_cpus=1)
-        crew = build_crew("ray", 2, [f"address={cluster.address}", "cpus=1"])
+        pool = build_pool("ray", 2, [f"address={cluster.address}", "cpus=1"])
         generate_labels(
-            settings, photos, tmp_path / "run", stages=["masks"], progress=False, crew=crew
+            settings, photos, tmp_path / "run", stages=["masks"], progress=False, pool=pool
         )
     finally:
         cluster.shutdown()
@@ -261,11 +260,11 @@ def test_wrong_options_are_refused(executor: str, options: list[str], told: str)
     if executor == "ray":
         pytest.importorskip("ray", reason="the extra ray is not installed")
     with pytest.raises(UserError, match=told):
-        build_crew(executor, 2, options)
+        build_pool(executor, 2, options)
 
 
 def test_slurm_s_refusal_is_told(photos: Path, settings: Settings, tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
-    crew = build_crew("slurm", 2, ["cluster=local", "partitionn=gpu"])
+    pool = build_pool("slurm", 2, ["cluster=local", "partitionn=gpu"])
     with pytest.raises(UserError, match=r"Slurm takes no jobs:.*partitionn"):
-        generate_labels(settings, photos, tmp_path, stages=["masks"], progress=False, crew=crew)
+        generate_labels(settings, photos, tmp_path, stages=["masks"], progress=False, pool=pool)

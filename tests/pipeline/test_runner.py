@@ -21,9 +21,8 @@ from u2seg.io.lock import only_run
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.panoptic.validate import check_panoptic
 from u2seg.pipeline import generate_labels
-from u2seg.pipeline.assignments import shard_assignments
 from u2seg.pipeline.runner import estimate
-from u2seg.pipeline.workspace import Workspace
+from u2seg.pipeline.workspace import Workspace, shard_assignments
 
 
 @pytest.fixture(scope="module")

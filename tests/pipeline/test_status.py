@@ -17,8 +17,6 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import write_json
 from u2seg.io.lock import only_run
 from u2seg.pipeline import generate_labels
-from u2seg.pipeline.leases import Holder
-from u2seg.pipeline.ledger import Ledger
 from u2seg.pipeline.runner import ORDER
 from u2seg.pipeline.status import status
 from u2seg.pipeline.workspace import Workspace
@@ -42,10 +40,10 @@ def test_a_run_at_work_is_told_by_its_files(
     assert rows["clusters"][0] == "waiting" and rows["no"][:2] == ["driver", "is"]
     # As if one shard of five images was done, one leased and one given up.
     space.stage_manifest("masks").unlink()
-    ledger = Ledger(space.ledger("masks", "shard"), tmp_path)
+    ledger = space.ledger("masks", "propose")
     ledger.undo(1)
     ledger.undo(2)
-    assert ledger.take(1, Holder.here("me"))
+    assert ledger.take(1, "me")
     for _ in range(5):
         ledger.fail(2, "MemoryError", raised=True)
     assert table(tmp_path)["masks"][:6] == ["stopped", "3", "1", "1", "1", "0"]

@@ -10,8 +10,7 @@ import pytest
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.pipeline import generate_labels
-from u2seg.pipeline.territory import remove_run, remove_stage
-from u2seg.pipeline.workspace import Workspace
+from u2seg.pipeline.workspace import Workspace, remove_run, remove_stage
 
 
 @pytest.fixture

@@ -97,6 +97,12 @@ def export_image(
     return records
 
 
+def written_files(folder: Path, records: Iterable[Mapping[str, Any]]) -> list[Path]:
+    """Return the files that ``export_image`` writes for images."""
+    names = [png_name(record) for record in records]
+    return [safe_join(folder / top, n) for n in names for top in (PANOPTIC_PNGS, STUFF_PNGS)]
+
+
 def label_record(record: Mapping[str, Any], label: PanopticLabel) -> LabelRecord:
     """Return the JSON records of an image's label, as ``export_image``; nothing is written."""
     image_id = int(record["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from u2seg.io.coco import image_sizes, read_results
 from u2seg.io.jsonfile import read_json
 from u2seg.pipeline.stage import Record, RunContext, Stage, check_share
 from u2seg.pipeline.workspace import Workspace
+from u2seg.shards.attempts import Part
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
 
@@ -23,6 +25,7 @@ Image = npt.NDArray[np.uint8]
 def with_features(
     stage: Stage,
     extractor: FeatureExtractor,
+    part: Part,
     records: Sequence[Record],
     facet: str,
     skipped: list[Record],
@@ -30,7 +33,7 @@ def with_features(
     """Yield record, pixels and features; an image without either goes to ``skipped``."""
     step = stage.context.settings.features.batch_size
     for start in range(0, len(records), step):
-        loaded = list(stage.readable(records[start : start + step], skipped))
+        loaded = list(stage.readable(part, records[start : start + step], skipped))
         images = [image for _, image in loaded]
         try:
             found: list[PatchFeatures | None] = list(extractor.extract(images, facet))
@@ -55,12 +58,13 @@ def features_alone(extractor: FeatureExtractor, image: Image, facet: str) -> Pat
         return None
 
 
-def write_stage_skips(stage: Stage, shard: int, skipped: list[Record]) -> None:
-    """Write what a shard skipped beside its part, before the part itself."""
+def write_stage_skips(stage: Stage, shard: int, skipped: list[Record]) -> Path:
+    """Write what a shard skipped beside its part, before the part itself; return the file."""
     path = stage.context.space.part(stage.name, shard, ".skipped")
     path.unlink(missing_ok=True)  # of an interrupted run, which may have met other files
     if skipped:
         write_json(path, skipped)
+    return path
 
 
 def check_skipped(stage: Stage, total: int) -> int:

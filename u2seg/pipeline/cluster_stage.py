@@ -23,10 +23,11 @@ from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.features.base import check_name, target_size
 from u2seg.io.atomic import sha256_file, write_json, write_npy
 from u2seg.io.images import FILTERS
-from u2seg.pipeline.assignments import shard_assignments, write_assignments
 from u2seg.pipeline.batches import check_skipped, read_masks, with_features, write_stage_skips
-from u2seg.pipeline.records import Record
 from u2seg.pipeline.stage import Stage
+from u2seg.pipeline.workspace import shard_assignments
+from u2seg.shards.attempts import Part, Work
+from u2seg.shards.records import Record
 from u2seg.structures.masks import InstanceMask
 
 logger = logging.getLogger(__name__)
@@ -70,15 +71,19 @@ class ClusterStage(Stage):
         resample = settings.clusters.crop_resample
         return build_extractor(dataclasses.replace(settings.features, resample=resample))
 
+    def works(self) -> dict[str, Work]:
+        """Describe masks; then, with the centroids, assign them."""
+        return {"describe": self._describe, "assign": self._assign}
+
     def run(self) -> dict[str, int]:
         """Describe masks shard by shard, fit centroids to all, assign shard by shard."""
         if self.context.settings.clusters.pca:  # before hours of work
             check_pca(self.context.settings.clusters, self.extractor.dim)
-        self.each_shard(self._shard)
+        self.each_shard("describe")
         if any(self.folder.glob("part-*.skipped")):  # counting reads every mask
             check_skipped(self, self._images_with_masks())
         self.fit()
-        self.each_shard(self._assign)
+        self.each_shard("assign")
         return self._judge()
 
     def fit(self) -> None:
@@ -123,12 +128,14 @@ class ClusterStage(Stage):
         """The centroids, read from their files: a resumed run assigns to the same numbers."""
         return load_centroids(self.centroids_path)
 
-    def _assign(self, index: int, records: list[Record]) -> None:
-        rows = self.centroids.transform.rows(FileRows([self._descriptors(index)]))
+    def _assign(self, part: Part) -> list[Path]:
+        rows = self.centroids.transform.rows(FileRows([self._descriptors(part.index)]))
         labels = np.empty(0, dtype=np.int64)
         if len(rows):
             labels, _ = assign(rows, self.centroids.array)
-        write_assignments(self.context.space, index, labels)
+        path = self.context.space.assigned(part.index)
+        write_npy(path, labels.astype(np.int32))
+        return [path]
 
     def _judge(self) -> dict[str, int]:
         rows = self.centroids.transform.rows(self._rows())
@@ -150,7 +157,7 @@ class ClusterStage(Stage):
         shards = enumerate(self.context.shards())
         return sum(bool(masks) for i, part in shards for masks in read_masks(self.context, i, part))
 
-    def _descriptors(self, index: int) -> Any:
+    def _descriptors(self, index: int) -> Path:
         return self.context.space.part(self.name, index, ".npy")
 
     def _info(self) -> CentroidInfo:
@@ -165,20 +172,15 @@ class ClusterStage(Stage):
             return dataclasses.replace(settings, num_clusters=masks)
         return settings
 
-    def _shard(self, index: int, records: list[Record]) -> None:
-        masks = dict(
-            zip(
-                (record["id"] for record in records),
-                read_masks(self.context, index, records),
-                strict=True,
-            )
-        )
-        wanted = [record for record in records if masks[record["id"]]]
+    def _describe(self, part: Part) -> list[Path]:
+        of_shard = read_masks(self.context, part.index, part.records)
+        masks = {r["id"]: some for r, some in zip(part.records, of_shard, strict=True)}
+        wanted = [record for record in part.records if masks[record["id"]]]
         skipped: list[Record] = []
         found: dict[int, npt.NDArray[np.float32]] = {}
         settings = self.context.settings.clusters
         if settings.descriptor != "masked_mean":
-            for record, image in self.readable(wanted, skipped):
+            for record, image in self.readable(part, wanted, skipped):
                 crops = mask_crops(
                     image,
                     [m.to_array() for m in masks[record["id"]]],
@@ -192,14 +194,16 @@ class ClusterStage(Stage):
                     skipped.append(self.skip(record, "its features are not finite"))
         else:
             for record, _, features in with_features(
-                self, self.extractor, wanted, "token", skipped
+                self, self.extractor, part, wanted, "token", skipped
             ):
                 arrays = [m.to_array() for m in masks[record["id"]]]
                 found[record["id"]] = masked_mean(features, arrays)
-        write_stage_skips(self, index, skipped)
+        path = self._descriptors(part.index)
+        files = [write_stage_skips(self, part.index, skipped), path]
         blocks = [self._aligned(found, record, masks[record["id"]]) for record in wanted]
         empty = np.zeros((0, self.extractor.dim), dtype=np.float32)
-        write_npy(self._descriptors(index), np.concatenate([empty, *blocks]).astype(np.float32))
+        write_npy(path, np.concatenate([empty, *blocks]).astype(np.float32))
+        return files
 
     def _fitted(self, crops: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
         settings = self.context.settings

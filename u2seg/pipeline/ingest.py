@@ -16,8 +16,9 @@ from u2seg.io.jsonfile import read_json_object
 from u2seg.io.names import distinct_stems
 from u2seg.io.paths import stem_of
 from u2seg.io.sources import tell_passed_over
-from u2seg.pipeline.records import ShardFile, write_shards
 from u2seg.pipeline.stage import Record, Stage, check_share
+from u2seg.shards.attempts import Part, Work
+from u2seg.shards.records import ShardFile, write_shards
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -75,11 +76,15 @@ class ImagesStage(Stage):
         ]
         return {"image_list": sha256_bytes(json_bytes(listing))}
 
+    def works(self) -> dict[str, Work]:
+        """One phase."""
+        return {"list": self._list}
+
     def run(self) -> dict[str, int]:
         """Decode every image once; write one part per shard, then the lists."""
         size = self.context.settings.run.shard_size
         write_shards(self.context.space.entries, self.entries, size)
-        self.each_shard(self._shard)
+        self.each_shard("list")
         good: list[Record] = []
         bad: list[Record] = []
         plain: list[str] = []
@@ -95,13 +100,15 @@ class ImagesStage(Stage):
         _name_twins(good)
         return self._write_lists(good, bad)
 
-    def _shard(self, index: int, entries: list[Record]) -> None:
+    def _list(self, part: Part) -> list[Path]:
         images: list[Record] = []
         skipped: list[Record] = []
         plain: list[str] = []
-        for entry in self.tried(entries, skipped):
+        for entry in part.each():
             name = entry["file_name"]
             try:
+                if reason := part.aside.get(name) or entry.get("reason"):
+                    raise BadImageError(reason)
                 name.encode("utf-8")
                 images.append(self._look(entry, plain))
             except BadImageError as error:
@@ -113,16 +120,15 @@ class ImagesStage(Stage):
                 entry = {"file_name": ascii(name)}
                 skipped.append(self.skip(entry, f"cannot be used: {error}"))
         content = {"images": images, "skipped": skipped, "plain": plain}
-        write_json(self.context.space.part(self.name, index), content)
+        path = self.context.space.part(self.name, part.index)
+        write_json(path, content)
+        return [path]
 
     def _look(self, entry: Record, plain: list[str]) -> Record:
         """Return the record of an entry; BadImageError or UserError if it cannot be used.
 
         Its name goes to ``plain`` if all its pixels are the same.
         """
-        self.context.refuse(entry)
-        if "reason" in entry:
-            raise BadImageError(entry["reason"])
         limit = self.context.settings.images.max_pixels
         content = read_content(image_file(self.context.source.root, entry), limit)
         pixels = decode_image(content, limit)

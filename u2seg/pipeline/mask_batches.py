@@ -25,8 +25,9 @@ from u2seg.masks.ncut import DENSE_LIMIT
 from u2seg.masks.propose import propose_masks
 from u2seg.masks.tiles import second_pass
 from u2seg.pipeline.batches import Image, features_alone, with_features
-from u2seg.pipeline.records import Record
 from u2seg.pipeline.stage import Stage
+from u2seg.shards.attempts import Part
+from u2seg.shards.records import Record
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
 
@@ -101,7 +102,7 @@ def is_batched(masks: MaskSettings, extractor: Any) -> bool:
 def with_masks(
     stage: Stage,
     extractor: FeatureExtractor | None,
-    records: Sequence[Record],
+    part: Part,
     skipped: list[Record],
 ) -> Iterator[tuple[Record, list[InstanceMask]]]:
     """Yield record and masks of every image; one without features goes to ``skipped``.
@@ -109,7 +110,7 @@ def with_masks(
     Args:
         stage: Its context holds the settings, and the detector where masks are predicted.
         extractor: None where a detector needs none.
-        records: Images of a shard.
+        part: What to make.
         skipped: Gets an entry for each image that is not yielded.
     """
     settings, detector = stage.context.settings, stage.context.detector
@@ -117,11 +118,11 @@ def with_masks(
     if extractor is None:
         if detector is None:
             raise ValueError("masks need features or a detector")
-        first = ((r, i, detector(i)) for r, i in stage.readable(records, skipped))
+        first = ((r, i, detector(i)) for r, i in stage.readable(part, part.records, skipped))
     elif is_batched(settings.masks, extractor):
-        first = _batched(stage, extractor, records, skipped)
+        first = _batched(stage, extractor, part, skipped)
     else:
-        first = _one_by_one(stage, extractor, records, skipped)
+        first = _one_by_one(stage, extractor, part, skipped)
     for record, image, masks in first:
         if settings.masks.tiles:
             propose = functools.partial(
@@ -133,10 +134,12 @@ def with_masks(
 
 
 def _one_by_one(
-    stage: Stage, extractor: FeatureExtractor, records: Sequence[Record], skipped: list[Record]
+    stage: Stage, extractor: FeatureExtractor, part: Part, skipped: list[Record]
 ) -> Iterator[tuple[Record, Image, list[InstanceMask]]]:
     settings = stage.context.settings
-    for record, image, features in with_features(stage, extractor, records, FACET, skipped):
+    for record, image, features in with_features(
+        stage, extractor, part, part.records, FACET, skipped
+    ):
         size = target_size(image.shape[0], image.shape[1], extractor.patch_size, settings.features)
         with image_named(record["file_name"]):
             masks = propose_masks(image, features, size, settings.masks)
@@ -170,28 +173,28 @@ def masks_of_crops(
 
 
 def _batched(
-    stage: Stage, extractor: Any, records: Sequence[Record], skipped: list[Record]
+    stage: Stage, extractor: Any, part: Part, skipped: list[Record]
 ) -> Iterator[tuple[Record, Image, list[InstanceMask]]]:
     settings = stage.context.settings
     unread: dict[int, list[Record]] = {}
 
     def load(record: Record) -> Loaded | None:
         bad: list[Record] = []
-        for _, image in stage.readable([record], bad):
+        for _, image in stage.readable(part, [record], bad):
             return Loaded(record, image, extractor.work_image(image))
         unread[record["id"]] = bad
         return None
 
-    loaded = read_ahead(load, records, settings.features.batch_size)
+    loaded = read_ahead(load, part.records, settings.features.batch_size)
     groups = group_by_size(loaded, settings.features.batch_size)
-    waiting = iter(records)
+    waiting = iter(part.records)
     for group, found in masks_of_batches(groups, extractor, settings):
-        for part, masks in zip(group, found, strict=True):
-            _skip_up_to(part.record, waiting, unread, skipped)
+        for each, masks in zip(group, found, strict=True):
+            _skip_up_to(each.record, waiting, unread, skipped)
             if masks is None:
-                skipped.append(stage.skip(part.record, "its features are not finite"))
+                skipped.append(stage.skip(each.record, "its features are not finite"))
             else:
-                yield part.record, part.image, masks
+                yield each.record, each.image, masks
     _skip_up_to(None, waiting, unread, skipped)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 from u2seg.features import FeatureExtractor, build_extractor
@@ -13,6 +14,7 @@ from u2seg.masks.refine import MASK_REFINERS
 from u2seg.pipeline.batches import check_skipped, read_masks, write_stage_skips
 from u2seg.pipeline.mask_batches import check_backend, with_masks
 from u2seg.pipeline.stage import Record, Stage
+from u2seg.shards.attempts import Part, Work
 
 
 class MaskStage(Stage):
@@ -49,9 +51,13 @@ class MaskStage(Stage):
         """The feature extractor, built on first use; None where none is needed."""
         return None if self.predicts else build_extractor(self.context.settings.features)
 
+    def works(self) -> dict[str, Work]:
+        """One phase."""
+        return {"propose": self._propose}
+
     def run(self) -> dict[str, int]:
         """Propose masks shard by shard."""
-        self.each_shard(self._shard)
+        self.each_shard("propose")
         check_skipped(self, len(self.context.images()))
         per_image = [
             len(masks)
@@ -61,10 +67,12 @@ class MaskStage(Stage):
         empty = sum(count == 0 for count in per_image)
         return {"images": len(per_image), "masks": sum(per_image), "images_without_masks": empty}
 
-    def _shard(self, index: int, records: list[Record]) -> None:
+    def _propose(self, part: Part) -> list[Path]:
         results: list[dict[str, Any]] = []
         skipped: list[Record] = []
-        for record, masks in with_masks(self, self.extractor, records, skipped):
+        for record, masks in with_masks(self, self.extractor, part, skipped):
             results += [mask.to_result(record["id"]) for mask in masks]
-        write_stage_skips(self, index, skipped)
-        write_json(self.context.space.part(self.name, index), results)
+        path = self.context.space.part(self.name, part.index)
+        files = [write_stage_skips(self, part.index, skipped), path]
+        write_json(path, results)
+        return files

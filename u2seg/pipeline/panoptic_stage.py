@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from u2seg.errors import UserError
 from u2seg.io.names import label_stem
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png
-from u2seg.panoptic.export import export_image, merge_parts
+from u2seg.panoptic.export import export_image, merge_parts, written_files
 from u2seg.panoptic.merger import merge_panoptic
 from u2seg.panoptic.parts import read_part, write_part
-from u2seg.pipeline.assignments import shard_assignments
 from u2seg.pipeline.batches import read_masks
 from u2seg.pipeline.stage import Record, Stage
+from u2seg.pipeline.workspace import shard_assignments
+from u2seg.shards.attempts import Part, Work
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
 
 
@@ -38,25 +40,29 @@ class PanopticStage(Stage):
         settings = self.context.settings
         return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)
 
+    def works(self) -> dict[str, Work]:
+        """One phase."""
+        return {"merge": self._merge}
+
     def run(self) -> dict[str, int]:
         """Merge shard by shard, then join the records."""
-        self.each_shard(self._shard)
+        self.each_shard("merge")
         shards = self.context.shards()
         part = functools.partial(self.context.space.part, self.name)
         parts = (read_part(part(i)) for i in range(len(shards)))
         return merge_parts(parts, self.folder, Chained(shards), self.label_space)
 
-    def _shard(self, index: int, records: list[Record]) -> None:
-        per_image = read_masks(self.context, index, records)
-        ids = shard_assignments(self.context.space, index)
+    def _merge(self, part: Part) -> list[Path]:
+        per_image = read_masks(self.context, part.index, part.records)
+        ids = shard_assignments(self.context.space, part.index)
         if len(ids) != sum(len(masks) for masks in per_image):
             raise UserError(
-                f"the clusters stage has {len(ids)} ids for shard {index}, its part has other "
+                f"the clusters stage has {len(ids)} ids for shard {part.index}, its part has other "
                 "masks: run the clusters stage anew (--overwrite)"
             )
         exported = []
         start = 0
-        for record, masks in zip(records, per_image, strict=True):
+        for record, masks in zip(part.records, per_image, strict=True):
             own = ids[start : start + len(masks)]
             start += len(masks)
             stuff = self._stuff(record)
@@ -64,7 +70,9 @@ class PanopticStage(Stage):
                 masks, own, stuff, self.label_space, self.context.settings.panoptic
             )
             exported.append(export_image(self.folder, record, label, self.label_space))
-        write_part(self.context.space.part(self.name, index), exported)
+        path = self.context.space.part(self.name, part.index)
+        write_part(path, exported)
+        return [path, *written_files(self.folder, part.records)]
 
     def _stuff(self, record: Record) -> Any:
         name = label_stem(record) + ".png"

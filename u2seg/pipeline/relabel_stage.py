@@ -18,18 +18,23 @@ from u2seg.io.lock import only_run
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png
 from u2seg.io.sources import open_source
-from u2seg.panoptic.export import STUFF_PNGS, export_image, merge_parts, png_name
+from u2seg.panoptic.export import (
+    STUFF_PNGS,
+    export_image,
+    merge_parts,
+    png_name,
+    written_files,
+)
 from u2seg.panoptic.parts import LabelRecord, read_part, write_part
 from u2seg.panoptic.rounds import Previous, Teacher, previous_stuff, relabel
 from u2seg.pipeline.batches import collect_skips, write_stage_skips
 from u2seg.pipeline.ingest import ImagesStage
-from u2seg.pipeline.ledger import set_aside_in
 from u2seg.pipeline.panoptic_stage import Chained
-from u2seg.pipeline.records import ShardFile
 from u2seg.pipeline.runner import at_work
 from u2seg.pipeline.stage import Record, RunContext, Stage, library_versions
-from u2seg.pipeline.territory import check_apart
-from u2seg.pipeline.workspace import Workspace
+from u2seg.pipeline.workspace import Workspace, check_apart
+from u2seg.shards.attempts import Part, Work
+from u2seg.shards.records import ShardFile
 from u2seg.structures.guess import Guess
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.manifest import StageManifest
@@ -81,6 +86,10 @@ class RelabelStage(Stage):
         settings = self.context.settings
         return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)
 
+    def works(self) -> dict[str, Work]:
+        """One phase."""
+        return {"relabel": self._relabel}
+
     def run(self) -> dict[str, int]:
         """Relabel shard by shard, then join the records.
 
@@ -88,7 +97,7 @@ class RelabelStage(Stage):
             UserError: if the previous labels are of other photographs or of other shards.
         """
         self._check_same_images()
-        self.each_shard(self._shard)
+        self.each_shard("relabel")
         shards = self.context.shards()
         space = self.context.space
         parts = (read_part(space.part(self.name, i)) for i in range(len(shards)))
@@ -113,25 +122,29 @@ class RelabelStage(Stage):
                 "labelled ones back, or start anew in another --output-dir"
             )
 
-    def _shard(self, index: int, records: list[Record]) -> None:
-        parts = {part.image_id: part for part in read_part(self.before.part(self.name, index))}
+    def _relabel(self, part: Part) -> list[Path]:
+        before = read_part(self.before.part(self.name, part.index))
+        parts = {record.image_id: record for record in before}
         labels = {}
         skipped: list[Record] = []
         counts = dict.fromkeys(COUNTS, 0)
-        for record, image in self.readable(records, skipped):
+        for record, image in self.readable(part, part.records, skipped):
             previous = self._previous(record, parts[record["id"]])
             labels[record["id"]], found = self._label(self.teacher(image), previous)
             counts = {key: counts[key] + found[key] for key in COUNTS}
         exported = []
-        for record in records:
+        for record in part.records:
             if record["id"] not in labels:  # it cannot be read any more: its label stays
                 previous = self._previous(record, parts[record["id"]])
                 labels[record["id"]], _ = self._label(_nothing(previous), previous)
             label = labels.pop(record["id"])
             exported.append(export_image(self.folder, record, label, self.label_space))
-        write_stage_skips(self, index, skipped)
-        write_json(self.context.space.part(self.name, index, ".counts"), counts)
-        write_part(self.context.space.part(self.name, index), exported)
+        path = self.context.space.part(self.name, part.index)
+        counted = self.context.space.part(self.name, part.index, ".counts")
+        files = [write_stage_skips(self, part.index, skipped), counted, path]
+        write_json(counted, counts)
+        write_part(path, exported)
+        return files + written_files(self.folder, part.records)
 
     def _label(self, guess: Guess, previous: Previous) -> tuple[PanopticLabel, dict[str, int]]:
         settings = (self.context.settings.rounds, self.context.settings.panoptic)
@@ -204,7 +217,6 @@ def relabel_images(
     check_apart(source, context.space, names)
     with only_run(context.space.lock), at_work(context):
         for stage in stages:
-            stage.set_aside(set_aside_in(context.space))
             stage.execute()
             collect_skips(context, names)
         write_json(context.space.manifest, _manifest(context, names).to_json(), indent=1)

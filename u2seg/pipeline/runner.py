@@ -6,6 +6,7 @@ import contextlib
 import logging
 import resource
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from u2seg.config.env import tell_spinning
@@ -20,15 +21,14 @@ from u2seg.io.sources import open_source
 from u2seg.masks.base import ImageProposer
 from u2seg.pipeline.batches import collect_skips, skipped_by
 from u2seg.pipeline.cluster_stage import ClusterStage
-from u2seg.pipeline.executors.base import Crew
 from u2seg.pipeline.ingest import ImagesStage
-from u2seg.pipeline.ledger import ledgers_of, set_aside_in
 from u2seg.pipeline.mask_stage import MaskStage
 from u2seg.pipeline.panoptic_stage import PanopticStage
 from u2seg.pipeline.semantic_stage import SemanticStage
 from u2seg.pipeline.stage import RunContext, Stage, library_versions
-from u2seg.pipeline.territory import check_apart, remove_stage
-from u2seg.pipeline.workspace import Workspace
+from u2seg.pipeline.workspace import Workspace, check_apart, remove_stage
+from u2seg.shards.attempts import Phase
+from u2seg.shards.pool import WorkerPool
 from u2seg.structures.manifest import StageManifest
 from u2seg.version import __version__
 
@@ -52,7 +52,7 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     limit: int = 0,
     progress: bool = True,
     detector: ImageProposer | None = None,
-    crew: Crew | None = None,
+    pool: WorkerPool | None = None,
 ) -> Path:
     """Label photographs; running it again resumes.
 
@@ -67,7 +67,7 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
         limit: Use only so many images, evenly spaced; 0 = all.
         progress: Show progress bars.
         detector: Predicts the masks if ``U2SEG.MASKS.PROPOSER`` is ``cutler``.
-        crew: Workers; None = this process does everything. The labels are the same.
+        pool: Workers; None = this process does everything. The labels are the same.
 
     Returns:
         ``output``.
@@ -84,7 +84,7 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     space, asked = Workspace(output), settings.features.name
     anew = overwrite and wanted == set(STAGES)
     settings = resolve(settings, None if anew else space.features)
-    context = RunContext(settings, space, source, limit, progress, detector, crew)
+    context = RunContext(settings, space, source, limit, progress, detector, pool)
     check_apart(source, context.space, [stage.name for stage in ORDER])
     todo = [kind(context) for kind in ORDER if kind is ImagesStage or kind.name in wanted]
     for stage in todo:  # before hours of work, and before anything is deleted
@@ -99,7 +99,6 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
         for stage in todo:
             if retry_failed and stage.outdated():
                 remove_stage(context.space, stage.name)
-            stage.set_aside(set_aside_in(context.space))
             stage.execute()
             skipped = collect_skips(context, [kind.name for kind in ORDER])
             if skipped and isinstance(stage, ImagesStage):
@@ -109,17 +108,29 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     return output
 
 
+@dataclass(frozen=True)
+class StageSource:
+    """Builds the phases of a run in a worker process; see ``u2seg.shards.pool.PhaseSource``."""
+
+    context: RunContext
+
+    def open(self, stage: str, phase: str, gpu: int | None) -> Phase:
+        """Return a phase of one of ``ORDER``."""
+        (kind,) = (kind for kind in ORDER if kind.name == stage)
+        return kind(self.context.on_gpu(gpu)).phase(phase)
+
+
 @contextlib.contextmanager
 def at_work(context: RunContext) -> Iterator[None]:
-    """Have a crew while the block runs, and end what an earlier driver may have left."""
-    context.space.phase.unlink(missing_ok=True)  # tells its workers to end
+    """Have the workers ready while the block runs."""
     try:
-        if context.crew:
-            context.crew.open(context)
+        if context.pool:
+            source = StageSource(replace(context, pool=None, progress=False))
+            context.pool.open(source, context.space.root, context.settings.run.threads)
         yield
     finally:
-        if context.crew:
-            context.crew.close()
+        if context.pool:
+            context.pool.close()
         context.space.progress.unlink(missing_ok=True)
 
 
@@ -147,9 +158,9 @@ def _forget(context: RunContext, wanted: set[str]) -> None:
 
 def _forgive(space: Workspace) -> None:
     """Forget what failed, and what was made without the images that were set aside."""
-    names = set(set_aside_in(space))
+    names = set(space.aside())
     for stage in ORDER:
-        forgiven = [shard for ledger in ledgers_of(space, stage.name) for shard in ledger.forgive()]
+        forgiven = [shard for ledger in space.ledgers(stage.name) for shard in ledger.forgive()]
         if forgiven:
             space.manifest.unlink(missing_ok=True)
             space.stage_manifest(stage.name).unlink(missing_ok=True)

@@ -20,12 +20,13 @@ from u2seg.io.names import label_stem
 from u2seg.io.paths import safe_join
 from u2seg.io.png import write_label_png
 from u2seg.pipeline.batches import check_skipped, with_features, write_stage_skips
-from u2seg.pipeline.executors.threads import cores, exactly
-from u2seg.pipeline.records import Record
 from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.semantics import SEMANTIC_SEGMENTERS, SemanticSegmenter
 from u2seg.semantics.crops import CROPS, crop_box
 from u2seg.semantics.neighbors import NeighborCache
+from u2seg.shards.attempts import Part, Work
+from u2seg.shards.records import Record
+from u2seg.shards.threads import cores, exactly
 
 CACHE_BYTES = 2 << 30
 """Features kept in memory while fitting; beyond this they are computed again when visited."""
@@ -44,6 +45,7 @@ class ImageFeatures:
         self.context = context
         self.extractor = extractor
         self.records = context.images()
+        self._aside = context.space.aside()
         self._each = CROPS[context.settings.semantics.crops]
         self._kept: OrderedDict[int, npt.NDArray[np.float32]] = OrderedDict()
         self._bytes = 0
@@ -72,6 +74,8 @@ class ImageFeatures:
 
     def _pixels(self, index: int) -> npt.NDArray[np.uint8]:
         number, part = divmod(index, self._each)
+        if reason := self._aside.get(self.records[number]["file_name"]):
+            raise BadImageError(reason)
         image: npt.NDArray[np.uint8] = self.context.read(self.records[number])
         settings = self.context.settings.semantics
         size = (image.shape[0], image.shape[1])
@@ -129,10 +133,14 @@ class SemanticStage(Stage):
         self._load(Path(path))
         return {"model": sha256_file(Path(path))}
 
+    def works(self) -> dict[str, Work]:
+        """One phase, after the fit."""
+        return {"predict": self._predict}
+
     def run(self) -> dict[str, int]:
         """Fit once, then predict shard by shard."""
         self.fit()
-        self.each_shard(self._shard)
+        self.each_shard("predict")
         total = len(self.context.images())
         labelled = total - check_skipped(self, total)
         return {"images": labelled, "classes": self.context.settings.semantics.num_classes}
@@ -171,11 +179,11 @@ class SemanticStage(Stage):
         model: SemanticSegmenter = kind.load(path, settings)  # type: ignore[attr-defined]
         return model
 
-    def _shard(self, index: int, records: list[Record]) -> None:
+    def _predict(self, part: Part) -> list[Path]:
         skipped: list[Record] = []
         written = []
         for record, image, features in with_features(
-            self, self.extractor, records, "token", skipped
+            self, self.extractor, part, part.records, "token", skipped
         ):
             flipped = None
             if self.context.settings.semantics.flip:
@@ -184,5 +192,7 @@ class SemanticStage(Stage):
             name = label_stem(record) + ".png"
             write_label_png(safe_join(self.folder, name), stuff)
             written.append(name)
-        write_stage_skips(self, index, skipped)
-        write_json(self.context.space.part(self.name, index), written)
+        path = self.context.space.part(self.name, part.index)
+        files = [write_stage_skips(self, part.index, skipped), path]
+        write_json(path, written)
+        return files + [safe_join(self.folder, name) for name in written]

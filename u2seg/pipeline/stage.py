@@ -3,22 +3,24 @@
 A stage's ``run`` is a sequence of steps over the whole set and of sharded phases, one call of
 ``each_shard`` each. A shard with a receipt in the ledger is done and belongs to the plan beside
 it, so running the same command again continues where the last run ended and yields the same bytes.
+A bad image never stops a shard.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from u2seg.config.load import settings_hash
-from u2seg.config.schema import Settings
+from u2seg.config.schema import SECTIONS, Settings
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import (
     json_bytes,
@@ -33,15 +35,12 @@ from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.progress import Bar
 from u2seg.io.sources import ImageSource
 from u2seg.masks.base import ImageProposer
-from u2seg.pipeline.attempts import Turn, Work
-from u2seg.pipeline.executors.base import Crew
-from u2seg.pipeline.ledger import Ledger, ledgers_of
-from u2seg.pipeline.oversight import Progress, oversee
-from u2seg.pipeline.plans import OtherRunError, differences
-from u2seg.pipeline.records import Record as Record
-from u2seg.pipeline.records import ShardFile
-from u2seg.pipeline.territory import check_owned
-from u2seg.pipeline.workspace import LEDGER, Workspace
+from u2seg.pipeline.workspace import LEDGER, Workspace, check_owned
+from u2seg.shards.attempts import Part, Phase, Work
+from u2seg.shards.driver import Progress, drive
+from u2seg.shards.pool import WorkerPool
+from u2seg.shards.records import Record as Record
+from u2seg.shards.records import ShardFile
 from u2seg.structures.manifest import StageManifest
 from u2seg.version import __version__
 
@@ -72,8 +71,7 @@ class RunContext:
         limit: Use only this many images, evenly spaced; 0 = all.
         progress: Show progress bars.
         detector: Predicts masks where ``U2SEG.MASKS.PROPOSER`` asks for one.
-        crew: The workers; None = the driver works itself.
-        aside: Images that are not read, because they made a stage fail -> why.
+        pool: The workers; None = the driver works itself.
     """
 
     settings: Settings
@@ -82,8 +80,7 @@ class RunContext:
     limit: int = 0
     progress: bool = True
     detector: ImageProposer | None = None
-    crew: Crew | None = None
-    aside: dict[str, str] = field(default_factory=dict)
+    pool: WorkerPool | None = None
 
     def images(self) -> list[Record]:
         """Return the records of ``images.json``."""
@@ -97,15 +94,21 @@ class RunContext:
 
     def read(self, record: Record) -> Any:
         """Return the (H, W, 3) uint8 RGB pixels of a record; BadImageError if it changed."""
-        self.refuse(record)
         limit = self.settings.images.max_pixels
         content = read_content(image_file(self.source.root, record), limit)
         return decode_image(content, limit)
 
-    def refuse(self, record: Record) -> None:
-        """Raise BadImageError for an image that was set aside."""
-        if record["file_name"] in self.aside:
-            raise BadImageError(self.aside[record["file_name"]])
+    def on_gpu(self, number: int | None) -> RunContext:
+        """Return the context of a worker; those of one machine share its GPUs out."""
+        if number is None or self.settings.features.device != "auto":
+            return self
+        import torch
+
+        if torch.cuda.device_count() < 2:
+            return self
+        device = f"cuda:{number % torch.cuda.device_count()}"
+        features = replace(self.settings.features, device=device)
+        return replace(self, settings=replace(self.settings, features=features))
 
 
 class Stage(ABC):
@@ -122,12 +125,18 @@ class Stage(ABC):
     def __init__(self, context: RunContext) -> None:
         self.context = context
         self.folder = context.space.folder(self.name)
-        self.turn = Turn()
-        self.waited = 0.0  # seconds in which no worker was there yet
 
     @abstractmethod
     def sections(self) -> tuple[Any, ...]:
         """Return the settings that decide this stage's output."""
+
+    @abstractmethod
+    def works(self) -> dict[str, Work]:
+        """Return the sharded phases by name: what makes a part and returns the files it wrote.
+
+        It may be called in another process, on a stage built from the same settings, so it uses
+        nothing that ``run`` did but what is in files. Called again it writes the same files.
+        """
 
     @abstractmethod
     def run(self) -> dict[str, int]:
@@ -164,13 +173,12 @@ class Stage(ABC):
             logger.info("%s: done already", self.name)
             return
         check_owned(self.folder, self.context.space.plan(self.name))
-        if not self._leased():
-            remove_temporaries(self.folder)
+        remove_temporaries(self.folder)
         write_json(self.context.space.plan(self.name), plan, indent=1)
         start = time.perf_counter()
         counts = self.run()
         self._finish(plan, counts)
-        seconds = time.perf_counter() - start - self.waited
+        seconds = time.perf_counter() - start
         self._record_seconds(seconds)
         told = ", ".join(f"{value} {key}" for key, value in counts.items())
         logger.info("%s: %s in %.1f s", self.name, told, seconds)
@@ -247,46 +255,33 @@ class Stage(ABC):
         """Return the records of every shard."""
         return self.context.shards()
 
-    def ledger(self, method: str) -> Ledger:
-        """Return the ledger of the phase in which a method makes the shards."""
+    def phase(self, name: str) -> Phase:
+        """Return a sharded phase."""
         space = self.context.space
-        return Ledger(space.ledger(self.name, method.strip("_")), space.root)
+        ledger = space.ledger(self.name, name)
+        return Phase(self.name, self.shards(), ledger, self.works()[name], space.aside())
 
-    def each_shard(self, work: Work) -> None:
-        """Have ``work(shard, records)`` done for every shard that has no receipt, with progress.
-
-        Args:
-            work: A method of this stage. It may be called in another process, on a stage built
-                from the same settings, so it uses nothing that ``run`` did but what is in files.
-                Called again it writes the same files. It reads photographs by ``readable``.
+    def each_shard(self, name: str) -> None:
+        """Have every shard of a phase made that has no receipt, with progress.
 
         Raises:
             UserError: for settings, files or a disk that cannot be used.
             StageError: if a shard fails again and again.
         """
-        shards = self.shards()
-        with self.bar(sum(shards.sizes)) as bar:
-            progress = Progress(self.context.space, self.name, shards.sizes, bar)
-            oversee(
-                self,
-                work,
-                shards,
-                self.ledger(work.__name__),
-                workers=self.context.crew,
+        sizes = self.shards().sizes
+        with self.bar(sum(sizes)) as bar:
+            drive(
+                self.phase(name),
+                (self.name, name),
+                pool=self.context.pool,
                 patience=self.context.settings.run.lease_seconds,
-                progress=progress,
+                progress=Progress(sizes, bar, self._note),
             )
-        self.waited += progress.waited
 
-    def set_aside(self, images: dict[str, str]) -> None:
-        """Read these images no more; each is skipped for the reason given."""
-        self.context.aside.update(images)
-
-    def _leased(self) -> bool:
-        """Return whether somebody who may live holds a shard."""
-        looks = [ledger.snapshot() for ledger in ledgers_of(self.context.space, self.name)]
-        marks = [mark for look in looks for mark in look.leases.values()]
-        return any(mark.holder is None or not mark.holder.dead for mark in marks)
+    def _note(self, rate: float) -> None:
+        note = {"stage": self.name, "images_per_s": round(rate, 3)}
+        with contextlib.suppress(UserError):  # a note is not worth a run
+            write_json(self.context.space.progress, note)
 
     def _intact(self) -> bool:
         """Return whether all files are as the manifest says; prepare to make the others again."""
@@ -319,29 +314,75 @@ class Stage(ABC):
         return Bar(total=total, desc=self.name, unit="img", disable=quiet, smoothing=0.1)
 
     def readable(
-        self, records: Sequence[Record], skipped: list[Record]
+        self, part: Part, records: Iterable[Record], skipped: list[Record]
     ) -> Iterator[tuple[Record, Any]]:
         """Yield (record, pixels); an image that cannot be read goes to ``skipped``."""
-        for record in self.tried(records, skipped):
+        for record in part.each(records):
             try:
+                if reason := part.aside.get(record["file_name"]):
+                    raise BadImageError(reason)
                 yield record, self.context.read(record)
             except BadImageError as error:
                 skipped.append(self.skip(record, str(error)))
-
-    def tried(self, records: Sequence[Record], skipped: list[Record]) -> Iterator[Record]:
-        """Yield the records to work on: all, or the one that is tried alone."""
-        self.turn.asked = True
-        for record in records:
-            if self.turn.admits(record["file_name"]):
-                yield record
-            else:
-                entry = {"file_name": record["file_name"], "reason": "", "stage": self.name}
-                skipped.append(entry)
 
     def skip(self, record: Record, reason: str) -> Record:
         """Return the ``skipped.jsonl`` entry of an image, and log it."""
         logger.warning("%s: skipped %s: %s", self.name, record["file_name"], reason)
         return {"file_name": record["file_name"], "reason": reason, "stage": self.name}
+
+
+class OtherRunError(UserError):
+    """A folder holds the results of another run.
+
+    Args:
+        finding: Which folder, and in what the runs differ.
+        advice: What a user of ``u2seg label`` can do; other tools know other ways.
+    """
+
+    def __init__(self, finding: str, advice: str) -> None:
+        super().__init__(f"{finding}. {advice}")
+        self.finding = finding
+
+
+def differences(known: dict[str, Any], plan: dict[str, Any], sections: Sequence[Any]) -> str:
+    """Return which facts of a plan differ from those that a folder was made with.
+
+    Args:
+        known: Of the folder; may lack keys.
+        plan: Of this command.
+        sections: The settings that decide the output of the stage.
+
+    Examples:
+        >>> known = {"shard_size": 8, "versions": {"numpy": "2.1", "scipy": "1.14"}}
+        >>> plan = {"shard_size": 8, "versions": {"numpy": "2.2", "scipy": "1.14"}}
+        >>> differences(known, plan, ())
+        'versions (numpy 2.1, now 2.2)'
+    """
+    changed = [key for key in plan if known.get(key) != plan[key]]
+    return ", ".join(_in_words(key, known.get(key), plan[key], sections) for key in changed)
+
+
+def _in_words(key: str, then: Any, now: Any, sections: Sequence[Any]) -> str:
+    if key == "settings_hash":
+        names = [f"U2SEG.{name.upper()}" for name in SECTIONS if _is_one(name, sections)]
+        return f"settings (of {', '.join(names)})"
+    if key == "image_list":
+        return "photographs (files were added, removed or changed, or others are asked for)"
+    if key == "shard_size":
+        return f"shards (U2SEG.RUN.SHARD_SIZE {then}, now {now})"
+    if key == "inputs":
+        known = then if isinstance(then, dict) else {}
+        made = [name for name in now if known.get(name) != now[name]]
+        return f"inputs (made anew since: {', '.join(made)})"
+    if key == "versions" and isinstance(then, dict):
+        names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+        told = [f"{n} {then.get(n, 'absent')}, now {now.get(n, 'absent')}" for n in names]
+        return f"versions ({'; '.join(told)})"
+    return key
+
+
+def _is_one(name: str, sections: Sequence[Any]) -> bool:
+    return any(isinstance(section, SECTIONS[name]) for section in sections)
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Any
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.lock import holder_of, may_live, told
-from u2seg.pipeline.ledger import Ledger, ledgers_of
-from u2seg.pipeline.records import ShardFile
 from u2seg.pipeline.workspace import Workspace
+from u2seg.shards.ledger import Ledger
+from u2seg.shards.records import ShardFile
 
 HEAD = (
     "stage", "state", "shards", "done", "running", "failed", "images aside", "images/s", "ETA",
@@ -47,7 +47,7 @@ def _rows(space: Workspace, stage: str, *, alive: bool) -> list[tuple[str, ...]]
     sizes = _sizes(space, stage)
     images_per_s = _finished_rate(space, stage, sum(sizes)) if finished else None
     state = "done" if finished else ("waiting" if not begun else "running" if alive else "stopped")
-    ledgers = ledgers_of(space, stage) if begun else []
+    ledgers = space.ledgers(stage) if begun else []
     if not ledgers:
         return [(stage, state, *[_cell(len(sizes) or None)], "-", "-", "-", "-", "-", "-")]
     rows = []
@@ -74,7 +74,7 @@ def _row(
         if note.get("stage") == ledger.folder.parents[1].name and left:
             images_per_s = note.get("images_per_s")
             eta = _duration(left / images_per_s) if images_per_s else ""
-    counts = (len(sizes), len(look.done), len(look.leases), len(look.failed))
+    counts = (len(sizes), len(look.done), len(look.at), len(look.failed))
     aside = len(ledger.aside()) if look.troubled or look.failed else 0
     rate = f"{images_per_s:.2f}" if images_per_s else "-"
     return (name, state, *map(str, counts), str(aside), rate, eta or "-")

@@ -1,11 +1,24 @@
-"""Where a labelling run keeps its files; the one place that spells their names."""
+"""Where a labelling run keeps its files, where it may write, and what it may delete.
+
+Never the photographs, never files of others: a stage folder belongs to a run if it holds
+``plan.json``, which is written before anything else and deleted after everything else.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from u2seg.errors import UserError
 from u2seg.io.lock import LOCK
+from u2seg.io.sources import ImageSource
+from u2seg.io.territory import PHOTOGRAPHS, check_outside
+from u2seg.shards.ledger import Ledger
 
 LEDGER = "ledger"
 """Folder, in that of a stage, of its ledgers."""
@@ -62,11 +75,6 @@ class Workspace:
         return self.root / LOCK
 
     @property
-    def phase(self) -> Path:
-        """What the workers of a run are to do now; removed when there is no more."""
-        return self.root / ".phase.json"
-
-    @property
     def progress(self) -> Path:
         """The driver's note for ``--status``; removed when it ends."""
         return self.root / ".progress.json"
@@ -83,10 +91,127 @@ class Workspace:
         """What a stage set out to do, written first: settings, inputs, shard size."""
         return self.folder(stage) / "plan.json"
 
-    def ledger(self, stage: str, phase: str) -> Path:
-        """Folder of the ledger of a sharded phase of a stage."""
-        return self.folder(stage) / LEDGER / phase
+    def ledger(self, stage: str, phase: str) -> Ledger:
+        """Ledger of a sharded phase of a stage."""
+        return Ledger(self.folder(stage) / LEDGER / phase, self.root)
+
+    def ledgers(self, stage: str) -> list[Ledger]:
+        """Ledgers of a stage, one per sharded phase that began."""
+        folders = sorted((self.folder(stage) / LEDGER).glob("*"))
+        return [Ledger(folder, self.root) for folder in folders]
+
+    def aside(self) -> dict[str, str]:
+        """All images that any stage set aside -> why."""
+        aside: dict[str, str] = {}
+        for folder in sorted(self.root.glob(f"*/{LEDGER}/*")):
+            aside.update(Ledger(folder, self.root).aside())
+        return aside
 
     def part(self, stage: str, shard: int, suffix: str = ".json") -> Path:
         """A stage's result for one shard of images."""
         return self.folder(stage) / f"part-{shard:05d}{suffix}"
+
+    def assigned(self, shard: int) -> Path:
+        """Cluster ids of a shard's masks."""
+        return self.folder("clusters") / f"assigned-{shard:05d}.npy"
+
+
+def shard_assignments(space: Workspace, shard: int) -> list[int]:
+    """Return the cluster ids of a shard's masks, in the order of its masks part.
+
+    Args:
+        space: Files of the run.
+        shard: Index of the shard, from 0.
+
+    Returns:
+        One id in 0..K-1 for every mask.
+
+    Raises:
+        UserError: if the file is missing or is not a list of ids.
+    """
+    path = space.assigned(shard)
+    try:
+        found: Any = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): run the clusters stage anew (--overwrite)"
+        ) from error
+    if found.ndim != 1 or found.dtype != np.int32:
+        raise UserError(
+            f"{path} must hold (n,) int32 cluster ids, got {found.dtype} {found.shape}: run the "
+            "clusters stage anew (--overwrite)"
+        )
+    ids: list[int] = found.tolist()
+    return ids
+
+
+def check_apart(source: ImageSource, space: Workspace, stages: Iterable[str]) -> None:
+    """Raise UserError if photographs and results would share a folder.
+
+    Label maps below a searched folder would be labelled as photographs by the next run, and
+    photographs inside a stage's folder deleted by ``--overwrite``.
+
+    Args:
+        source: The photographs.
+        space: The run's files.
+        stages: Names of all stages.
+    """
+    if source.searched:
+        check_outside(space.root, source.root, PHOTOGRAPHS)
+    homes = {folder.resolve(): folder for folder in source.folders()}
+    for stage in stages:
+        folder = space.folder(stage)
+        for home, named in homes.items():
+            if home.is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"the image folder {named} lies where stage {stage} keeps its files "
+                    f"({folder}): choose another --output-dir"
+                )
+
+
+def check_owned(folder: Path, plan: Path) -> None:
+    """Raise UserError if a stage folder holds files, but not a stage's.
+
+    Hidden entries do not count: a killed writer leaves them.
+    """
+    if not folder.exists() or plan.is_file():
+        return
+    if not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise UserError(
+            f"{folder} holds files that no labelling run made; they are not touched. Choose "
+            "another --output-dir, or move them away"
+        )
+
+
+def remove_stage(space: Workspace, stage: str) -> None:
+    """Delete the folder of a stage; UserError if it holds anything else.
+
+    The manifest goes first, so that what a killed deletion leaves never passes for a finished
+    stage; the plan goes last.
+    """
+    folder, plan = space.folder(stage), space.plan(stage)
+    check_owned(folder, plan)
+    if not folder.exists():
+        return
+    space.stage_manifest(stage).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path == plan:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    plan.unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def remove_run(output: Path) -> None:
+    """Delete the folder of a whole run, if there is one; UserError if it is not a run's."""
+    if not output.exists():
+        return
+    if not (Workspace(output).lock).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(
+            f"{output} was not made by a dry run, so it is not deleted: choose another "
+            "--output-dir, or move it away"
+        )
+    shutil.rmtree(output)

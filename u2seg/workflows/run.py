@@ -55,10 +55,10 @@ def label_folder(args: argparse.Namespace) -> str:
         StageError: if a stage fails.
     """
     from u2seg.pipeline import generate_labels
-    from u2seg.pipeline.executors.build import build_crew
     from u2seg.pipeline.runner import ORDER, estimate
     from u2seg.pipeline.status import status
-    from u2seg.pipeline.territory import remove_run
+    from u2seg.pipeline.workspace import remove_run
+    from u2seg.shards.pool import build_pool
 
     if args.status:
         return status(args.output_dir, [stage.name for stage in ORDER])
@@ -81,7 +81,7 @@ def label_folder(args: argparse.Namespace) -> str:
         retry_failed=args.retry_failed,
         limit=args.dry_run,
         detector=_detector(settings),
-        crew=build_crew(args.executor, args.workers, args.executor_options),
+        pool=build_pool(args.executor, args.workers, args.executor_options),
     )
     told = estimate(output, args.workers) if args.dry_run else f"labels are in {output}"
     return f"{told}\n{report_labels(output)}"
@@ -125,8 +125,7 @@ def run_everything(args: argparse.Namespace) -> str:
     from u2seg.host.evaldata import register_eval
     from u2seg.host.setup import EVAL_NAME, build_cfg
     from u2seg.host.start import check_output
-    from u2seg.pipeline.territory import check_apart
-    from u2seg.pipeline.workspace import Workspace
+    from u2seg.pipeline.workspace import Workspace, check_apart
 
     folders = Folders(args.output_dir)
     settings = load_settings(args.config_file, args.opts, host_keys())
@@ -191,7 +190,7 @@ def _run_everything(args: argparse.Namespace, settings: Settings, folders: Folde
 @contextlib.contextmanager
 def _own_advice(folders: Folders) -> Iterator[None]:
     """Say what a user of this tool can do about labels of another run: it has no --overwrite."""
-    from u2seg.pipeline.plans import OtherRunError
+    from u2seg.pipeline.stage import OtherRunError
 
     try:
         yield

@@ -1,1 +1,0 @@
-"""Where worker processes come from. The ledger is the queue: an executor only starts loops."""
