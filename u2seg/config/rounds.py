@@ -14,6 +14,7 @@ class RoundSettings:
     Defaults follow CutLER (commit cca0a27), which goes three rounds, where it has a value.
 
     Args:
+        rule: How its predictions become labels, a relabel rule such as ``agree``.
         score: Score from which on a predicted thing becomes a label in the first round, 0..1
             (0.7).
         score_step: By how much each further round lowers ``score``, 0..1 (0.05).
@@ -32,6 +33,7 @@ class RoundSettings:
             incomplete than what was cut (off).
     """
 
+    rule: str = "agree"
     score: float = 0.7
     score_step: float = 0.05
     agreed_score: float = 0.5

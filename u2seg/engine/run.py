@@ -134,8 +134,7 @@ def evaluate(
     from u2seg.evaluation import evaluate_folder, format_metrics
     from u2seg.evaluation.few import some_images
     from u2seg.evaluation.protocol_table import format_protocols
-    from u2seg.inference.predict import predict_records
-    from u2seg.inference.writer import PredictionWriter, check_own
+    from u2seg.inference.writer import PredictionWriter, check_own, predict_records
 
     name = cfg.DATASETS.TEST[0]
     settings, truth, choice = _comparison(cfg, choice or EvalChoice(), part=images > 0)
@@ -204,7 +203,7 @@ def _comparison(
 
 
 def _trained_model(cfg: Any, resume: bool) -> Any:
-    from u2seg.inference.predict import load_model
+    from u2seg.inference.segmenter import load_model
     from u2seg.modeling.checkpoint import SafeCheckpointer
 
     weights = cfg.MODEL.WEIGHTS

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from u2seg.config.load import load_settings
 from u2seg.errors import UserError
-from u2seg.inference.prediction import Prediction
-from u2seg.inference.segmenter import Segmenter
+from u2seg.inference.segmenter import Prediction, Segmenter
 from u2seg.inference.writer import PredictionWriter, check_own
 from u2seg.io.atomic import json_bytes, write_bytes
 from u2seg.io.imagefile import ImageFile, image_file
@@ -82,7 +81,7 @@ def draw_image(args: argparse.Namespace, inputs: Sequence[ImageFile], output: Pa
         image = read_image(inputs[0], segmenter.cfg.U2SEG.IMAGES.MAX_PIXELS, sound=True)
     except BadImageError as error:
         raise UserError(f"{inputs[0]}: {error}") from error
-    write_picture(output, segmenter.predict(image).draw(image))
+    segmenter.predict(image).save(output)
     logger.info("1 image in %s", output)
     return 0
 
@@ -120,7 +119,7 @@ def _segment(
             continue
         prediction = segmenter.predict(image)
         writer.add(number, name, prediction)
-        write_picture(output / "pictures" / f"{stem_of(name)}.png", picture(image, prediction))
+        write_picture(output / "pictures" / f"{stem_of(name)}.png", picture(prediction))
     write_bytes(output / "skipped.jsonl", b"".join(json_bytes(entry) for entry in skipped))
     if len(skipped) == len(inputs):
         raise UserError(
@@ -229,19 +228,11 @@ def _expand(text: str, extensions: Sequence[str]) -> Iterator[tuple[Path, str, I
         )
 
 
-def picture(image: Rgb, prediction: Prediction) -> Rgb:
-    """Return the photograph beside its segmentation, a legend below.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        prediction: Of this image.
-
-    Returns:
-        (H', W', 3) uint8 RGB.
-    """
+def picture(prediction: Prediction) -> Rgb:
+    """Return a photograph beside its segmentation, a legend below: (H', W', 3) uint8 RGB."""
     label = prediction.panoptic
     large = PanopticLabel(magnify(label.ids, MIN_PICTURE), label.segments)
-    image = magnify(image, MIN_PICTURE)
+    image = magnify(prediction.image, MIN_PICTURE)
     drawn = draw_panoptic(image, large, prediction.space)
     pair = side_by_side([image, drawn], ["photograph", "segmentation"])
     areas: dict[int, int] = {}

@@ -7,14 +7,18 @@ The released U2Seg labels of COCO are of this kind: CutLER's detector predicts t
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco_mask
 
 from u2seg.config.schema import MaskSettings
 from u2seg.errors import UserError
+from u2seg.inference.segmenter import Segmenter
 from u2seg.io.atomic import sha256_bytes, sha256_file
 from u2seg.io.yamlfile import load_yaml
 from u2seg.structures.masks import InstanceMask, suppress
@@ -60,16 +64,12 @@ class Detector:
         }
 
     @functools.cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        from u2seg.host.setup import build_cfg, build_stock_cfg
-        from u2seg.inference.predict import load_model
-
-        path = self.settings.detector_config
-        ours = "U2SEG" in load_yaml(path)
-        words = ["MODEL.DEVICE", self.device]
-        words += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(self.settings.detector_score)]
-        cfg = build_cfg(path, words) if ours else build_stock_cfg(path, words)
-        return cfg, load_model(cfg, self.settings.detector_weights)
+    def _segmenter(self) -> Segmenter:
+        path, weights = self.settings.detector_config, self.settings.detector_weights
+        score = self.settings.detector_score
+        if "U2SEG" not in load_yaml(path):
+            return Segmenter.from_stock(path, weights, score, self.device)
+        return Segmenter.from_config(path, weights, confidence=score, device=self.device)
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> list[InstanceMask]:
         """Return the predicted masks of one photograph, highest score first.
@@ -80,31 +80,28 @@ class Detector:
         Raises:
             UserError: for a config or weights that cannot be used, or a model without masks.
         """
-        from u2seg.inference.predict import image_outputs
-
-        cfg, model = self._loaded
-        outputs = image_outputs(cfg, model, image)
-        instances = outputs.get("instances")
-        if instances is None or not instances.has("pred_masks"):
+        masks = self._segmenter(image).instances
+        if masks is None:
             raise UserError(
                 f"the model of {self.settings.detector_config} predicts no instance masks: "
                 "U2SEG.MASKS.PROPOSER cutler needs one that does (MODEL.MASK_ON True)"
             )
-        return masks_of_instances(instances, self.settings)
+        return good_masks(masks, self.settings)
 
 
-def masks_of_instances(instances: Any, settings: MaskSettings) -> list[InstanceMask]:
-    """Return the masks of a model's output that are good enough and no duplicates.
+def good_masks(masks: Sequence[InstanceMask], settings: MaskSettings) -> list[InstanceMask]:
+    """Return the predicted masks that are sure enough and no duplicates.
 
     Args:
-        instances: Detectron2 ``Instances`` with ``scores`` and ``pred_masks`` (N, H, W) bool.
+        masks: Of any class.
         settings: ``detector_score`` and ``detector_nms`` are used.
 
     Returns:
-        Masks of any class, highest score first; empty ones are left out.
+        Without empty ones, of no cluster, with tight boxes, highest score first.
     """
-    scores = instances.scores.cpu().numpy()
-    masks = instances.pred_masks.cpu().numpy().astype(bool)
-    chosen = np.flatnonzero((scores >= settings.detector_score) & masks.any(axis=(1, 2)))
-    found = [InstanceMask.from_array(masks[i], float(scores[i])) for i in chosen]
-    return suppress(found, settings.detector_nms)
+    chosen = [
+        replace(mask, bbox=tuple(coco_mask.toBbox(mask.rle).tolist()), cluster=None)
+        for mask in masks
+        if mask.score >= settings.detector_score and mask.area
+    ]
+    return suppress(chosen, settings.detector_nms)

@@ -1,4 +1,4 @@
-"""Write predictions as a folder of standard formats.
+"""Write predictions of a data set as a folder of standard formats.
 
 ``panoptic.json`` + ``panoptic/<stem>.png`` (COCO panoptic), ``instances.json`` (COCO results),
 ``stuff/<stem>.png`` (uint8: 0 any thing, 1..S stuff), ``labelspace.json``. PNGs appear as images
@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from u2seg.errors import UserError
-from u2seg.inference.prediction import Prediction
+import numpy as np
+
+from u2seg.errors import StageError, UserError
+from u2seg.inference.segmenter import inference_mode, segment_samples
 from u2seg.io.atomic import remove_file, write_json
 from u2seg.io.jsonfile import read_json
+from u2seg.io.names import distinct_stems
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import write_label_png, write_panoptic_png
 from u2seg.io.territory import check_no_labels
-from u2seg.structures.labels import LabelSpace
+from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
+from u2seg.structures.segmentation import Segmentation, panoptic_of
 
 logger = logging.getLogger(__name__)
 _JSON_FILES = ("panoptic.json", "instances.json", "metrics.json", "labelspace.json")
 _PNG_FOLDERS = ("panoptic", "stuff")
 UNFINISHED = ".unfinished"
 """Mark of a result folder whose ``panoptic.json`` is not written yet."""
+PNG = "png_stem"
+"""Key of a record: name of the files of its prediction, without suffix."""
 MADE_BY = "panoptic predictions of u2seg"
 """What ``panoptic.json`` of a result folder says of itself."""
 
@@ -68,35 +74,37 @@ class PredictionWriter:
                 f"cannot write {self.folder}: {error.strerror or error}. Choose another folder."
             ) from error
 
-    def add(self, image_id: int, file_name: str, prediction: Prediction, stem: str = "") -> None:
+    def add(
+        self, image_id: int, file_name: str, segmentation: Segmentation, stem: str = ""
+    ) -> None:
         """Write the maps of one image and keep its JSON records.
 
         Args:
             image_id: Its id in the data set.
             file_name: Relative name with forward slashes.
-            prediction: What the model said.
+            segmentation: What the model said; a panoptic label is made if it has none.
             stem: Names the PNGs; empty = that of ``file_name``.
 
         Raises:
             UserError: if the name leaves the folder or a file cannot be written.
         """
-        height, width = prediction.panoptic.ids.shape
-        png = f"{stem or stem_of(file_name)}.png"
-        write_panoptic_png(safe_join(self.folder / "panoptic", png), prediction.panoptic.ids)
-        write_label_png(safe_join(self.folder / "stuff", png), prediction.stuff)
+        label = panoptic_of(segmentation, self.space)
+        stuff = segmentation.stuff
+        if stuff is None:
+            stuff = np.where(label.ids > 0, ANY_THING, VOID_STUFF).astype(np.uint8)
+        (height, width), png = segmentation.size, f"{stem or stem_of(file_name)}.png"
+        write_panoptic_png(safe_join(self.folder / "panoptic", png), label.ids)
+        write_label_png(safe_join(self.folder / "stuff", png), stuff)
         self.parts.images.append(
             {"id": image_id, "file_name": file_name, "height": int(height), "width": int(width)}
         )
+        segments = [segment.to_json() for segment in label.segments]
         self.parts.annotations.append(
-            {
-                "image_id": image_id,
-                "file_name": png,
-                "segments_info": [s.to_json() for s in prediction.panoptic.segments],
-            }
+            {"image_id": image_id, "file_name": png, "segments_info": segments}
         )
         self.parts.results.extend(
-            mask.to_result(image_id, category)
-            for mask, category in zip(prediction.instances, prediction.categories, strict=True)
+            mask.to_result(image_id, self.space.thing_category(mask.cluster or 0))
+            for mask in segmentation.instances or ()
         )
 
     def finish(self, parts: Iterable[WrittenParts] | None = None) -> None:
@@ -156,3 +164,58 @@ def check_own(folder: Path) -> None:
             f"{folder} holds files that no prediction made ({', '.join(found)}); they are not "
             "touched: choose another output folder, or move them away"
         )
+
+
+def predict_records(
+    cfg: Any, model: Any, records: Sequence[dict[str, Any]], writer: PredictionWriter
+) -> None:
+    """Predict every record of a data set and write the result folder.
+
+    In a distributed run each process predicts its share and the first writes the JSON files.
+
+    Args:
+        cfg: The model's config.
+        model: A panoptic model of ``cfg``.
+        records: As the readers of ``u2seg.data`` return.
+        writer: Where the predictions go; finished on return.
+
+    Raises:
+        StageError: if a photograph cannot be decoded.
+        UserError: if a file cannot be written.
+    """
+    from detectron2.data import build_detection_test_loader
+    from detectron2.utils import comm
+
+    from u2seg.data.mapper import PanopticMapper, without_worker_traceback
+
+    stems = distinct_stems(_file_name(record) for record in records)
+    loader = build_detection_test_loader(
+        [{**record, PNG: stem} for record, stem in zip(records, stems, strict=True)],
+        mapper=PanopticMapper.from_cfg(cfg, is_train=False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    try:
+        _predict_all(model, loader, writer)
+    except StageError as error:
+        raise without_worker_traceback(error) from error
+    parts = comm.gather(writer.parts)
+    if comm.is_main_process():
+        writer.finish(parts)
+    comm.synchronize()
+
+
+def _predict_all(model: Any, loader: Any, writer: PredictionWriter) -> None:
+    from detectron2.utils import comm
+
+    from u2seg.io.progress import Bar
+
+    quiet = not comm.is_main_process()
+    with inference_mode(model):
+        for samples in Bar(loader, desc="predict", unit="image", disable=quiet):
+            found = segment_samples(model, samples, writer.space)
+            for sample, segmentation in zip(samples, found, strict=True):
+                writer.add(sample["image_id"], _file_name(sample), segmentation, sample[PNG])
+
+
+def _file_name(record: dict[str, Any]) -> str:
+    return str(record["stem"] + PurePath(record["file_name"]).suffix)

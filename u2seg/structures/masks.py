@@ -132,12 +132,22 @@ class InstanceMask:
         score: Confidence of the proposer, higher is better; 1.0 where it has none.
         bbox: (x, y, width, height) in pixels.
         area: Foreground pixels.
+        cluster: 0..K-1; None before it is known.
+        parent: Index, in the list it is part of, of the mask it is a part of; None = of none.
+        level: Steps from the whole, 0 = it is one.
+        granularity: How fine it is, 0..1, for prompts; None = unknown.
+        source: Who made it, such as the name of a proposer; empty = not said.
     """
 
     rle: Rle
     score: float
     bbox: tuple[float, float, float, float]
     area: int
+    cluster: int | None = None
+    parent: int | None = None
+    level: int = 0
+    granularity: float | None = None
+    source: str = ""
 
     @classmethod
     def from_array(cls, mask: npt.NDArray[np.bool_], score: float = 1.0) -> InstanceMask:

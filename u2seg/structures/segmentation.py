@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
-from u2seg.structures.labels import LabelSpace
-from u2seg.structures.masks import InstanceMask
-from u2seg.structures.panoptic import PanopticLabel
+from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
+from u2seg.structures.masks import InstanceMask, decode_mask
+from u2seg.structures.panoptic import PanopticLabel, Segment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """Instances, stuff and panoptic label of one image; None = not known, not "there is none".
 
@@ -66,3 +68,84 @@ class Segmentation:
         known += [f"{len(self.panoptic.segments)} segments"] if self.panoptic else []
         told = ", ".join([f"{self.size[0]} x {self.size[1]}", *known])
         return f"{type(self).__name__}({told})"
+
+
+def panoptic_label(
+    ids: npt.NDArray[np.int32], infos: Sequence[dict[str, Any]], space: LabelSpace
+) -> PanopticLabel:
+    """Return a panoptic label whose areas and boxes are measured on the id map.
+
+    Args:
+        ids: (H, W) int32, 0 = void.
+        infos: ``id``, ``isthing``, ``category_id`` (0..K-1 for things, 1..S for stuff) and
+            perhaps ``score`` (else 1.0). A segment without pixels is left out.
+        space: The model's label space.
+
+    Raises:
+        UserError: if a class is outside the label space.
+
+    Examples:
+        >>> ids = np.array([[1, 1, 2]], dtype=np.int32)
+        >>> infos = [{"id": 1, "isthing": True, "category_id": 0, "score": 0.5},
+        ...          {"id": 2, "isthing": False, "category_id": 1}]
+        >>> label = panoptic_label(ids, infos, LabelSpace(num_things=3, num_stuff=2))
+        >>> [(s.category_id, s.area, s.bbox, s.score) for s in label.segments]
+        [(1, 2, (0.0, 0.0, 2.0, 1.0), 0.5), (4, 1, (2.0, 0.0, 1.0, 1.0), 1.0)]
+    """
+    areas = np.bincount(ids.ravel())
+    places = ndimage.find_objects(ids)
+    segments = []
+    for info in infos:
+        number = int(info["id"])
+        if number >= len(areas) or areas[number] == 0:
+            continue
+        rows, columns = places[number - 1]
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        thing = bool(info["isthing"])
+        cluster = int(info["category_id"])
+        category = space.thing_category(cluster) if thing else space.stuff_category(cluster - 1)
+        segments.append(
+            Segment(
+                id=number,
+                category_id=category,
+                isthing=thing,
+                area=int(areas[number]),
+                bbox=(float(columns.start), float(rows.start), float(width), float(height)),
+                score=float(info.get("score", 1.0)),
+            )
+        )
+    return PanopticLabel(ids, tuple(segments))
+
+
+def panoptic_of(segmentation: Segmentation, space: LabelSpace) -> PanopticLabel:
+    """Return the panoptic label of a segmentation; made of what is there if it has none.
+
+    Instances are painted by falling score where no other is; what is left is stuff.
+
+    Args:
+        segmentation: Its instances have clusters.
+        space: Numbering of a label that is made.
+
+    Examples:
+        >>> mask = InstanceMask.from_array(np.array([[True, False, False]]), 0.5)
+        >>> masks = (replace(mask, cluster=1),)
+        >>> stuff = np.array([[2, 2, 0]], dtype=np.uint8)
+        >>> label = panoptic_of(Segmentation((1, 3), masks, stuff), LabelSpace(2, 2))
+        >>> label.ids.tolist(), [s.category_id for s in label.segments]
+        ([[1, 2, 0]], [2, 4])
+    """
+    if segmentation.panoptic is not None:
+        return segmentation.panoptic
+    ids = np.zeros(segmentation.size, dtype=np.int32)
+    infos: list[dict[str, Any]] = []
+    for mask in sorted(segmentation.instances or (), key=lambda mask: -mask.score):
+        free = decode_mask(mask.rle) & (ids == 0)
+        ids[free] = len(infos) + 1
+        known = {"isthing": True, "category_id": mask.cluster or 0, "score": mask.score}
+        infos.append({"id": len(infos) + 1, **known})
+    stuff = segmentation.stuff
+    for value in np.unique(stuff) if stuff is not None else ():
+        if value not in (ANY_THING, VOID_STUFF):
+            ids[(stuff == value) & (ids == 0)] = len(infos) + 1
+            infos.append({"id": len(infos) + 1, "isthing": False, "category_id": int(value)})
+    return panoptic_label(ids, infos, space)
