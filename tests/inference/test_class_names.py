@@ -16,7 +16,7 @@ from u2seg.errors import UserError
 from u2seg.evaluation.mapping_file import with_class_names
 from u2seg.host.arguments import demo_parser
 from u2seg.inference import demo
-from u2seg.inference.prediction import Prediction
+from u2seg.inference.segmenter import Prediction
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
 
@@ -45,14 +45,14 @@ def test_clusters_of_one_class_share_a_colour_and_a_line_of_the_legend(
     assert (colors[[0, 1, 3, 4]] == SPACE.colors()[[0, 1, 3, 4]]).all()
     ids = np.array([[1] * 30 + [2] * 30] * 60, dtype=np.int32)
     segments = tuple(Segment(i, c, True, 1800, (0.0, 0.0, 30.0, 60.0)) for i, c in ((1, 1), (2, 3)))
-    label, stuff = PanopticLabel(ids, segments), np.zeros((60, 60), dtype=np.uint8)
+    label, image = PanopticLabel(ids, segments), np.full((60, 60, 3), 9, np.uint8)
     entries = []
     draw = demo.draw_legend
     monkeypatch.setattr(
         demo, "draw_legend", lambda e, width: entries.append(e) or draw(e, width=width)
     )
-    demo.picture(np.full((60, 60, 3), 9, np.uint8), Prediction(label, (), (), stuff, space))
-    demo.picture(np.full((60, 60, 3), 9, np.uint8), Prediction(label, (), (), stuff, SPACE))
+    for names in (space, SPACE):
+        demo.picture(Prediction((60, 60), panoptic=label, space=names, image=image))
     named, numbered = ([name for name, _ in found] for found in entries)
     assert named == ["cat"] and numbered == ["thing_0", "thing_2"]
 

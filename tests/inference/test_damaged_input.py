@@ -22,7 +22,7 @@ def test_a_damaged_jpeg_is_skipped_as_it_is_in_labelling(
 ) -> None:
     write_damaged_jpeg(tmp_path / "x.jpg")
     cfg = SimpleNamespace(U2SEG=SimpleNamespace(IMAGES=SimpleNamespace(MAX_PIXELS=4096)))
-    segmenter = Segmenter(cfg, None, label_space(Settings()))
+    segmenter = Segmenter(cfg, "", label_space(Settings()))
     with pytest.raises(UserError, match=r"x\.jpg: damaged JPEG: Corrupt JPEG data"):
         segmenter.predict(tmp_path / "x.jpg")
     monkeypatch.setattr(Segmenter, "from_config", lambda *_: segmenter)

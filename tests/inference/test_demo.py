@@ -14,7 +14,7 @@ from u2seg.errors import UserError
 from u2seg.host.arguments import demo_parser
 from u2seg.inference import demo
 from u2seg.inference.demo import check_apart, name_inputs, picture, run_demo
-from u2seg.inference.prediction import Prediction
+from u2seg.inference.segmenter import Prediction
 from u2seg.io.imagefile import ImageFile
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
@@ -97,8 +97,7 @@ def test_picture_shows_the_photograph_the_overlay_and_a_legend() -> None:
     ids = np.ones((80, 60), dtype=np.int32)
     label = PanopticLabel(ids, (Segment(1, 1, True, 4800, (0.0, 0.0, 60.0, 80.0), 0.9),))
     space = LabelSpace(1, 0)
-    prediction = Prediction(label, (), (), np.zeros((80, 60), dtype=np.uint8), space)
-    shown = picture(image, prediction)
+    shown = picture(Prediction((80, 60), panoptic=label, space=space, image=image))
     assert shown.dtype == np.uint8
     assert shown.shape[1] >= 120
     assert shown.shape[0] > 80
@@ -136,7 +135,8 @@ def test_a_model_that_finds_nothing_is_a_warning_with_what_to_do(
     for things, warned in ((False, True), (True, False)):
         segments = (Segment(1, 1 if things else 3, things, 64, (0.0, 0.0, 8.0, 8.0)),)
         label = PanopticLabel(np.ones((8, 8), np.int32), segments)
-        found = Prediction(label, (), (), np.ones((8, 8), np.uint8), space)
+        image = np.ones((8, 8, 3), np.uint8)
+        found = Prediction((8, 8), panoptic=label, space=space, image=image)
         segmenter = SimpleNamespace(space=space, cfg=cfg, predict=lambda _, found=found: found)
         monkeypatch.setattr(demo, "_segmenter", lambda _, segmenter=segmenter: segmenter)
         caplog.clear()

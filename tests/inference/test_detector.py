@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from u2seg.compat import host, prepare_host
 from u2seg.config.schema import MaskSettings
 from u2seg.errors import UserError
 from u2seg.host.setup import build_cfg, build_stock_cfg
-from u2seg.inference.detector import Detector, masks_of_instances
+from u2seg.inference.detector import Detector, good_masks
+from u2seg.structures.masks import InstanceMask
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -103,19 +105,19 @@ def test_a_high_threshold_leaves_nothing(stock: tuple[Path, Path]) -> None:
     assert detector(scene(0)[0]) == []
 
 
-def test_score_nms_and_empty_masks_by_hand() -> None:
-    import torch
-    from detectron2.structures import Instances
-
-    rows = torch.tensor(
-        [[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.bool
-    )
-    found = Instances((1, 4))
-    found.pred_masks = rows[:, None]
-    found.scores = torch.tensor([0.5, 0.75, 0.25, 0.9, 0.2])
-    kept = masks_of_instances(found, MaskSettings(detector_score=0.25, detector_nms=0.6))
-    assert [(m.score, m.area) for m in kept] == [(0.75, 3), (0.25, 1)]
-    both = masks_of_instances(found, MaskSettings(detector_score=0.3, detector_nms=0.7))
+def test_score_nms_empty_masks_and_boxes_by_hand() -> None:
+    rows = ("##..", "###.", "...#", "....", "...#")
+    masks = [
+        replace(
+            InstanceMask.from_array(np.array([[c == "#" for c in row]]), score, cluster=1),
+            bbox=(0.5, 0.0, 9.0, 9.0),
+        )
+        for row, score in zip(rows, (0.5, 0.75, 0.25, 0.9, 0.2), strict=True)
+    ]
+    kept = good_masks(masks, MaskSettings(detector_score=0.25, detector_nms=0.6))
+    assert [(m.score, m.area, m.cluster) for m in kept] == [(0.75, 3, None), (0.25, 1, None)]
+    assert [m.bbox for m in kept] == [(0.0, 0.0, 3.0, 1.0), (3.0, 0.0, 1.0, 1.0)]
+    both = good_masks(masks, MaskSettings(detector_score=0.3, detector_nms=0.7))
     assert [m.score for m in both] == [0.75, 0.5]
 
 

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
@@ -78,8 +77,7 @@ def test_instances_alone_in_the_demo(trained: tuple[Path, dict[str, Any]], tmp_p
     prediction = segmenter.predict(image)
     assert prediction.panoptic.ids.shape == image.shape[:2]
     assert len(prediction.instances) > 0
-    assert set(np.unique(prediction.stuff)) <= {0, 255}
-    assert prediction.draw(image).shape[2] == 3
+    assert prediction.stuff is None and prediction.draw().shape[2] == 3
     writer = PredictionWriter(tmp_path, segmenter.space)
     writer.add(1, "a.png", prediction)
     writer.finish()

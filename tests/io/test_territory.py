@@ -12,9 +12,9 @@ import pytest
 from tests.label_folder import BASE_CONFIG, SPACE, TINY, data_words, make_labels, scene
 from u2seg.errors import UserError
 from u2seg.evaluation.command import evaluate_files, evaluate_parser, parse_evaluate
-from u2seg.inference.prediction import Prediction
 from u2seg.inference.writer import PredictionWriter, check_own
 from u2seg.io.sources import find_files
+from u2seg.structures.segmentation import Segmentation
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -87,7 +87,7 @@ def test_results_are_replaced_and_what_stays_of_earlier_ones_is_told(
         for number, name in enumerate(names, start=1):
             _, label = scene(number)
             stuff = np.zeros(label.ids.shape, dtype=np.uint8)
-            writer.add(number, name, Prediction(label, (), (), stuff, SPACE))
+            writer.add(number, name, Segmentation(stuff.shape, (), stuff, panoptic=label))
         if names:
             writer.finish()
 

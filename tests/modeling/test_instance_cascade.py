@@ -7,7 +7,6 @@ import copy
 import pytest
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-import numpy as np
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -16,7 +15,7 @@ from detectron2.utils.events import EventStorage
 import u2seg.modeling
 from tests.modeling.tiny import STUFF, THINGS, sample, tiny_cfg
 from u2seg.errors import UserError
-from u2seg.inference.prediction import prediction_from_outputs
+from u2seg.modeling.outputs import segmentation_of_outputs
 from u2seg.structures.labels import LabelSpace
 
 pytestmark = pytest.mark.d2
@@ -55,9 +54,9 @@ def test_prediction(model) -> None:
         output = model([sample(1)])[0]
         assert "pred_masks" not in model.inference([sample(1)], do_postprocess=False)
     assert output["instances"].pred_masks.shape[1:] == (96, 80)
-    prediction = prediction_from_outputs(output, space)
+    prediction = segmentation_of_outputs(output, space)
     assert len(prediction.instances) == len(output["instances"]) > 0
-    assert set(np.unique(prediction.stuff)) <= {0, 255}
+    assert prediction.stuff is None
 
 
 def test_panoptic_map_of_two_instances_by_hand(model) -> None:
@@ -75,9 +74,8 @@ def test_panoptic_map_of_two_instances_by_hand(model) -> None:
         (4, True, 2),
         (0, True, 2),
     ]
-    prediction = prediction_from_outputs(output, LabelSpace(THINGS, STUFF))
-    assert prediction.stuff.tolist() == [[0, 0, 0, 0, 255]]
-    assert prediction.categories == (5, 1, 2)
+    prediction = segmentation_of_outputs(output, LabelSpace(THINGS, STUFF))
+    assert [mask.cluster for mask in prediction.instances] == [4, 0, 1]
 
 
 def test_bad_settings_are_refused() -> None:

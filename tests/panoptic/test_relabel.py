@@ -9,11 +9,11 @@ import pytest
 
 from u2seg.config.schema import PanopticSettings, RoundSettings
 from u2seg.errors import UserError
-from u2seg.panoptic.rounds import Previous, relabel
-from u2seg.structures.guess import Guess
+from u2seg.panoptic.relabel import relabel
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask
 from u2seg.structures.panoptic import PanopticLabel
+from u2seg.structures.segmentation import Segmentation
 
 SPACE = LabelSpace(num_things=4, num_stuff=3)
 PLAIN = PanopticSettings(min_thing_area=0, min_stuff_area=0, min_visible=0, max_hole=0)
@@ -22,16 +22,15 @@ Thing = tuple[str, int, float]
 """A mask of one row ('#' = object), its cluster and its score."""
 
 
-def _things(things: list[Thing]) -> tuple[list[InstanceMask], list[int]]:
-    masks = [
-        InstanceMask.from_array(np.array([[c == "#" for c in row]]), score)
-        for row, _, score in things
-    ]
-    return masks, [cluster for _, cluster, _ in things]
-
-
-def _stuff(text: str) -> np.ndarray:
-    return np.array([[255 if c == "." else int(c) for c in text]], dtype=np.uint8)
+def _segmentation(things: list[Thing], stuff: str, sure: float | None = None) -> Segmentation:
+    """Return things and stuff clusters ('.' = none) of one row."""
+    masks = tuple(
+        InstanceMask.from_array(np.array([[c == "#" for c in row]]), score, cluster)
+        for row, cluster, score in things
+    )
+    target = np.array([[0 if c == "." else int(c) + 1 for c in stuff]], dtype=np.uint8)
+    confidence = None if sure is None else np.full(target.shape, sure, dtype=np.float32)
+    return Segmentation(target.shape, masks, target, confidence)
 
 
 def _relabel(  # a row of 8 pixels without stuff, unless told otherwise
@@ -41,9 +40,8 @@ def _relabel(  # a row of 8 pixels without stuff, unless told otherwise
     number: int = 1,
     stuff: tuple[str, str, float] = ("........", "........", 0.0),
 ) -> tuple[PanopticLabel, dict[str, int]]:
-    sure = np.full((1, len(stuff[0])), stuff[2], dtype=np.float32)
-    guess = Guess(*_things(new), _stuff(stuff[0]), sure)
-    return relabel(guess, Previous(*_things(old), _stuff(stuff[1])), SPACE, (rounds, PLAIN), number)
+    prediction = _segmentation(new, stuff[0], stuff[2])
+    return relabel(_segmentation(old, stuff[1]), prediction, SPACE, (rounds, PLAIN), number)
 
 
 def _found(label: PanopticLabel) -> list[tuple[int, int, float]]:
@@ -103,5 +101,15 @@ def test_an_image_without_anything_stays_without() -> None:
 
 
 def test_labels_of_another_photograph_are_refused() -> None:
-    with pytest.raises(UserError, match=r"\(1, 2\), \(1, 8\).*other photographs"):
-        _relabel([("##", 0, 0.9)], [])
+    with pytest.raises(UserError, match=r"\(1, 8\) pixels .*\(1, 2\): .*other photographs"):
+        relabel(_segmentation([], "........"), _segmentation([], ".."), SPACE, (ROUNDS, PLAIN), 1)
+
+
+def test_a_model_without_stuff_and_an_image_without_label() -> None:
+    things = [("##......", 1, 0.9)]
+    alone = replace(_segmentation(things, "........"), stuff=None)
+    label, counts = relabel(None, alone, SPACE, (ROUNDS, PLAIN), 1)
+    assert _found(label) == [(1, 2, 0.9)] and counts["predicted"] == 1
+    before = _segmentation([], "..000000")
+    label, counts = relabel(before, alone, SPACE, (ROUNDS, PLAIN), 1)
+    assert _found(label) == [(1, 2, 0.9), (4, 6, 1.0)] and counts["stuff_changed"] == 0

@@ -17,8 +17,8 @@ from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_panoptic_png
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.relabel_stage import relabel_images
-from u2seg.structures.guess import Guess
 from u2seg.structures.masks import InstanceMask
+from u2seg.structures.segmentation import Segmentation
 
 
 @dataclass
@@ -30,16 +30,16 @@ class LeftHalf:
     calls: int = 0
     fail_at: int = -1
 
-    def __call__(self, image: np.ndarray) -> Guess:
+    def __call__(self, image: np.ndarray) -> Segmentation:
         self.calls += 1
         if self.calls == self.fail_at:
             raise KeyboardInterrupt
         size = image.shape[:2]
         mask = np.zeros(size, dtype=bool)
         mask[:, : size[1] // 2] = True
-        stuff = np.where(mask, 255, 1).astype(np.uint8)
-        masks = [InstanceMask.from_array(mask, self.score)]
-        return Guess(masks, [2], stuff, np.ones(size, dtype=np.float32))
+        stuff = np.where(mask, 0, 2).astype(np.uint8)
+        masks = (InstanceMask.from_array(mask, self.score, cluster=2),)
+        return Segmentation(size, masks, stuff, np.ones(size, dtype=np.float32))
 
     def fingerprint(self) -> dict[str, str]:
         return {"weights": self.name}
@@ -134,7 +134,7 @@ def test_a_photograph_that_breaks_keeps_its_label(
     class Vandal(LeftHalf):
         """Breaks a photograph after the list of images was made."""
 
-        def __call__(self, image: np.ndarray) -> Guess:
+        def __call__(self, image: np.ndarray) -> Segmentation:
             (mine / "scene 4.png").write_bytes(b"no picture")
             return super().__call__(image)
 

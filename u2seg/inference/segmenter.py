@@ -216,13 +216,13 @@ class Segmenter:
         return {"config": sha256_bytes(told.encode()), "weights": sha256_file(Path(self._weights))}
 
     @overload
-    def predict(self, images: Image, prompts: Any = None) -> Prediction: ...
+    def predict(self, images: Image, prompts: Any = None, batch_size: int = 1) -> Prediction: ...
     @overload
     def predict(
-        self, images: Sequence[Image], prompts: Any = None, batch_size: int = 1
+        self, images: list[Image], prompts: Any = None, batch_size: int = 1
     ) -> list[Prediction]: ...
     def predict(
-        self, images: Image | Sequence[Image], prompts: Any = None, batch_size: int = 1
+        self, images: Image | list[Image], prompts: Any = None, batch_size: int = 1
     ) -> Prediction | list[Prediction]:
         """Return the segmentation of an image, or of each of several, at their own sizes.
 
@@ -236,8 +236,9 @@ class Segmenter:
             UserError: if an array has another shape or type, a file cannot be decoded, or the
                 model takes no prompts.
         """
-        one = isinstance(images, np.ndarray | Path | str) or not isinstance(images, Sequence)
-        pixels = [self._pixels(image) for image in ([images] if one else images)]
+        one = not isinstance(images, list | tuple)
+        several: Any = [images] if one else images
+        pixels = [self._pixels(image) for image in several]
         hints = None if prompts is None else [prompts] if one else list(prompts)
         found: list[Prediction] = []
         for start in range(0, len(pixels), batch_size):

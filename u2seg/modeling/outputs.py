@@ -42,7 +42,8 @@ def segmentation_of_outputs(outputs: dict[str, Any], space: LabelSpace) -> Segme
         ids, infos = outputs["panoptic_seg"]
         label = panoptic_label(ids.cpu().numpy().astype(np.int32), infos, space)
         size = label.ids.shape
-    return Segmentation(tuple(size), masks, stuff, confidence, label, space)
+    height, width = size
+    return Segmentation((height, width), masks, stuff, confidence, label, space)
 
 
 def _instances(instances: Any, space: LabelSpace) -> tuple[InstanceMask, ...]:

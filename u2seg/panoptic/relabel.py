@@ -72,30 +72,40 @@ def relabel(
     rounds, merge = settings
     rule: RelabelRule = RELABEL_RULES.get(rounds.rule)
     new = rule(previous, prediction, rounds, number, np.random.default_rng(seed))
-    masks = new.instances or ()
-    before, after = stuff_clusters(previous), stuff_clusters(new)
-    counts = {**dict.fromkeys(COUNTS, 0), **Counter(mask.source or rounds.rule for mask in masks)}
+    sources = Counter(mask.source or rounds.rule for mask in new.instances or ())
     old = len(previous.instances or ()) if previous else 0
+    counts = {**dict.fromkeys(COUNTS, 0), **sources}
     counts["replaced"] = max(old - counts["kept"], 0)
-    counts["stuff_changed"] = int(np.count_nonzero(after != before))
-    label = new.panoptic or merge_panoptic(
-        masks, [mask.cluster or 0 for mask in masks], after, space, merge
-    )
-    return label, counts
+    changed = stuff_clusters(new) != stuff_clusters(previous)
+    counts["stuff_changed"] = int(np.count_nonzero(changed))
+    return merged(new, space, merge), counts
 
 
-def stuff_clusters(segmentation: Segmentation | None) -> npt.NDArray[np.uint8] | np.uint8:
+def merged(
+    segmentation: Segmentation, space: LabelSpace, settings: PanopticSettings
+) -> PanopticLabel:
+    """Return the panoptic label of a segmentation, made by the merge rule if it has none."""
+    if segmentation.panoptic is not None:
+        return segmentation.panoptic
+    masks = segmentation.instances or ()
+    clusters = [mask.cluster or 0 for mask in masks]
+    stuff = stuff_clusters(segmentation)
+    return merge_panoptic(masks, clusters, stuff, space, settings)
+
+
+def stuff_clusters(segmentation: Segmentation | None) -> npt.NDArray[np.uint8]:
     """Return the stuff of a segmentation as clusters.
 
     Returns:
         (H, W) uint8: 0..S-1, 255 = void or thing.
 
     Examples:
-        >>> stuff_clusters(Segmentation((1, 4), stuff=np.array([[0, 1, 3, 255]], np.uint8))).tolist()
+        >>> target = np.array([[0, 1, 3, 255]], dtype=np.uint8)
+        >>> stuff_clusters(Segmentation((1, 4), stuff=target)).tolist()
         [[255, 0, 2, 255]]
     """
     if segmentation is None:
-        return np.uint8(VOID_STUFF)
+        return np.array(VOID_STUFF, dtype=np.uint8)
     if segmentation.stuff is None:
         return np.full(segmentation.size, VOID_STUFF, dtype=np.uint8)
     table = np.arange(-1, 255, dtype=np.int64)
@@ -129,8 +139,7 @@ def agree(
         The prediction (0.9) covers one of two old things; of the stuff, one pixel is sure.
 
         >>> rows = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=bool)
-        >>> new, old, far = (replace(InstanceMask.from_array(r[None], 0.9), cluster=0)
-        ...                  for r in rows)
+        >>> new, old, far = (InstanceMask.from_array(r[None], 0.9, cluster=0) for r in rows)
         >>> before = Segmentation((1, 4), (old, far), np.array([[0, 0, 1, 0]], np.uint8))
         >>> says = Segmentation((1, 4), (new,), np.array([[0, 0, 2, 2]], np.uint8),
         ...                     np.array([[0.5, 0.5, 1.0, 0.5]], np.float32))
@@ -149,9 +158,7 @@ def agree(
     label = [replace(new[i], source=names[int(sure[i])]) for i in np.flatnonzero(taken)]
     for mask, stay in zip(old, stays, strict=True):
         if stay:
-            label.append(
-                replace(mask, score=min(mask.score, settings.agreed_score), source="kept")
-            )
+            label.append(replace(mask, score=min(mask.score, settings.agreed_score), source="kept"))
     return Segmentation(prediction.size, tuple(label), _stuff(previous, prediction, settings))
 
 
@@ -169,9 +176,7 @@ def _stuff(
     return np.where(sure >= settings.stuff_score, now, before).astype(np.uint8)
 
 
-def _overlap(
-    new: Sequence[InstanceMask], old: Sequence[InstanceMask]
-) -> npt.NDArray[np.float64]:
+def _overlap(new: Sequence[InstanceMask], old: Sequence[InstanceMask]) -> npt.NDArray[np.float64]:
     """Return the (n, m) IoU of new and old masks."""
     if not new or not old:
         return np.zeros((len(new), len(old)))

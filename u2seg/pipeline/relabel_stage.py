@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from u2seg.config.load import settings_hash
 from u2seg.config.schema import Settings
@@ -26,7 +29,7 @@ from u2seg.panoptic.export import (
     written_files,
 )
 from u2seg.panoptic.parts import LabelRecord, read_part, write_part
-from u2seg.panoptic.rounds import Previous, Teacher, previous_stuff, relabel
+from u2seg.panoptic.relabel import merged, relabel
 from u2seg.pipeline.batches import collect_skips, write_stage_skips
 from u2seg.pipeline.ingest import ImagesStage
 from u2seg.pipeline.panoptic_stage import Chained
@@ -35,14 +38,24 @@ from u2seg.pipeline.stage import Record, RunContext, Stage, library_versions
 from u2seg.pipeline.workspace import Workspace, check_apart
 from u2seg.shards.attempts import Part, Work
 from u2seg.shards.records import ShardFile
-from u2seg.structures.guess import Guess
+from u2seg.structures.draws import derived_seed
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.manifest import StageManifest
 from u2seg.structures.masks import InstanceMask
-from u2seg.structures.panoptic import PanopticLabel
+from u2seg.structures.segmentation import Segmentation
 from u2seg.version import __version__
 
-COUNTS = ("predicted", "agreed", "kept", "replaced", "stuff_changed")
+
+class Teacher(Protocol):
+    """A trained model. Label generation knows none: whoever starts a round hands one over."""
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Segmentation:
+        """Return what the model says of an (H, W, 3) uint8 RGB photograph."""
+        ...
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return digests of everything that decides a prediction, for the run's plan."""
+        ...
 
 
 class RelabelStage(Stage):
@@ -119,47 +132,45 @@ class RelabelStage(Stage):
             raise UserError(
                 f"the photographs or U2SEG.RUN.SHARD_SIZE of {self.before.root} are not those of "
                 f"this round ({found}): photographs must stay as they are between rounds. Put the "
-                "labelled ones back, or start anew in another --output-dir"
+                "labelled ones back, or start anew in another folder"
             )
 
     def _relabel(self, part: Part) -> list[Path]:
+        settings = self.context.settings
         before = read_part(self.before.part(self.name, part.index))
         parts = {record.image_id: record for record in before}
-        labels = {}
+        labels, space = {}, self.label_space
         skipped: list[Record] = []
-        counts = dict.fromkeys(COUNTS, 0)
+        counts: Counter[str] = Counter()
         for record, image in self.readable(part, part.records, skipped):
             previous = self._previous(record, parts[record["id"]])
-            labels[record["id"]], found = self._label(self.teacher(image), previous)
-            counts = {key: counts[key] + found[key] for key in COUNTS}
+            both, seed = (settings.rounds, settings.panoptic), derived_seed(record["id"])
+            label, counted = relabel(previous, self.teacher(image), space, both, self.number, seed)
+            labels[record["id"]] = label
+            counts.update(counted)
         exported = []
         for record in part.records:
             if record["id"] not in labels:  # it cannot be read any more: its label stays
                 previous = self._previous(record, parts[record["id"]])
-                labels[record["id"]], _ = self._label(_nothing(previous), previous)
+                labels[record["id"]] = merged(previous, space, settings.panoptic)
             label = labels.pop(record["id"])
-            exported.append(export_image(self.folder, record, label, self.label_space))
+            exported.append(export_image(self.folder, record, label, space))
         path = self.context.space.part(self.name, part.index)
-        counted = self.context.space.part(self.name, part.index, ".counts")
-        files = [write_stage_skips(self, part.index, skipped), counted, path]
-        write_json(counted, counts)
+        counted_in = self.context.space.part(self.name, part.index, ".counts")
+        files = [write_stage_skips(self, part.index, skipped), counted_in, path]
+        write_json(counted_in, counts)
         write_part(path, exported)
         return files + written_files(self.folder, part.records)
 
-    def _label(self, guess: Guess, previous: Previous) -> tuple[PanopticLabel, dict[str, int]]:
-        settings = (self.context.settings.rounds, self.context.settings.panoptic)
-        return relabel(guess, previous, self.label_space, settings, self.number)
-
-    def _previous(self, record: Record, part: LabelRecord) -> Previous:
+    def _previous(self, record: Record, part: LabelRecord) -> Segmentation:
         things: list[InstanceMask] = []
-        clusters: list[int] = []
         for line in part.instances:
             found = json.loads(line)
-            things.append(InstanceMask.from_result(found))
-            clusters.append(int(found["category_id"]) - 1)
+            mask = InstanceMask.from_result(found)
+            things.append(replace(mask, cluster=int(found["category_id"]) - 1))
         path = safe_join(self.before.folder(self.name) / STUFF_PNGS, png_name(record))
         target = read_label_png(path, self.context.settings.images.max_pixels)
-        return Previous(things, clusters, previous_stuff(target))
+        return Segmentation((record["height"], record["width"]), tuple(things), target)
 
 
 def _changed(before: Path, now: Path) -> list[str]:
@@ -172,12 +183,6 @@ def _changed(before: Path, now: Path) -> list[str]:
         for r in Chained(ShardFile(now))
         if known.get(r["file_name"], r["sha256"]) != r["sha256"]
     ]
-
-
-def _nothing(previous: Previous) -> Guess:
-    """Return the guess that leaves a label as it is."""
-    unsure = np.full(previous.stuff.shape, -1.0, dtype=np.float32)
-    return Guess((), (), previous.stuff, unsure)
 
 
 def relabel_images(

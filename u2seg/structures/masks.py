@@ -150,9 +150,12 @@ class InstanceMask:
     source: str = ""
 
     @classmethod
-    def from_array(cls, mask: npt.NDArray[np.bool_], score: float = 1.0) -> InstanceMask:
+    def from_array(
+        cls, mask: npt.NDArray[np.bool_], score: float = 1.0, cluster: int | None = None
+    ) -> InstanceMask:
         """Build from an (H, W) bool mask."""
-        return cls(encode_mask(mask), float(score), mask_box(mask), int(np.count_nonzero(mask)))
+        area = int(np.count_nonzero(mask))
+        return cls(encode_mask(mask), float(score), mask_box(mask), area, cluster)
 
     def to_array(self) -> npt.NDArray[np.bool_]:
         """Return the (H, W) bool mask."""

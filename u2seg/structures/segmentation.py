@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -127,8 +127,7 @@ def panoptic_of(segmentation: Segmentation, space: LabelSpace) -> PanopticLabel:
         space: Numbering of a label that is made.
 
     Examples:
-        >>> mask = InstanceMask.from_array(np.array([[True, False, False]]), 0.5)
-        >>> masks = (replace(mask, cluster=1),)
+        >>> masks = (InstanceMask.from_array(np.array([[True, False, False]]), cluster=1),)
         >>> stuff = np.array([[2, 2, 0]], dtype=np.uint8)
         >>> label = panoptic_of(Segmentation((1, 3), masks, stuff), LabelSpace(2, 2))
         >>> label.ids.tolist(), [s.category_id for s in label.segments]

@@ -217,14 +217,17 @@ def _relabel(
 ) -> list[str]:
     """Make the labels of a round; return the overrides of its training."""
     from u2seg.host.setup import build_cfg
-    from u2seg.inference.teacher import ModelTeacher
+    from u2seg.inference.segmenter import Segmenter
     from u2seg.pipeline.relabel_stage import relabel_images
 
     rounds = settings.rounds
     averaged = rounds.weights == "ema" and before.averaged_model.is_file()
     weights = before.averaged_model if averaged else before.final_model
     least = min(rounds.agreed_score, rounds.threshold(folders.number))
-    teacher = ModelTeacher(args.config_file, _training_opts(args, before), weights, least)
+    if not weights.is_file():
+        raise UserError(f"{weights} does not exist: the training that makes it has not ended")
+    opts = _training_opts(args, before)
+    teacher = Segmenter.from_config(args.config_file, weights, opts, least, lazy=True)
     logger.info("round %d: %s relabels the photographs", folders.number, weights)
     with _own_advice(folders):
         relabel_images(

@@ -1,20 +1,24 @@
-"""Outputs of a model -> plain values -> files, by hand."""
+"""Outputs of a model -> plain values -> files and pictures, by hand."""
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from u2seg.compat import prepare_host
 from u2seg.errors import UserError
-from u2seg.inference.prediction import Prediction, panoptic_label, prediction_from_outputs
+from u2seg.inference.segmenter import Prediction
 from u2seg.inference.writer import PredictionWriter
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import decode_mask
+from u2seg.structures.segmentation import Segmentation, panoptic_label
 
 SPACE = LabelSpace(num_things=3, num_stuff=2)
 
@@ -42,14 +46,16 @@ def outputs() -> dict[str, object]:
 
 
 @pytest.fixture
-def prediction() -> Prediction:
+def prediction() -> Segmentation:
     prepare_host()
-    return prediction_from_outputs(outputs(), SPACE)
+    from u2seg.modeling.outputs import segmentation_of_outputs
+
+    return segmentation_of_outputs(outputs(), SPACE)
 
 
 @pytest.mark.d2
-def test_ids_scores_areas_and_boxes(prediction: Prediction) -> None:
-    assert prediction.categories == (3, 1)
+def test_ids_scores_areas_and_boxes(prediction: Segmentation) -> None:
+    assert [m.cluster for m in prediction.instances] == [2, 0]
     assert [m.score for m in prediction.instances] == [0.75, 0.25]
     assert [m.bbox for m in prediction.instances] == [(0.5, 0.0, 2.5, 1.0), (0.0, 0.0, 1.0, 2.0)]
     assert [m.area for m in prediction.instances] == [2, 2]
@@ -58,6 +64,42 @@ def test_ids_scores_areas_and_boxes(prediction: Prediction) -> None:
     assert first.bbox == (1.0, 0.0, 2.0, 1.0)
     assert (second.category_id, second.isthing, second.area) == (4, False, 3)
     assert prediction.stuff.tolist() == [[0, 0, 0], [1, 1, 2]]
+    np.testing.assert_allclose(prediction.confidence, np.e / (np.e + 2), rtol=1e-6)
+
+
+@pytest.mark.d2
+def test_what_a_model_does_not_know_is_none(tmp_path: Path) -> None:
+    prepare_host()
+    from u2seg.modeling.outputs import segmentation_of_outputs
+
+    alone = segmentation_of_outputs({"instances": outputs()["instances"]}, SPACE)
+    assert len(alone.instances) == 2
+    assert alone.stuff is alone.confidence is alone.panoptic is None
+    writer = PredictionWriter(tmp_path, SPACE)
+    writer.add(1, "x.png", alone)
+    assert read_panoptic_png(tmp_path / "panoptic/x.png").tolist() == [[2, 1, 1], [2, 0, 0]]
+    assert read_label_png(tmp_path / "stuff/x.png").tolist() == [[0, 0, 0], [0, 255, 255]]
+
+
+@pytest.mark.d2
+def test_a_prediction_with_its_photograph(prediction: Segmentation, tmp_path: Path) -> None:
+    values = {k: getattr(prediction, k) for k in ("size", "instances", "stuff", "panoptic")}
+    image = np.full((2, 3, 3), 100, dtype=np.uint8)
+    found = Prediction(**values, space=SPACE, image=image)
+    assert repr(found) == "Prediction(2 x 3, 2 instances, stuff, 2 segments)"
+    assert found.draw().shape == image.shape and (found.draw() != image).any()
+    with Image.open(io.BytesIO(found._repr_png_())) as shown:
+        assert np.array_equal(np.asarray(shown), found.draw())
+    with Image.open(found.save(tmp_path / "x.png")) as saved:
+        assert np.array_equal(np.asarray(saved), found.draw())
+    records = found.to_coco(7)
+    assert [(r["image_id"], r["category_id"], r["score"]) for r in records] == [
+        (7, 3, 0.75), (7, 1, 0.25)
+    ]  # fmt: skip
+    folder = found.save(tmp_path / "folder")
+    assert json.loads((folder / "instances.json").read_text()) == found.to_coco()
+    areas = [r["area"] for r in replace(found, instances=None).to_coco()]
+    assert areas == [2, 3]
 
 
 def test_a_class_outside_the_label_space_is_an_error() -> None:
@@ -69,7 +111,7 @@ def test_a_class_outside_the_label_space_is_an_error() -> None:
 
 
 @pytest.mark.d2
-def test_written_folder(prediction: Prediction, tmp_path: Path) -> None:
+def test_written_folder(prediction: Segmentation, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "metrics.json").write_text("{}")
@@ -103,7 +145,7 @@ def test_written_folder(prediction: Prediction, tmp_path: Path) -> None:
 
 
 @pytest.mark.d2
-def test_names_stay_inside_the_folder(prediction: Prediction, tmp_path: Path) -> None:
+def test_names_stay_inside_the_folder(prediction: Segmentation, tmp_path: Path) -> None:
     writer = PredictionWriter(tmp_path / "out", SPACE)
     with pytest.raises(UserError, match="leaves its root"):
         writer.add(1, "../x.jpg", prediction)
