@@ -35,7 +35,7 @@ from benchmarks.timing import alternate
 from u2seg.config.schema import Settings
 from u2seg.features import build_extractor
 from u2seg.io.images import resize_image
-from u2seg.pipeline.mask_batches import Loaded, group_by_size, masks_of_batches, read_ahead
+from u2seg.pipeline.mask_stage import Loaded, group_by_size, masks_of_batches, read_ahead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,11 +85,11 @@ class WithObjects:
         self.work_image = inner.work_image
 
     def extract_work(
-        self, batch: Sequence[npt.NDArray[np.uint8]], facet: str
-    ) -> tuple[Tensor, Tensor]:
+        self, batch: Sequence[npt.NDArray[np.uint8]], facets: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return pixels and features, see ``VitExtractor.extract_work``."""
-        pixels, _ = self.inner.extract_work(batch, facet)
-        return pixels, self.grids[: len(batch)]
+        pixels, _ = self.inner.extract_work(batch, facets)
+        return pixels, {"key": self.grids[: len(batch)]}
 
 
 def gpu_rate(setting: Setting) -> Row:
@@ -179,7 +179,7 @@ def label_batches(
     batch = settings.features.batch_size
     groups = group_by_size(read_ahead(_loader(extractor), images, batch), batch)
     found = masks_of_batches(groups, extractor, settings)
-    return sum(len(masks or ()) for _, some in found for masks in some)
+    return sum(len(masks or ()) for _, some in found for _, masks in some)
 
 
 def _loader(extractor: WithObjects) -> Callable[[npt.NDArray[np.uint8]], Loaded]:
@@ -229,9 +229,9 @@ def profile(
     left = 0
     for _ in range(repeats):
         marks = [_mark(extractor)]
-        pixels, features = extractor.extract_work([part.work for part in loaded], "key")
+        pixels, tensors = extractor.extract_work([part.work for part in loaded], ("key",))
         marks.append(_mark(extractor))
-        cuts = select_batch(maskcut_batch(features, settings.masks), settings.masks)
+        cuts = select_batch(maskcut_batch(tensors["key"], settings.masks), settings.masks)
         marks.append(_mark(extractor))
         refined = refine_cuts(cuts, pixels, settings.masks)
         marks.append(_mark(extractor))

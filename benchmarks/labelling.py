@@ -55,7 +55,7 @@ def label_images(
         side: Pixels a side at which masks are refined.
     """
     results = []
-    for index, (image, _) in enumerate(zip(images, extractor.extract(images, "key"), strict=True)):
+    for index, (image, _) in enumerate(zip(images, extractor.extract(images), strict=True)):
         masks = propose_masks(image, cut_in, (side, side), REFERENCE_CUTS)
         results += [mask.to_result(index) for mask in masks]
     return results

@@ -11,7 +11,7 @@ from u2seg.features import build_extractor
 from u2seg.features.filter_bank import (
     ORIENTATIONS,
     WAVELENGTHS,
-    describe_patches,
+    describe_looks,
     gabor_energies,
     lift,
 )
@@ -48,7 +48,7 @@ def test_flat_image_has_no_texture_energy() -> None:
 def test_colour_moves_the_vector_by_its_scale() -> None:
     grey = np.full((32, 32, 3), 119, dtype=np.uint8)  # L* = 50
     white = np.full((32, 32, 3), 255, dtype=np.uint8)  # L* = 100
-    a, b = (describe_patches(image, 8, 0.5, 0.33) for image in (grey, white))
+    a, b = (describe_looks(image, 8) for image in (grey, white))
     from u2seg.features.filter_bank import LIGHTNESS_SCALE
 
     difference = (b - a)[:, 2, 2]
@@ -60,8 +60,8 @@ def test_position_counts_for_keys_and_hardly_for_tokens() -> None:
     image = np.full((64, 64, 3), 90, dtype=np.uint8)
     bank = build_extractor(FeatureSettings(image_size=64))
     similarity = {}
-    for facet in ("key", "token"):
-        grid = bank.extract([image], facet)[0].grid
+    for facet, features in bank.extract([image], ("key", "token"))[0].facets.items():
+        grid = features.grid
         similarity[facet] = float(grid[:, 0, 0] @ grid[:, -1, -1])
     assert similarity["key"] < 0.4 < 0.9 < similarity["token"]
 
@@ -71,14 +71,15 @@ def test_deterministic_and_any_size() -> None:
     rng = np.random.default_rng(0)
     for height, width in ((1, 1), (7, 400), (90, 41)):
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        first, second = bank.extract([image])[0], bank.extract([image])[0]
+        first, second = (bank.extract([image])[0].facets["key"] for _ in range(2))
         np.testing.assert_array_equal(first.grid, second.grid)
         assert first.image_size == (height, width)
         assert min(first.shape) >= 2
-    assert bank.cls([image]).shape == (1, bank.dim)
+    (inputs,) = bank.extract([image], ("cls",))
+    assert inputs.cls is not None and inputs.cls.shape == (bank.dim,) and not inputs.facets
 
 
 def test_unknown_facet_lists_the_known_ones() -> None:
     bank = build_extractor(FeatureSettings(image_size=64))
-    with pytest.raises(UserError, match="key, token"):
-        bank.extract([np.zeros((8, 8, 3), np.uint8)], "value")
+    with pytest.raises(UserError, match="'attention': known are key, token, cls"):
+        bank.extract([np.zeros((8, 8, 3), np.uint8)], ("attention",))

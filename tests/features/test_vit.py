@@ -48,12 +48,20 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_key_facet_is_the_key_projection_of_the_last_block(weights: Path) -> None:
+def grid(extractor: object, image: np.ndarray, facet: str = "key") -> np.ndarray:
+    found: np.ndarray = extractor.extract([image], (facet,))[0].facets[facet].grid  # type: ignore[attr-defined]
+    return found
+
+
+def test_one_pass_gives_every_facet_as_computed_by_hand(weights: Path) -> None:
     extractor = build_extractor(settings(weights))
     assert isinstance(extractor, VitExtractor)
-    image = picture(64, 64)
-    got = extractor.extract([image], "key")[0]
-    model = extractor.model
+    image, model = picture(64, 64), extractor.model
+    calls: list[int] = []
+    handle = model.patch_embed.register_forward_pre_hook(lambda *_: calls.append(1))
+    (got,) = extractor.extract([image], ("key", "token", "attention", "cls"))
+    handle.remove()
+    assert len(calls) == 1
     pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255
     with torch.no_grad():
         x = ((pixels - 0.5) / 0.5)[None]
@@ -61,21 +69,22 @@ def test_key_facet_is_the_key_projection_of_the_last_block(weights: Path) -> Non
         for block in model.blocks[:-1]:
             tokens = block(tokens)
         last = model.blocks[-1]
-        qkv = last.norm1(tokens) @ last.attn.qkv.weight.T + last.attn.qkv.bias
-        keys = qkv[0, 1:, 64:128].T.reshape(64, 4, 4)
-    np.testing.assert_allclose(got.grid, keys.numpy(), atol=1e-5)
-    assert got.image_size == (64, 64)
-
-
-def test_token_and_cls_are_normalised_outputs(weights: Path) -> None:
-    extractor = build_extractor(settings(weights))
-    image = picture(64, 64)
-    with torch.no_grad():
-        pixels = (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
-        out = extractor.model.forward_features(pixels[None])[0]  # type: ignore[attr-defined]
-    token = extractor.extract([image], "token")[0].grid
-    np.testing.assert_allclose(token.reshape(64, 16).T, out[1:].numpy(), atol=1e-5)
-    np.testing.assert_allclose(extractor.cls([image])[0], out[0].numpy(), atol=1e-5)
+        query, key, _ = (last.norm1(tokens)[0] @ last.attn.qkv.weight.T + last.attn.qkv.bias).chunk(
+            3, dim=1
+        )
+        out = model.forward_features(x)[0]
+        heads = last.attn.num_heads
+        logits = torch.stack(
+            [q[0] @ k.T for q, k in zip(query.chunk(heads, 1), key.chunk(heads, 1), strict=True)]
+        )
+        attention = (logits / (64 / heads) ** 0.5).softmax(dim=1)[:, 1:]
+    wanted = {"key": key[1:].T, "token": out[1:].T, "attention": attention}
+    for facet, rows in wanted.items():
+        features = got.facets[facet]
+        np.testing.assert_allclose(features.grid, rows.reshape(-1, 4, 4).numpy(), atol=1e-5)
+        assert features.image_size == (64, 64)
+    assert got.cls is not None
+    np.testing.assert_allclose(got.cls, out[0].numpy(), atol=1e-5)
 
 
 def test_any_size_and_batching_change_nothing(weights: Path) -> None:
@@ -83,20 +92,20 @@ def test_any_size_and_batching_change_nothing(weights: Path) -> None:
     one = build_extractor(settings(weights, resize="keep", batch_size=1))
     many = build_extractor(settings(weights, resize="keep", batch_size=3))
     for a, b, image in zip(one.extract(images), many.extract(images), images, strict=True):
-        np.testing.assert_allclose(a.grid, b.grid, atol=1e-5)
-        assert a.image_size == image.shape[:2]
-    assert one.extract(images)[0].shape == (3, 6)
-    square = build_extractor(settings(weights, batch_size=2)).extract(images)
-    assert [f.shape for f in square] == [(4, 4)] * 3
-    alone = [build_extractor(settings(weights)).extract([image])[0] for image in images]
-    for a, b in zip(square, alone, strict=True):
-        np.testing.assert_array_equal(a.grid, b.grid)  # a CPU takes one after the other
+        np.testing.assert_allclose(a.facets["key"].grid, b.facets["key"].grid, atol=1e-5)
+        assert a.facets["key"].image_size == image.shape[:2] and a.pixels is image
+    assert one.extract(images)[0].facets["key"].shape == (3, 6)
+    square = build_extractor(settings(weights, batch_size=2))
+    for inputs, image in zip(square.extract(images), images, strict=True):
+        assert inputs.facets["key"].shape == (4, 4)
+        # a CPU takes one after the other
+        np.testing.assert_array_equal(inputs.facets["key"].grid, grid(square, image))
 
 
 def test_bf16_is_close(weights: Path) -> None:
     image = picture(64, 64)
-    full = build_extractor(settings(weights)).extract([image])[0].grid
-    half = build_extractor(settings(weights, precision="bf16")).extract([image])[0].grid
+    full = grid(build_extractor(settings(weights)), image)
+    half = grid(build_extractor(settings(weights, precision="bf16")), image)
     cosine = (full * half).sum() / np.linalg.norm(full) / np.linalg.norm(half)
     assert cosine > 0.999
     assert not np.array_equal(full, half)
@@ -254,7 +263,7 @@ def test_a_whole_dino_training_and_compiled_models_load(
     options = argparse.Namespace(arch="vit_small", lr=0.1)
     path = tmp_path / "checkpoint.pth"
     torch.save({"student": {}, "teacher": teacher, "args": options, "epoch": 3}, path)
-    one, two = (build_extractor(settings(p)).cls([picture(64, 64)]) for p in (weights, path))
+    one, two = (grid(build_extractor(settings(p)), picture(64, 64)) for p in (weights, path))
     np.testing.assert_array_equal(one, two)
 
 
@@ -302,6 +311,6 @@ def test_keys_equal_those_of_the_reference_at_other_sizes(tmp_path: Path) -> Non
         batch = extractor._normalized(torch.from_numpy(pixels.copy())[None])  # type: ignore[attr-defined]
         batch = torch.nn.functional.pad(batch, (0, -size[0] % 16, 0, -size[1] % 16))
         wanted = np.load(path)["keys"].astype(np.float32)  # (heads, patches, channels)
-        keys = extractor._forward(batch)[1][0, 1:].numpy()  # type: ignore[attr-defined]
-        got = keys.reshape(len(keys), 6, 64).swapaxes(0, 1)
+        keys = extractor._forward(batch, ("key",))["key"][0].numpy()  # type: ignore[attr-defined]
+        got = keys.reshape(6, 64, -1).swapaxes(1, 2)
         assert np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)

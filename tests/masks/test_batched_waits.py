@@ -147,7 +147,8 @@ def test_pixels_go_up_once_and_features_stay(
     extractor = vit.VitExtractor(FeatureSettings(name="timm:test_vit"))
     watch.waits.clear()
     watch.free = 0
-    pixels, features = extractor.extract_work([np.zeros((160, 160, 3), np.uint8)] * 3)
+    pixels, tensors = extractor.extract_work([np.zeros((160, 160, 3), np.uint8)] * 3)
+    features = tensors["key"]
     assert pixels.dtype == torch.uint8 and pixels.shape == (3, 160, 160, 3)
     assert pixels.device.type == features.device.type == "cuda"
     assert features.shape == (3, 64, 10, 10)

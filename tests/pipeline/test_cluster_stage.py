@@ -84,7 +84,7 @@ def test_crops_are_described_as_the_settings_say(
     extractor = build_extractor(settings.features)
     side = round(settings.features.image_size / extractor.patch_size) * extractor.patch_size
     squares = [center_square(crop, side, Image.Resampling.BILINEAR) for crop in crops]
-    wanted = extractor.cls(squares)
+    wanted = np.stack([inputs.cls for inputs in extractor.extract(squares, ("cls",))])
     found = np.load(run / "clusters/part-00000.npy")[: len(masks)]
     np.testing.assert_array_equal(found, wanted)
     note = read_json(run / "clusters/centroids.json")

@@ -24,8 +24,8 @@ from u2seg.io.jsonfile import read_json
 from u2seg.masks import batched_pixels, batched_propose
 from u2seg.masks.batched_propose import MaskBatch, Proposed
 from u2seg.masks.propose import propose_masks
-from u2seg.pipeline import generate_labels, mask_batches
-from u2seg.pipeline.mask_batches import (
+from u2seg.pipeline import generate_labels, mask_stage
+from u2seg.pipeline.mask_stage import (
     Loaded,
     check_backend,
     group_by_size,
@@ -106,13 +106,13 @@ def test_batches_are_refined_like_images(
     assert [len(group) for group in groups] == ([2, 1] if resize == "square" else [1, 1, 1])
     start, total = 0, 0
     for group, together in masks_of_batches(groups, extractor, wanted):
-        for part, mine in zip(group, together, strict=True):
+        for part, (_, mine) in zip(group, together, strict=True):
             image = images[start]
             assert part.image is image
             start += 1
             size = target_size(*image.shape[:2], extractor.patch_size, wanted.features)
             assert part.work.shape[:2] == size
-            alone = propose_masks(image, extractor.extract([image])[0], size, masks)
+            alone = propose_masks(image, extractor.extract([image])[0].facets["key"], size, masks)
             assert mine is not None and len(mine) == len(alone)
             for a, b in zip(mine, alone, strict=True):
                 assert np.mean(a.to_array() == b.to_array()) >= 0.999
@@ -147,13 +147,14 @@ def test_what_a_batch_leaves_over_is_done_alone(
     images = [read_image(path) for path in sorted(photos.rglob("*.png"))[:2]]
     monkeypatch.setattr(where, name, value)
     monkeypatch.setattr(crf, "ROOM_ALONE", 0.01 if name == "ROOM" else 2.0)
-    with caplog.at_level(logging.WARNING, mask_batches.__name__):
+    with caplog.at_level(logging.WARNING, mask_stage.__name__):
         ((_, found),) = masks_of_batches([loaded(extractor, images)], extractor, wanted)
     assert re.search(f"[01].png is done alone, on the CPU: .*({reason})", caplog.text)
     size = target_size(*images[0].shape[:2], extractor.patch_size, wanted.features)
-    for image, mine, message in zip(images, found, ("0.png", "1.png"), strict=True):
+    for image, (_, mine), message in zip(images, found, ("0.png", "1.png"), strict=True):
         if message in caplog.text:
-            assert mine == propose_masks(image, extractor.extract([image])[0], size, masks)
+            features = extractor.extract([image])[0].facets["key"]
+            assert mine == propose_masks(image, features, size, masks)
 
 
 def test_unreadable_photographs_keep_their_place_among_the_skipped(
@@ -215,13 +216,13 @@ def test_an_image_with_broken_features_is_skipped_alone(
     whole = VitExtractor.extract_work
 
     def spoiled(
-        self: VitExtractor, batch: list[np.ndarray], facet: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels, features = whole(self, batch, facet)
-        features = features.clone()
+        self: VitExtractor, batch: list[np.ndarray], facets: tuple[str, ...]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pixels, tensors = whole(self, batch, facets)
+        features = tensors["key"].clone()
         if len(features) == 1:  # the last shard
             features[0, 0, 0, 0] = float("inf")
-        return pixels, features
+        return pixels, {**tensors, "key": features}
 
     monkeypatch.setattr(VitExtractor, "extract_work", spoiled)
     wanted = with_vit(settings, weights, "torch")

@@ -17,7 +17,7 @@ from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.sources import find_files
 from u2seg.pipeline import generate_labels
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 
 
 @pytest.fixture
@@ -130,12 +130,7 @@ def test_weights_that_give_nan_do_not_end_as_labels_of_nothing(
     chosen = dataclasses.replace(settings, clusters=clusters)
     if stages == ["clusters"]:
         generate_labels(chosen, photos, tmp_path, stages=["masks"], progress=False)
-    monkeypatch.setattr(
-        FilterBank, "cls", lambda self, images: np.full((len(images), self.dim), np.nan, np.float32)
-    )
-    monkeypatch.setattr(
-        FilterBank, "_one", lambda *_: PatchFeatures(np.full((1, 1, 1), np.nan), ())
-    )
+    monkeypatch.setattr(FilterBank, "_one", lambda self, image, *_: ImageInputs(image))
     with pytest.raises(StageError, match=r"none of 5 images.*not finite"):
         generate_labels(chosen, photos, tmp_path, stages=stages, progress=False)
     assert not (tmp_path / stages[0] / "manifest.json").exists()

@@ -18,7 +18,7 @@ from u2seg.io.images import read_image
 from u2seg.io.png import read_label_png
 from u2seg.io.sources import open_source
 from u2seg.pipeline import generate_labels
-from u2seg.pipeline.semantic_stage import ImageFeatures, SemanticStage
+from u2seg.pipeline.semantic_stage import ImageFeatures
 from u2seg.pipeline.stage import RunContext
 from u2seg.pipeline.workspace import Workspace
 
@@ -47,7 +47,7 @@ def run(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFacto
 def features_of(settings: Settings, photos: Path, run: Path) -> ImageFeatures:
     source = open_source(photos, settings.images.extensions)
     context = RunContext(settings, Workspace(run), source, progress=False)
-    return ImageFeatures(context, SemanticStage(context).extractor)
+    return ImageFeatures(context)
 
 
 def test_a_fitted_model_labels_other_photographs(
@@ -128,16 +128,18 @@ def test_photographs_are_resized_as_the_setting_of_stuff_says(
     source = features_of(changed(settings, resample="nearest"), photos, run)
     image = read_image(photos / source.records[0]["file_name"])
     small = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST))
-    (wanted,) = build_extractor(settings.features).extract([small], "token")
-    np.testing.assert_array_equal(source[0], wanted.grid)
-    assert not np.array_equal(features_of(settings, photos, run)[0], wanted.grid)
+    (inputs,) = build_extractor(settings.features).extract([small], ("token",))
+    wanted = inputs.facets["token"].grid
+    np.testing.assert_array_equal(source[0], wanted)
+    assert not np.array_equal(features_of(settings, photos, run)[0], wanted)
 
 
 def test_five_crops_are_five_images(photos: Path, settings: Settings, run: Path) -> None:
     source = features_of(changed(settings, crops="five"), photos, run)
     assert len(source) == 25
     image = read_image(photos / source.records[1]["file_name"])
-    corner = source.extractor.extract([image[48:, :48]], "token")[0].grid  # 96 pixels a side
+    (inputs,) = source.context.extractor.extract([image[48:, :48]], ("token",))  # 96 a side
+    corner = inputs.facets["token"].grid
     assert np.array_equal(source[5 + 2], corner)
     assert [grid.shape for grid in source] == [corner.shape] * 25
 

@@ -34,7 +34,10 @@ def test_stego_beats_k_means_on_the_same_features(tmp_path: Path) -> None:
     extractor = build_extractor(settings.features)
     names = sorted(path.name for path in (FOLDER / "images").glob("*.jpg"))
     pixels = {name: read_image(FOLDER / "images" / name, 10**6) for name in names[::3]}
-    features = {name: extractor.extract([image], "token")[0] for name, image in pixels.items()}
+    features = {
+        name: extractor.extract([image], ("token",))[0].facets["token"]
+        for name, image in pixels.items()
+    }
     scored = names[3::12]
     files = {Path(n).stem: (FOLDER / "labels" / n).with_suffix(".png") for n in scored}
     truth = MapTruth(files, CLASSES, ignore=11)

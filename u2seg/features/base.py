@@ -15,10 +15,12 @@ import numpy.typing as npt
 from u2seg.config.schema import FeatureSettings
 from u2seg.errors import UserError
 from u2seg.registry import Registry
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs, PatchFeatures
 
-FACETS = ("key", "token")
-"""``key``: what MaskCut compares; ``token``: what STEGO and the clustering compare."""
+FACETS = ("key", "token", "attention", "cls")
+"""``key``: what MaskCut compares; ``token``: what STEGO and the clustering compare; ``attention``:
+of the CLS token to every patch, by head; ``cls``: a descriptor of the whole image."""
+Image = npt.NDArray[np.uint8]
 MAX_STRETCH = 4
 """With ``resize: keep``, no side is longer than this many times ``image_size``."""
 
@@ -34,18 +36,15 @@ class FeatureExtractor(Protocol):
     dim: int
 
     def extract(
-        self, images: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
-    ) -> list[PatchFeatures]:
-        """Return one ``PatchFeatures`` of ``dim`` channels per image.
+        self, images: Sequence[Image], facets: Sequence[str] = ("key",), resample: str = ""
+    ) -> list[ImageInputs]:
+        """Return for every image all facets, from one pass over it.
 
         Args:
             images: (H, W, 3) uint8 RGB, any sizes.
-            facet: ``key`` or ``token``.
+            facets: Of ``FACETS``; keys, tokens and the descriptor have ``dim`` channels.
+            resample: Filter that resizes the images; empty = ``FEATURES.RESAMPLE``.
         """
-        ...
-
-    def cls(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """Return (n, D) float32, one global descriptor per (H, W, 3) uint8 RGB image."""
         ...
 
 
@@ -65,10 +64,24 @@ def check_name(settings: FeatureSettings) -> Callable[..., Any]:
     return FEATURE_EXTRACTORS.get(known)
 
 
-def check_facet(facet: str) -> None:
-    """Raise UserError if ``facet`` is not one of ``FACETS``."""
-    if facet not in FACETS:
-        raise UserError(f"unknown facet {facet!r}: known are {', '.join(FACETS)}")
+def check_facets(facets: Sequence[str], known: Sequence[str] = FACETS) -> None:
+    """Raise UserError if one of the facets is not known."""
+    for facet in facets:
+        if facet not in known:
+            raise UserError(f"unknown facet {facet!r}: known are {', '.join(known)}")
+
+
+def image_inputs(pixels: Image, arrays: dict[str, npt.NDArray[np.float32]]) -> ImageInputs:
+    """Return the facets of an image, without those that are not finite.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        arrays: Facet -> (D, h, w), ``cls`` -> (D,).
+    """
+    finite = {f: np.ascontiguousarray(a) for f, a in arrays.items() if np.isfinite(a).all()}
+    cls = finite.pop("cls", None)
+    size = (pixels.shape[0], pixels.shape[1])
+    return ImageInputs(pixels, {f: PatchFeatures(a, size) for f, a in finite.items()}, cls)
 
 
 def target_size(height: int, width: int, patch: int, settings: FeatureSettings) -> tuple[int, int]:

@@ -23,11 +23,19 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 
 from u2seg.config.schema import FeatureSettings
-from u2seg.features.base import FEATURE_EXTRACTORS, check_facet, target_size
+from u2seg.features.base import (
+    FEATURE_EXTRACTORS,
+    Image,
+    check_facets,
+    image_inputs,
+    target_size,
+)
 from u2seg.io.images import FILTERS, resize_image
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 
 Array = npt.NDArray[np.float32]
+KNOWN = ("key", "token", "cls")
+"""Facets; there is no attention."""
 
 WAVELENGTHS = (4.0, 8.0, 16.0)
 ORIENTATIONS = 4
@@ -41,7 +49,7 @@ CHROMA_SCALE = 11.0
 TEXTURE_SCALE = 1.6
 TOKEN_POSITION_SCALE = 4.0
 """Position hardly counts where the same thing may stand anywhere."""
-SMOOTHING = {"key": 0.5, "token": 0.5}
+SMOOTHING = 0.5
 """Gaussian smoothing of the patch grid, standard deviation in patches."""
 
 
@@ -54,7 +62,8 @@ class FilterBank:
 
     Examples:
         >>> bank = FilterBank(FeatureSettings(image_size=32, patch_size=8))
-        >>> features = bank.extract([np.zeros((20, 30, 3), dtype=np.uint8)])[0]
+        >>> (inputs,) = bank.extract([np.zeros((20, 30, 3), dtype=np.uint8)], ["key"])
+        >>> features = inputs.facets["key"]
         >>> features.grid.shape, features.image_size
         ((256, 4, 4), (20, 30))
         >>> bool(np.allclose(np.linalg.norm(features.grid, axis=0), 1, atol=1e-5))
@@ -67,50 +76,45 @@ class FilterBank:
         self.dim = 2 * FREQUENCIES
 
     def extract(
-        self, images: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
-    ) -> list[PatchFeatures]:
-        """Return lifted features, see ``FeatureExtractor.extract``."""
-        check_facet(facet)
-        return [self._one(image, facet) for image in images]
+        self, images: Sequence[Image], facets: Sequence[str] = ("key",), resample: str = ""
+    ) -> list[ImageInputs]:
+        """Return lifted features, see ``FeatureExtractor.extract``; ``cls`` is the mean token."""
+        check_facets(facets, KNOWN)
+        return [self._one(image, facets, resample or self.settings.resample) for image in images]
 
-    def cls(self, images: Sequence[npt.NDArray[np.uint8]]) -> Array:
-        """Return the mean ``token`` feature of every image, (n, D) float32."""
-        rows = [self._one(image, "token").grid.mean(axis=(1, 2)) for image in images]
-        return np.stack(rows).astype(np.float32) if rows else np.zeros((0, self.dim), np.float32)
+    def _one(self, image: Image, facets: Sequence[str], resample: str) -> ImageInputs:
+        size = target_size(image.shape[0], image.shape[1], self.patch_size, self.settings)
+        looks = describe_looks(resize_image(image, size, FILTERS[resample]), self.patch_size)
+        scales = {"key": self.settings.position_scale, "token": TOKEN_POSITION_SCALE}
+        arrays = {}
+        for facet, scale in scales.items():
+            if facet in facets or (facet == "token" and "cls" in facets):
+                place = positions(looks.shape[1], looks.shape[2], scale)
+                arrays[facet] = lift(np.concatenate([looks, place]))
+        if "cls" in facets:
+            arrays["cls"] = arrays["token"].mean(axis=(1, 2))
+        return image_inputs(image, {facet: arrays[facet] for facet in facets})
 
-    def _one(self, image: npt.NDArray[np.uint8], facet: str) -> PatchFeatures:
-        height, width = image.shape[:2]
-        size = target_size(height, width, self.patch_size, self.settings)
-        resized = resize_image(image, size, FILTERS[self.settings.resample])
-        scale = self.settings.position_scale if facet == "key" else TOKEN_POSITION_SCALE
-        vector = describe_patches(resized, self.patch_size, SMOOTHING[facet], scale)
-        return PatchFeatures(lift(vector), (height, width))
 
-
-def describe_patches(
-    image: npt.NDArray[np.uint8], patch: int, smoothing: float, position_scale: float
-) -> Array:
-    """Return the weighted colour, texture and position vector of every patch.
+def describe_looks(image: Image, patch: int) -> Array:
+    """Return the weighted colour and texture vector of every patch.
 
     Args:
         image: (H, W, 3) uint8 RGB, sides multiples of ``patch``.
         patch: Side of a patch in pixels.
-        smoothing: Standard deviation of a Gaussian over the patch grid, patches.
-        position_scale: Share of the image's side that counts as one kernel width.
 
     Returns:
-        (3 + F + 2, h, w) float32; distances are in kernel widths.
+        (3 + F, h, w) float32; distances are in kernel widths.
     """
     lab = rgb2lab(image).astype(np.float32)
     light = lab[..., 0]
     colour = pool(np.moveaxis(lab, -1, 0), patch)
     colour[0] /= LIGHTNESS_SCALE
     colour[1:] /= CHROMA_SCALE
-    energy = pool(gabor_energies(light), patch)
-    texture = np.log1p(energy) / TEXTURE_SCALE
+    texture = np.log1p(pool(gabor_energies(light), patch)) / TEXTURE_SCALE
     looks = np.concatenate([colour, texture])
-    looks = ndimage.gaussian_filter(looks, sigma=(0, smoothing, smoothing), mode="nearest")
-    return np.concatenate([looks, positions(looks.shape[1], looks.shape[2], position_scale)])
+    smooth: Array = ndimage.gaussian_filter(looks, sigma=(0, SMOOTHING, SMOOTHING), mode="nearest")
+    return smooth
 
 
 def pool(channels: Array, patch: int) -> Array:

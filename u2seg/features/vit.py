@@ -2,7 +2,8 @@
 
 Facets: ``key`` = the keys of the last block's attention, before any rotary embedding (MaskCut's
 choice, CutLER commit cca0a27, maskcut/dino.py); ``token`` = patch tokens after the last norm
-(STEGO's choice); ``cls`` = the CLS token after the last norm (the clustering's choice).
+(STEGO's choice); ``cls`` = the CLS token after the last norm (the clustering's choice);
+``attention`` = of the CLS token in the last block, before any rotary embedding (MaskDistill's).
 
 Position embeddings are resampled as the code does that a model comes from, see
 ``resamples_as_dino``.
@@ -20,18 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import timm
 import torch
 
 from u2seg.config.schema import FeatureSettings
 from u2seg.errors import UserError
-from u2seg.features.base import FEATURE_EXTRACTORS, check_facet, target_size
+from u2seg.features.base import (
+    FEATURE_EXTRACTORS,
+    Image,
+    check_facets,
+    image_inputs,
+    target_size,
+)
 from u2seg.features.weights import at_hand, check_sha256, fetch, local_weights
 from u2seg.io.checkpoints import load_checkpoint, plain_names
 from u2seg.io.images import FILTERS, resize_image
 from u2seg.io.transfer import upload
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 
 ARCHITECTURES = {
     "dino_vits8": "vit_small_patch8_224.dino",
@@ -73,73 +79,42 @@ class VitExtractor:
         self._white = torch.tensor(255.0).to(self.device)
 
     def extract(
-        self, images: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
-    ) -> list[PatchFeatures]:
-        """Return ``key`` or ``token`` features, see ``FeatureExtractor.extract``."""
-        tensors = self.extract_tensors(images, facet)
-        grids = [grid for tensor in tensors for grid in tensor.float().cpu().numpy()]
-        return [
-            PatchFeatures(np.ascontiguousarray(grid), (image.shape[0], image.shape[1]))
-            for grid, image in zip(grids, images, strict=True)
-        ]
+        self, images: Sequence[Image], facets: Sequence[str] = ("key",), resample: str = ""
+    ) -> list[ImageInputs]:
+        """Return facets, see ``FeatureExtractor.extract``."""
+        inputs: list[ImageInputs] = []
+        for batch in self._batches(images, resample):
+            _, tensors = self.extract_work(batch, facets)
+            arrays = {facet: tensor.float().cpu().numpy() for facet, tensor in tensors.items()}
+            for row, image in enumerate(images[len(inputs) : len(inputs) + len(batch)]):
+                inputs.append(image_inputs(image, {f: a[row] for f, a in arrays.items()}))
+        return inputs
 
-    def extract_tensors(
-        self, images: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
-    ) -> Iterator[torch.Tensor]:
-        """Yield ``key`` or ``token`` features in batches, on the device that computes them.
-
-        Args:
-            images: (H, W, 3) uint8 RGB, any sizes.
-            facet: ``key`` or ``token``.
-
-        Returns:
-            (B, D, h, w) of ``dtype``, not checked to be finite; images follow in their order,
-            a batch ends at ``batch_size`` or where the size changes.
-        """
-        check_facet(facet)
-        for batch in self._batches(images):
-            yield self.extract_work(batch, facet)[1]
-
-    def work_image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def work_image(self, image: Image, resample: str = "") -> Image:
         """Return an (H, W, 3) uint8 RGB image resized to what the transformer sees."""
         size = target_size(image.shape[0], image.shape[1], self.patch_size, self.settings)
-        return resize_image(image, size, FILTERS[self.settings.resample])
+        return resize_image(image, size, FILTERS[resample or self.settings.resample])
 
     def extract_work(
-        self, batch: Sequence[npt.NDArray[np.uint8]], facet: str = "key"
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return pixels and features of a batch; the host does not wait for a GPU.
+        self, batch: Sequence[Image], facets: Sequence[str] = ("key",)
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return pixels and facets of a batch; the host does not wait for a GPU.
 
         Args:
             batch: B images of one size, from ``work_image``.
-            facet: ``key`` or ``token``.
+            facets: Of ``FACETS``.
 
         Returns:
-            (B, H, W, 3) uint8 and (B, D, h, w) of ``dtype``, not checked to be finite; both on
-            the device that computes them.
+            (B, H, W, 3) uint8 and, by facet, (B, D, h, w) or for ``cls`` (B, D) of ``dtype``, not
+            checked to be finite; all on the device that computes them.
         """
-        check_facet(facet)
+        check_facets(facets)
         pixels = upload(np.stack(batch), self.device)
-        tokens, keys = self._forward(self._normalized(pixels))
-        prefix = int(self.model.num_prefix_tokens)
-        patches = (keys if facet == "key" else tokens)[:, prefix:].transpose(1, 2)
-        height, width = (side // self.patch_size for side in pixels.shape[1:3])
-        return pixels, patches.reshape(*patches.shape[:2], height, width)
+        return pixels, self._forward(self._normalized(pixels), facets)
 
-    def cls(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """Return CLS tokens, (n, D) float32."""
-        inputs = (self._normalized(upload(np.stack(b), self.device)) for b in self._batches(images))
-        rows = [self._forward(batch)[0][:, 0].float().cpu() for batch in inputs]
-        if not rows:
-            return np.zeros((0, self.dim), dtype=np.float32)
-        stacked: npt.NDArray[np.float32] = torch.cat(rows).numpy()
-        return stacked
-
-    def _batches(
-        self, images: Sequence[npt.NDArray[np.uint8]]
-    ) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    def _batches(self, images: Sequence[Image], resample: str) -> Iterator[list[Image]]:
         """Yield images as the transformer sees them, up to ``batch_size`` of equal size."""
-        resized = map(self.work_image, images)
+        resized = (self.work_image(image, resample) for image in images)
         for _, same in itertools.groupby(resized, key=np.shape):
             while batch := list(itertools.islice(same, self.settings.batch_size)):
                 yield batch
@@ -149,38 +124,67 @@ class VitExtractor:
         levels = pixels.permute(0, 3, 1, 2).contiguous().float() / self._white
         return (levels - self._mean) / self._std
 
-    def _forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (B, N, D) tokens after the last norm and (B, N, D) keys of the last block.
+    def _forward(self, batch: torch.Tensor, facets: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the facets of (B, 3, H, W) inputs, see ``extract_work``.
 
         A CPU takes one image after the other: it is no slower, and activations of one image fit.
         """
-        if self.device.type != "cpu" or len(batch) == 1:
-            return self._forward_together(batch)
-        tokens, keys = zip(*map(self._forward_together, torch.split(batch, 1)), strict=True)
-        return torch.cat(tokens), torch.cat(keys)
-
-    def _forward_together(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.device.type == "cpu" and len(batch) > 1:
+            each = [self._forward(one, facets) for one in torch.split(batch, 1)]
+            return {facet: torch.cat([part[facet] for part in each]) for facet in facets}
         caught: list[torch.Tensor] = []
 
         def catch(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
             caught.append(output)
 
         handle = self.model.blocks[-1].attn.qkv.register_forward_hook(catch)
+        lower = self.dtype is not torch.float32
         try:
             with (
                 torch.inference_mode(),
-                torch.autocast(
-                    self.device.type, self.dtype, enabled=self.dtype is not torch.float32
-                ),
+                torch.autocast(self.device.type, self.dtype, enabled=lower),
             ):
                 tokens = self.model.forward_features(batch)
         finally:
             handle.remove()
         if not caught:
             raise UserError(f"{self.settings.name}: the last attention block computes no fused qkv")
-        # qkv is (B, N, 3 D), ordered q | k | v, heads concatenated within each. The copy lets go of
-        # queries and values.
-        return tokens, caught[-1].chunk(3, dim=-1)[1].clone()
+        height, width = (side // self.patch_size for side in batch.shape[2:])
+        with torch.inference_mode():
+            return {
+                facet: self._facet(facet, tokens, caught[-1], (height, width)) for facet in facets
+            }
+
+    def _facet(
+        self, facet: str, tokens: torch.Tensor, qkv: torch.Tensor, grid: tuple[int, int]
+    ) -> torch.Tensor:
+        """Return (B, D, h, w), or (B, D) for ``cls``.
+
+        Args:
+            facet: One of ``FACETS``.
+            tokens: (B, N, D), after the last norm.
+            qkv: (B, N, 3 D), ordered q | k | v, heads concatenated within each.
+            grid: (h, w).
+        """
+        if facet == "cls":
+            return tokens[:, 0]
+        prefix = int(self.model.num_prefix_tokens)
+        if facet == "attention":
+            rows = self._attention(qkv)[:, :, prefix:]
+        elif facet == "key":
+            # The copy lets go of queries and values.
+            rows = qkv.chunk(3, dim=-1)[1].clone()[:, prefix:].transpose(1, 2)
+        else:
+            rows = tokens[:, prefix:].transpose(1, 2)
+        return rows.reshape(*rows.shape[:2], *grid)
+
+    def _attention(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Return (B, heads, N) float32, the attention of the CLS token; sums to 1 over N."""
+        heads = int(self.model.blocks[-1].attn.num_heads)
+        parts = qkv.float().reshape(*qkv.shape[:2], 3, heads, -1)
+        logits = torch.einsum("bhd,bnhd->bhn", parts[:, 0, 0], parts[:, :, 1])
+        attention: torch.Tensor = (logits / parts.shape[-1] ** 0.5).softmax(dim=-1)
+        return attention
 
 
 def choose_device(name: str) -> torch.device:

@@ -8,54 +8,77 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.errors import StageError, UserError
-from u2seg.features import FeatureExtractor
-from u2seg.io.atomic import json_bytes, write_bytes, write_json
+from u2seg.clusters.describe import describe
+from u2seg.config.load import settings_hash
+from u2seg.errors import StageError
+from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, write_json
 from u2seg.io.coco import image_sizes, read_results
 from u2seg.io.jsonfile import read_json
 from u2seg.pipeline.stage import Record, RunContext, Stage, check_share
 from u2seg.pipeline.workspace import Workspace
 from u2seg.shards.attempts import Part
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 from u2seg.structures.masks import InstanceMask
 
 Image = npt.NDArray[np.uint8]
+NOT_FINITE = "its features are not finite"
 
 
 def with_features(
     stage: Stage,
-    extractor: FeatureExtractor,
     part: Part,
     records: Sequence[Record],
-    facet: str,
+    facets: Sequence[str],
     skipped: list[Record],
-) -> Iterator[tuple[Record, Image, PatchFeatures]]:
-    """Yield record, pixels and features; an image without either goes to ``skipped``."""
+    *,
+    resample: str = "",
+    mirror: bool = False,
+) -> Iterator[tuple[Record, ImageInputs, ImageInputs | None]]:
+    """Yield images with their facets; one that lacks any of them goes to ``skipped``.
+
+    Args:
+        stage: Whose images they are.
+        part: What it makes.
+        records: Images of the part.
+        facets: What is asked of the extractor.
+        skipped: Gets an entry for each image that is not yielded.
+        resample: Filter that resizes the images; empty = ``FEATURES.RESAMPLE``.
+        mirror: Yield the facets of the mirrored image too, made in the same batch.
+    """
     step = stage.context.settings.features.batch_size
     for start in range(0, len(records), step):
         loaded = list(stage.readable(part, records[start : start + step], skipped))
-        images = [image for _, image in loaded]
-        try:
-            found: list[PatchFeatures | None] = list(extractor.extract(images, facet))
-        except UserError:  # a ValueError too, but never the fault of an image
-            raise
-        except ValueError:
-            found = [features_alone(extractor, image, facet) for image in images]
-        for (record, image), features in zip(loaded, found, strict=True):
-            if features is None:
-                skipped.append(stage.skip(record, "its features are not finite"))
+        views = [image[:, ::way] for _, image in loaded for way in ((1, -1) if mirror else (1,))]
+        inputs = stage.context.extractor.extract(views, facets, resample)
+        each = len(views) // max(len(loaded), 1)
+        for number, (record, _) in enumerate(loaded):
+            ours = inputs[number * each : (number + 1) * each]
+            if all(one.has(*facets) for one in ours):
+                yield record, ours[0], ours[1] if mirror else None
             else:
-                yield record, image, features
+                skipped.append(stage.skip(record, NOT_FINITE))
 
 
-def features_alone(extractor: FeatureExtractor, image: Image, facet: str) -> PatchFeatures | None:
-    """Return the features of one image; None if they are not finite."""
-    try:
-        return extractor.extract([image], facet)[0]
-    except UserError:
-        raise
-    except ValueError:
-        return None
+def describe_masks(
+    context: RunContext, inputs: ImageInputs, masks: Sequence[InstanceMask]
+) -> npt.NDArray[np.float32] | None:
+    """Return the descriptors of an image's masks, see ``u2seg.clusters.describe.describe``."""
+    settings = context.settings
+    return describe(inputs, masks, context.extractor, settings.features, settings.clusters)
+
+
+def handed_over(context: RunContext, shard: int) -> Path:
+    """Return where the masks stage leaves the descriptors of a shard for the clusters stage.
+
+    The name tells all that decides them, so that those of other settings are never taken.
+    """
+    settings = context.settings
+    facts = [
+        settings_hash(settings.features, settings.clusters),
+        sha256_file(context.space.part("masks", shard)),
+    ]
+    name = f"{shard:05d}-{sha256_bytes(json_bytes(facts))[:16]}.npy"
+    return context.space.folder("masks") / ".descriptors" / name
 
 
 def write_stage_skips(stage: Stage, shard: int, skipped: list[Record]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,29 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.clusters.assign import assign
-from u2seg.clusters.descriptors import center_square, mask_crops, masked_mean
+from u2seg.clusters.describe import facets_of
 from u2seg.clusters.kmeans import KMeans, resolve_backend
 from u2seg.clusters.persist import CentroidInfo, Centroids, load_centroids, save_centroids
 from u2seg.clusters.quality import draw_sample, quality, spread, summary
 from u2seg.clusters.rows import FileRows
 from u2seg.clusters.transform import check_pca, fit_transform
 from u2seg.errors import UserError
-from u2seg.features import FeatureExtractor, build_extractor
-from u2seg.features.base import check_name, target_size
-from u2seg.io.atomic import sha256_file, write_json, write_npy
-from u2seg.io.images import FILTERS
-from u2seg.pipeline.batches import check_skipped, read_masks, with_features, write_stage_skips
+from u2seg.features.base import check_name
+from u2seg.io.atomic import sha256_file, write_bytes, write_json, write_npy
+from u2seg.pipeline.batches import (
+    NOT_FINITE,
+    check_skipped,
+    describe_masks,
+    handed_over,
+    read_masks,
+    with_features,
+    write_stage_skips,
+)
 from u2seg.pipeline.stage import Stage
 from u2seg.pipeline.workspace import shard_assignments
 from u2seg.shards.attempts import Part, Work
 from u2seg.shards.records import Record
-from u2seg.structures.masks import InstanceMask
+from u2seg.structures.features import ImageInputs
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +69,6 @@ class ClusterStage(Stage):
         resolve_backend(self.context.settings.clusters.backend)
         self.extra_plan()
 
-    @functools.cached_property
-    def extractor(self) -> FeatureExtractor:
-        """The feature extractor, built on first use."""
-        settings = self.context.settings
-        if settings.clusters.descriptor == "masked_mean":
-            return build_extractor(settings.features)
-        resample = settings.clusters.crop_resample
-        return build_extractor(dataclasses.replace(settings.features, resample=resample))
-
     def works(self) -> dict[str, Work]:
         """Describe masks; then, with the centroids, assign them."""
         return {"describe": self._describe, "assign": self._assign}
@@ -78,7 +76,7 @@ class ClusterStage(Stage):
     def run(self) -> dict[str, int]:
         """Describe masks shard by shard, fit centroids to all, assign shard by shard."""
         if self.context.settings.clusters.pca:  # before hours of work
-            check_pca(self.context.settings.clusters, self.extractor.dim)
+            check_pca(self.context.settings.clusters, self.context.extractor.dim)
         self.each_shard("describe")
         if any(self.folder.glob("part-*.skipped")):  # counting reads every mask
             check_skipped(self, self._images_with_masks())
@@ -173,50 +171,38 @@ class ClusterStage(Stage):
         return settings
 
     def _describe(self, part: Part) -> list[Path]:
+        path, handed = self._descriptors(part.index), handed_over(self.context, part.index)
+        if handed.is_file():
+            write_bytes(path, handed.read_bytes())
+            handed.unlink()
+            return [path]
         of_shard = read_masks(self.context, part.index, part.records)
         masks = {r["id"]: some for r, some in zip(part.records, of_shard, strict=True)}
         wanted = [record for record in part.records if masks[record["id"]]]
         skipped: list[Record] = []
-        found: dict[int, npt.NDArray[np.float32]] = {}
-        settings = self.context.settings.clusters
-        if settings.descriptor != "masked_mean":
-            for record, image in self.readable(part, wanted, skipped):
-                crops = mask_crops(
-                    image,
-                    [m.to_array() for m in masks[record["id"]]],
-                    padding=settings.crop_padding,
-                    paint=settings.descriptor == "masked_crop",
-                )
-                rows = self.extractor.cls(self._fitted(crops))
-                if np.isfinite(rows).all():
-                    found[record["id"]] = rows
-                else:
-                    skipped.append(self.skip(record, "its features are not finite"))
-        else:
-            for record, _, features in with_features(
-                self, self.extractor, part, wanted, "token", skipped
-            ):
-                arrays = [m.to_array() for m in masks[record["id"]]]
-                found[record["id"]] = masked_mean(features, arrays)
-        path = self._descriptors(part.index)
+        rows: dict[int, npt.NDArray[np.float32]] = {}
+        for record, inputs in self._inputs(part, wanted, skipped):
+            described = describe_masks(self.context, inputs, masks[record["id"]])
+            if described is None:
+                skipped.append(self.skip(record, NOT_FINITE))
+            else:
+                rows[record["id"]] = described
+        # An image that cannot be used keeps its rows, as zeros: rows and masks stay aligned.
+        dim = self.context.extractor.dim
+        blocks = [
+            rows.get(r["id"], np.zeros((len(masks[r["id"]]), dim), np.float32)) for r in wanted
+        ]
         files = [write_stage_skips(self, part.index, skipped), path]
-        blocks = [self._aligned(found, record, masks[record["id"]]) for record in wanted]
-        empty = np.zeros((0, self.extractor.dim), dtype=np.float32)
-        write_npy(path, np.concatenate([empty, *blocks]).astype(np.float32))
+        write_npy(path, np.concatenate([np.zeros((0, dim), np.float32), *blocks]))
         return files
 
-    def _fitted(self, crops: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
-        settings = self.context.settings
-        if settings.clusters.crop_fit == "squash":
-            return crops  # the extractor makes them squares
-        side = target_size(1, 1, self.extractor.patch_size, settings.features)[0]
-        resample = FILTERS[settings.clusters.crop_resample]
-        return [center_square(crop, side, resample) for crop in crops]
-
-    def _aligned(
-        self, found: dict[int, npt.NDArray[np.float32]], record: Record, masks: list[InstanceMask]
-    ) -> npt.NDArray[np.float32]:
-        # An image that became unreadable since its masks were made keeps its rows, as zeros, so
-        # that rows and masks stay aligned.
-        blank = np.zeros((len(masks), self.extractor.dim), dtype=np.float32)
-        return found.get(record["id"], blank)
+    def _inputs(
+        self, part: Part, wanted: list[Record], skipped: list[Record]
+    ) -> Iterator[tuple[Record, ImageInputs]]:
+        facets = facets_of(self.context.settings.clusters)
+        if facets:
+            for record, inputs, _ in with_features(self, part, wanted, facets, skipped):
+                yield record, inputs
+        else:
+            for record, image in self.readable(part, wanted, skipped):
+                yield record, ImageInputs(image)

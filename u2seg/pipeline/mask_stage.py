@@ -1,20 +1,68 @@
-"""Stage ``masks``: class-agnostic instance masks of every image, one COCO results part a shard."""
+"""Stage ``masks``: class-agnostic instance masks of every image, one COCO results part a shard.
+
+Image by image, or in batches on a device: while it works on a batch, the host reads and resizes
+the photographs of the next, queues its work, and only then waits for the masks of the first.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from u2seg.features import FeatureExtractor, build_extractor
-from u2seg.features.base import check_name
-from u2seg.io.atomic import write_json
-from u2seg.masks.base import DETECTOR, MASK_PROPOSERS, detector_missing
+import numpy as np
+
+from u2seg.clusters.describe import facets_of
+from u2seg.config.schema import FeatureSettings, MaskSettings, Settings
+from u2seg.errors import UserError
+from u2seg.features import FeatureExtractor
+from u2seg.features.base import check_name, image_inputs, target_size
+from u2seg.io.atomic import write_json, write_npy
+from u2seg.masks.base import DETECTOR, MASK_PROPOSERS, ImageProposer, detector_missing
+from u2seg.masks.naming import image_name, image_named
+from u2seg.masks.ncut import DENSE_LIMIT
+from u2seg.masks.propose import propose_masks
 from u2seg.masks.refine import MASK_REFINERS
-from u2seg.pipeline.batches import check_skipped, read_masks, write_stage_skips
-from u2seg.pipeline.mask_batches import check_backend, with_masks
-from u2seg.pipeline.stage import Record, Stage
+from u2seg.masks.tiles import second_pass
+from u2seg.pipeline.batches import (
+    NOT_FINITE,
+    Image,
+    check_skipped,
+    describe_masks,
+    handed_over,
+    read_masks,
+    with_features,
+    write_stage_skips,
+)
+from u2seg.pipeline.stage import Stage
 from u2seg.shards.attempts import Part, Work
+from u2seg.shards.records import Record
+from u2seg.structures.features import ImageInputs, PatchFeatures
+from u2seg.structures.masks import InstanceMask
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from u2seg.masks.batched_propose import MaskBatch
+
+logger = logging.getLogger(__name__)
+
+FACET = "key"
+EXTRACT = "extract_work"
+"""What an extractor needs for batches, see ``VitExtractor``."""
+PROPOSERS, REFINERS = ("maskcut",), ("dense_crf", "none")
+"""What batches can do."""
+AHEAD = 2
+"""Batches that are queued on the device before the masks of the first are waited for."""
+READERS = 8
+"""Threads that read and resize photographs; decoders and Pillow let others run meanwhile."""
+T = TypeVar("T")
 
 
 class MaskStage(Stage):
@@ -46,11 +94,6 @@ class MaskStage(Stage):
         """Whether masks are predicted from photographs, not cut from features."""
         return self.context.settings.masks.proposer == DETECTOR
 
-    @functools.cached_property
-    def extractor(self) -> FeatureExtractor | None:
-        """The feature extractor, built on first use; None where none is needed."""
-        return None if self.predicts else build_extractor(self.context.settings.features)
-
     def works(self) -> dict[str, Work]:
         """One phase."""
         return {"propose": self._propose}
@@ -70,9 +113,265 @@ class MaskStage(Stage):
     def _propose(self, part: Part) -> list[Path]:
         results: list[dict[str, Any]] = []
         skipped: list[Record] = []
-        for record, masks in with_masks(self, self.extractor, part, skipped):
+        rows: list[Any] = []
+        for record, inputs, masks in self._with_masks(part, skipped):
             results += [mask.to_result(record["id"]) for mask in masks]
+            if masks and self.context.describe:
+                rows.append(describe_masks(self.context, inputs, masks))
         path = self.context.space.part(self.name, part.index)
         files = [write_stage_skips(self, part.index, skipped), path]
         write_json(path, results)
+        if self.context.describe and not any(row is None for row in rows):
+            blank = np.zeros((0, self.context.extractor.dim), np.float32)
+            write_npy(handed_over(self.context, part.index), np.concatenate([blank, *rows]))
         return files
+
+    def _with_masks(
+        self, part: Part, skipped: list[Record]
+    ) -> Iterator[tuple[Record, ImageInputs, list[InstanceMask]]]:
+        """Yield images with their masks and what describes these; others go to ``skipped``."""
+        context, settings = self.context, self.context.settings
+        facets = facets_of(settings.clusters) if context.describe else ()
+        if self.predicts:
+            first = self._predicted(part, facets, skipped)
+        elif is_batched(settings.masks, context.extractor):
+            first = self._batched(part, facets, skipped)
+        else:
+            first = self._one_by_one(part, facets, skipped)
+        propose = functools.partial(
+            masks_of_crops,
+            extractor=None if self.predicts else context.extractor,
+            detector=context.detector,
+            settings=settings,
+        )
+        for record, inputs, masks in first:
+            if settings.masks.tiles:
+                with image_named(record["file_name"]):
+                    masks = second_pass(inputs.pixels, masks, settings.masks, propose)
+            yield record, inputs, masks
+
+    def _predicted(
+        self, part: Part, facets: Sequence[str], skipped: list[Record]
+    ) -> Iterator[tuple[Record, ImageInputs, list[InstanceMask]]]:
+        detector = self.context.detector
+        if detector is None:
+            raise detector_missing()
+        for record, image in self.readable(part, part.records, skipped):
+            inputs = ImageInputs(image)
+            if facets:
+                (inputs,) = self.context.extractor.extract([image], facets)
+            yield record, inputs, detector(image)
+
+    def _one_by_one(
+        self, part: Part, facets: Sequence[str], skipped: list[Record]
+    ) -> Iterator[tuple[Record, ImageInputs, list[InstanceMask]]]:
+        settings, patch = self.context.settings, self.context.extractor.patch_size
+        asked = (FACET, *facets)
+        for record, inputs, _ in with_features(self, part, part.records, asked, skipped):
+            image = inputs.pixels
+            size = target_size(image.shape[0], image.shape[1], patch, settings.features)
+            with image_named(record["file_name"]):
+                masks = propose_masks(image, inputs.facets[FACET], size, settings.masks)
+            yield record, inputs, masks
+
+    def _batched(
+        self, part: Part, facets: Sequence[str], skipped: list[Record]
+    ) -> Iterator[tuple[Record, ImageInputs, list[InstanceMask]]]:
+        settings, extractor = self.context.settings, self.context.extractor
+        unread: dict[int, list[Record]] = {}
+
+        def load(record: Record) -> Loaded | None:
+            bad: list[Record] = []
+            for _, image in self.readable(part, [record], bad):
+                return Loaded(record, image, extractor.work_image(image))  # type: ignore[attr-defined]
+            unread[record["id"]] = bad
+            return None
+
+        loaded = read_ahead(load, part.records, settings.features.batch_size)
+        groups = group_by_size(loaded, settings.features.batch_size)
+        waiting = iter(part.records)
+        for group, batch in masks_of_batches(groups, extractor, settings, facets):
+            for each, (inputs, masks) in zip(group, batch, strict=True):
+                _skip_up_to(each.record, waiting, unread, skipped)
+                if masks is None:
+                    skipped.append(self.skip(each.record, NOT_FINITE))
+                else:
+                    yield each.record, inputs, masks
+        _skip_up_to(None, waiting, unread, skipped)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A photograph ready for a batch.
+
+    Args:
+        record: Of the photograph, or what stands for one: ``file_name`` is used.
+        image: (H, W, 3) uint8 RGB.
+        work: The same as the features see it.
+    """
+
+    record: Record
+    image: Image
+    work: Image
+
+
+def check_backend(masks: MaskSettings, features: FeatureSettings) -> None:
+    """Raise UserError if ``U2SEG.MASKS.BACKEND`` cannot be had with the other settings."""
+    if masks.backend != "torch":
+        return
+    for key, value, known in (
+        ("PROPOSER", masks.proposer, PROPOSERS),
+        ("REFINER", masks.refiner, REFINERS),
+    ):
+        if value not in known:
+            raise UserError(
+                f"U2SEG.MASKS.BACKEND torch has no {key.lower()} {value!r}: use U2SEG.MASKS.{key} "
+                f"{' or '.join(known)}, or BACKEND cpu or auto"
+            )
+    if not hasattr(check_name(features), EXTRACT):
+        raise UserError(
+            f"U2SEG.MASKS.BACKEND torch needs features as tensors, which U2SEG.FEATURES.NAME "
+            f"{features.name!r} does not give: name a ViT, or use BACKEND cpu or auto"
+        )
+
+
+def is_batched(masks: MaskSettings, extractor: Any) -> bool:
+    """Return whether masks are made in batches, in torch, where the features are.
+
+    ``auto`` does so for MaskCut on features that a GPU computes.
+    """
+    if masks.backend != "auto":
+        return masks.backend == "torch"
+    device = getattr(extractor, "device", None)
+    on_gpu = device is not None and device.type == "cuda"
+    known = masks.proposer in PROPOSERS and masks.refiner in REFINERS
+    return on_gpu and known and hasattr(extractor, EXTRACT)
+
+
+def masks_of_crops(
+    crops: Sequence[Image],
+    *,
+    extractor: FeatureExtractor | None,
+    detector: ImageProposer | None,
+    settings: Settings,
+) -> list[list[InstanceMask] | None]:
+    """Return the masks of parts of one photograph; None where features are not finite."""
+    if extractor is None:
+        return [detector(crop) if detector else None for crop in crops]
+    if is_batched(settings.masks, extractor):
+        record = {"file_name": image_name()}
+        works = map(extractor.work_image, crops)  # type: ignore[attr-defined]
+        parts = (Loaded(record, crop, work) for crop, work in zip(crops, works, strict=True))
+        groups = group_by_size(parts, settings.features.batch_size)
+        batches = masks_of_batches(groups, extractor, settings)
+        return [masks for _, batch in batches for _, masks in batch]
+    masks: list[list[InstanceMask] | None] = []
+    for crop, inputs in zip(crops, extractor.extract(crops, (FACET,)), strict=True):
+        size = target_size(crop.shape[0], crop.shape[1], extractor.patch_size, settings.features)
+        features = inputs.facets.get(FACET)
+        masks.append(propose_masks(crop, features, size, settings.masks) if features else None)
+    return masks
+
+
+def _skip_up_to(
+    record: Record | None,
+    waiting: Iterator[Record],
+    unread: dict[int, list[Record]],
+    skipped: list[Record],
+) -> None:
+    """Move the entries of unreadable photographs before ``record`` to ``skipped``, in order."""
+    for other in waiting:
+        if other is record:
+            return
+        skipped += unread.pop(other["id"], [])
+
+
+def read_ahead(
+    load: Callable[[T], Loaded | None], items: Iterable[T], ahead: int
+) -> Iterator[Loaded]:
+    """Yield photographs in order, loaded by threads before they are asked for.
+
+    Args:
+        load: Returns the photograph of an item, or None to leave it out.
+        items: What to load.
+        ahead: How many are in memory beside those that were yielded, >= 1: a batch, so that the
+            next one is ready when a device has room for it.
+    """
+    queue: deque[Future[Loaded | None]] = deque()
+    rest = iter(items)
+    with ThreadPoolExecutor(min(READERS, ahead)) as pool:
+        queue.extend(pool.submit(load, item) for item in itertools.islice(rest, ahead))
+        try:
+            while queue:
+                part = queue.popleft().result()
+                queue.extend(pool.submit(load, item) for item in itertools.islice(rest, 1))
+                if part is not None:
+                    yield part
+        finally:
+            for future in queue:
+                future.cancel()
+
+
+def group_by_size(parts: Iterable[Loaded], most: int) -> Iterator[list[Loaded]]:
+    """Yield up to ``most`` photographs at a time, a batch ends where the size changes."""
+    for _, same in itertools.groupby(parts, key=lambda part: part.work.shape):
+        while group := list(itertools.islice(same, most)):
+            yield group
+
+
+def masks_of_batches(
+    groups: Iterable[Sequence[Loaded]],
+    extractor: Any,
+    settings: Settings,
+    facets: Sequence[str] = (),
+) -> Iterator[tuple[Sequence[Loaded], list[tuple[ImageInputs, list[InstanceMask] | None]]]]:
+    """Yield batches and what ``propose_masks`` makes of each photograph, in torch.
+
+    Args:
+        groups: Photographs of one size each, as the features see them.
+        extractor: ``extract_work`` gives pixels and features; their device does the work.
+        settings: Section ``masks`` is used.
+        facets: What is wanted of every photograph beside its masks.
+
+    Returns:
+        Facets and masks of every photograph; None where the features are not finite.
+    """
+    from u2seg.masks.batched_propose import propose_batch
+
+    queue: deque[tuple[Sequence[Loaded], dict[str, Tensor], MaskBatch]] = deque()
+    for group in groups:
+        pixels, tensors = getattr(extractor, EXTRACT)([p.work for p in group], (FACET, *facets))
+        sizes = [(part.image.shape[0], part.image.shape[1]) for part in group]
+        batch = propose_batch(tensors[FACET], pixels, sizes, settings.masks)
+        queue.append((group, tensors, batch))
+        if len(queue) >= AHEAD:
+            yield _collect(*queue.popleft(), settings.masks, facets)
+    while queue:
+        yield _collect(*queue.popleft(), settings.masks, facets)
+
+
+def _collect(
+    group: Sequence[Loaded],
+    tensors: dict[str, Tensor],
+    batch: MaskBatch,
+    settings: MaskSettings,
+    facets: Sequence[str],
+) -> tuple[Sequence[Loaded], list[tuple[ImageInputs, list[InstanceMask] | None]]]:
+    """Return facets and masks of a batch; those it left over are made image by image."""
+    arrays = {facet: tensors[facet].float().cpu().numpy() for facet in facets}
+    results: list[tuple[ImageInputs, list[InstanceMask] | None]] = []
+    for i, proposed in enumerate(batch.collect()):
+        part, name = group[i], group[i].record["file_name"]
+        inputs = image_inputs(part.image, {facet: array[i] for facet, array in arrays.items()})
+        if not proposed.left:
+            results.append((inputs, proposed.masks))
+            continue
+        features = tensors[FACET][i]
+        if features[0].numel() > DENSE_LIMIT:
+            logger.warning("%s is done alone, on the CPU: %s", name, proposed.left)
+        grid = features.float().cpu().contiguous().numpy()
+        alone = PatchFeatures(grid, (part.image.shape[0], part.image.shape[1]))
+        size = (part.work.shape[0], part.work.shape[1])
+        with image_named(name):
+            results.append((inputs, propose_masks(part.image, alone, size, settings)))
+    return group, results

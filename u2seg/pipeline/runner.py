@@ -84,7 +84,9 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     space, asked = Workspace(output), settings.features.name
     anew = overwrite and wanted == set(STAGES)
     settings = resolve(settings, None if anew else space.features)
-    context = RunContext(settings, space, source, limit, progress, detector, pool)
+    finished = space.stage_manifest(ClusterStage.name).is_file() and not overwrite
+    describe = ClusterStage.name in wanted and not finished
+    context = RunContext(settings, space, source, limit, progress, detector, pool, describe)
     check_apart(source, context.space, [stage.name for stage in ORDER])
     todo = [kind(context) for kind in ORDER if kind is ImagesStage or kind.name in wanted]
     for stage in todo:  # before hours of work, and before anything is deleted
@@ -108,16 +110,19 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     return output
 
 
-@dataclass(frozen=True)
+@dataclass
 class StageSource:
     """Builds the phases of a run in a worker process; see ``u2seg.shards.pool.PhaseSource``."""
 
     context: RunContext
+    _placed: bool = False
 
     def open(self, stage: str, phase: str, gpu: int | None) -> Phase:
-        """Return a phase of one of ``ORDER``."""
+        """Return a phase of one of ``ORDER``; the ViT is loaded once for all of them."""
+        if not self._placed:
+            self.context, self._placed = self.context.on_gpu(gpu), True
         (kind,) = (kind for kind in ORDER if kind.name == stage)
-        return kind(self.context.on_gpu(gpu)).phase(phase)
+        return kind(self.context).phase(phase)
 
 
 @contextlib.contextmanager

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import OrderedDict
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.errors import UserError
-from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.features.base import check_name
 from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, write_json
 from u2seg.io.images import BadImageError
@@ -41,9 +40,8 @@ class ImageFeatures:
     ``SEMANTICS.CROPS`` says how many training images, one after the other, a photograph makes.
     """
 
-    def __init__(self, context: RunContext, extractor: FeatureExtractor) -> None:
+    def __init__(self, context: RunContext) -> None:
         self.context = context
-        self.extractor = extractor
         self.records = context.images()
         self._aside = context.space.aside()
         self._each = CROPS[context.settings.semantics.crops]
@@ -54,18 +52,17 @@ class ImageFeatures:
         return len(self.records) * self._each
 
     def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
-        """Return (D, h, w) float32; an image that became unreadable gives zeros."""
+        """Return (D, h, w) float32; an image that cannot be used gives zeros."""
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends iteration by index
-        try:
-            grid = self.extractor.extract([self._pixels(index)], "token")[0].grid
-        except UserError:  # a ValueError too, but never the fault of an image
-            raise
-        except (BadImageError, ValueError):
-            grid = np.zeros((self.extractor.dim, 2, 2), dtype=np.float32)
+        extractor, resample = self.context.extractor, self.context.settings.semantics.resample
+        grid = np.zeros((extractor.dim, 2, 2), dtype=np.float32)
+        with contextlib.suppress(BadImageError):
+            (inputs,) = extractor.extract([self._pixels(index)], ("token",), resample)
+            grid = inputs.facets["token"].grid if inputs.has("token") else grid
         self._kept[index] = grid
         self._bytes += grid.nbytes
         while self._bytes > CACHE_BYTES and len(self._kept) > 1:
@@ -118,13 +115,6 @@ class SemanticStage(Stage):
         SEMANTIC_SEGMENTERS.get(self.context.settings.semantics.method)
         self.extra_plan()
 
-    @functools.cached_property
-    def extractor(self) -> FeatureExtractor:
-        """The feature extractor, built on first use."""
-        settings = self.context.settings
-        resample = settings.semantics.resample
-        return build_extractor(replace(settings.features, resample=resample))
-
     def extra_plan(self) -> dict[str, Any]:
         """The fitted model of another run, if one is used."""
         path = self.context.settings.semantics.model
@@ -155,8 +145,8 @@ class SemanticStage(Stage):
             write_bytes(self.model_path, Path(settings.model).read_bytes())
         if self.model_path.is_file():
             return
-        model = SEMANTIC_SEGMENTERS.get(settings.method)(settings, self.extractor.dim)
-        source = ImageFeatures(self.context, self.extractor)
+        model = SEMANTIC_SEGMENTERS.get(settings.method)(settings, self.context.extractor.dim)
+        source = ImageFeatures(self.context)
         cache = NeighborCache(self.folder / NEIGHBORS_FILE, source.key())
         with exactly(self.context.settings.run.threads or cores()):
             losses = model.fit(source, self.context.progress, cache)
@@ -182,13 +172,13 @@ class SemanticStage(Stage):
     def _predict(self, part: Part) -> list[Path]:
         skipped: list[Record] = []
         written = []
-        for record, image, features in with_features(
-            self, self.extractor, part, part.records, "token", skipped
-        ):
-            flipped = None
-            if self.context.settings.semantics.flip:
-                flipped = self.extractor.extract([image[:, ::-1]], "token")[0]
-            stuff = self.model.predict(features, flipped, image)
+        settings = self.context.settings.semantics
+        for record, inputs, mirrored in with_features(
+            self, part, part.records, ("token",), skipped,
+            resample=settings.resample, mirror=settings.flip,
+        ):  # fmt: skip
+            flipped = mirrored.facets["token"] if mirrored else None
+            stuff = self.model.predict(inputs.facets["token"], flipped, inputs.pixels)
             name = label_stem(record) + ".png"
             write_label_png(safe_join(self.folder, name), stuff)
             written.append(name)

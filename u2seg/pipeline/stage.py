@@ -9,6 +9,7 @@ A bad image never stops a shard.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import re
@@ -22,6 +23,7 @@ from typing import Any
 from u2seg.config.load import settings_hash
 from u2seg.config.schema import SECTIONS, Settings
 from u2seg.errors import StageError, UserError
+from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.io.atomic import (
     json_bytes,
     remove_temporaries,
@@ -72,6 +74,8 @@ class RunContext:
         progress: Show progress bars.
         detector: Predicts masks where ``U2SEG.MASKS.PROPOSER`` asks for one.
         pool: The workers; None = the driver works itself.
+        describe: Whether the masks stage describes its masks too, for the clusters stage that
+            follows, while it has the photographs.
     """
 
     settings: Settings
@@ -81,6 +85,12 @@ class RunContext:
     progress: bool = True
     detector: ImageProposer | None = None
     pool: WorkerPool | None = None
+    describe: bool = False
+
+    @functools.cached_property
+    def extractor(self) -> FeatureExtractor:
+        """The feature extractor of this process, built on first use."""
+        return build_extractor(self.settings.features)
 
     def images(self) -> list[Record]:
         """Return the records of ``images.json``."""
@@ -394,9 +404,9 @@ def hash_files(folder: Path) -> dict[str, str]:
     pictures: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name in ("manifest.json", "plan.json") or path.name.startswith("."):
+        if name in ("manifest.json", "plan.json") or name.startswith((f"{LEDGER}/", ".")):
             continue
-        if name.startswith(f"{LEDGER}/"):
+        if path.name.startswith("."):
             continue
         if path.suffix == ".png":
             top = name.split("/", 1)[0] + "/" if "/" in name else ""

@@ -1,11 +1,11 @@
-"""Patch features of one image.
+"""Patch features of one image, and what a method looks at of it.
 
 Shapes: D channels, h x w patches, H x W pixels of the photograph.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -37,3 +37,23 @@ class PatchFeatures:
     def shape(self) -> tuple[int, int]:
         """(h, w) of the patch grid."""
         return self.grid.shape[1], self.grid.shape[2]
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """What a method looks at of one image: what it declared to need.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        facets: Facet (``key``, ``token``, ``attention``) -> features; one that is not finite is
+            left out.
+        cls: (D,) float32 descriptor of the whole image; None if not asked for, or not finite.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    facets: dict[str, PatchFeatures] = field(default_factory=dict)
+    cls: npt.NDArray[np.float32] | None = None
+
+    def has(self, *facets: str) -> bool:
+        """Return whether all of these are there."""
+        return all(self.cls is not None if f == "cls" else f in self.facets for f in facets)
