@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from u2seg.evaluation.files import GroundTruth
+from u2seg.evaluation.truth.coco import GroundTruth
 from u2seg.io.atomic import atomic_file, write_json
 from u2seg.structures.masks import InstanceMask, mask_box
 from u2seg.structures.panoptic import ids_to_rgb

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from u2seg.evaluation.files import GroundTruth, PanopticSet
-from u2seg.evaluation.instance import IOU_KINDS, truth_instances
+from u2seg.evaluation.metrics.instance import IOU_KINDS, truth_instances
+from u2seg.evaluation.truth.coco import GroundTruth, PanopticSet
 from u2seg.io.atomic import write_json
 
 Counts = dict[int, tuple[float, int, int, int]]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from u2seg.evaluation.files import GroundTruth
+from u2seg.evaluation.truth.coco import GroundTruth
 from u2seg.io.memory import peak_gb
 
 

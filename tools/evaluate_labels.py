@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from u2seg.evaluation import GroundTruth
-    from u2seg.evaluation.label_scores import format_label_scores, score_labels
+    from u2seg.evaluation.label_quality import format_label_scores, score_labels
     from u2seg.io.atomic import write_json
 
     truth = GroundTruth(Path(args.truth_json), Path(args.truth_pngs))

@@ -42,8 +42,12 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print a table; return the exit code."""
     from pathlib import Path
 
-    from u2seg.evaluation.clustering import format_cluster_scores, score_clusters
-    from u2seg.evaluation.mask_scores import format_mask_metrics, score_masks
+    from u2seg.evaluation.label_quality import (
+        format_cluster_scores,
+        format_mask_metrics,
+        score_clusters,
+        score_masks,
+    )
     from u2seg.io.atomic import write_json
 
     if args.baselines and not args.images:

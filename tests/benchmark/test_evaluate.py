@@ -16,9 +16,8 @@ from benchmarks.evaluate_inputs import NUM_THINGS, EvaluateSizes, Files, write_f
 from benchmarks.setting import Setting
 from tests.shared import SHARED, needs_shared
 from u2seg.errors import StageError, UserError
-from u2seg.evaluation import quality
-from u2seg.evaluation.files import GroundTruth, read_truth
 from u2seg.evaluation.quality import panoptic_quality
+from u2seg.evaluation.truth.coco import GroundTruth, read_truth
 
 SMALL = EvaluateSizes(height=60, width=80, things=4, stuff=3, images=6, pool=4)
 SETTING = Setting(1, 1, machine.Rates(1e11, 1e10), None)  # type: ignore[arg-type]
@@ -154,10 +153,6 @@ def test_ours_and_the_plain_peer_equal_panopticapi(
         assert counts.get(category, (0.0, 0, 0, 0)) == pytest.approx(row, abs=1e-12), category
     ours = panoptic_quality(files.truth, files.predicted)
     assert panoptic_quality(files.truth, files.predicted, threads=3) == ours
-    monkeypatch.setattr(quality, "FAST_FROM", 1)
-    assert panoptic_quality(files.truth, files.predicted) == ours
-    monkeypatch.setattr(quality, "FAST_FROM", 1000)
-    assert panoptic_quality(files.truth, files.predicted) == ours
     worst, equal = evaluate.disagreement(read_truth(files.truth), ours, want)
     assert equal and worst <= 1e-12
     for part in ("All", "Things", "Stuff"):

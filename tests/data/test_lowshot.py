@@ -17,7 +17,7 @@ from u2seg.data.lowshot import LabelledSet, choose_images, read_labels, stuff_ma
 from u2seg.data.pseudo import open_pseudo_labels, read_pseudo_panoptic
 from u2seg.engine.lowshot import make_splits
 from u2seg.errors import UserError
-from u2seg.evaluation.mapping_file import read_mapping
+from u2seg.evaluation.protocols.mapping import read_mapping
 from u2seg.io.atomic import sha256_file
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_label_png, read_panoptic_png, write_panoptic_png

@@ -12,11 +12,9 @@ from PIL import Image
 
 from tests.label_folder import make_labels, scene
 from u2seg.compat import prepare_host
-from u2seg.data import mapper as module
 from u2seg.data.mapper import PanopticMapper, read_photograph
 from u2seg.data.pseudo import read_pseudo_panoptic
 from u2seg.errors import StageError
-from u2seg.io.png import read_label_png
 from u2seg.structures.masks import encode_mask
 
 pytestmark = pytest.mark.d2
@@ -37,31 +35,6 @@ def test_sample_without_augmentation(tmp_path: Path) -> None:
     assert instances.gt_classes.tolist() == [1]
     assert int(instances.gt_masks.tensor.sum()) == 256
     assert "annotations" in record
-
-
-def test_compiled_code_decodes_the_same_stuff(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
-    asked: list[bool] = []
-
-    def spied(path: str, max_pixels: int, *, fast: bool) -> npt.NDArray[np.uint8]:
-        asked.append(fast)
-        return read_label_png(path, max_pixels, fast=fast)
-
-    monkeypatch.setattr(module, "read_label_png", spied)
-    mappers = [PanopticMapper([], is_train=True, fast=fast) for fast in (False, True)]
-    plain, compiled = (mapper(record)["sem_seg"] for mapper in mappers)
-    assert plain.equal(compiled) and asked == [False, True]
-
-
-def test_a_few_images_are_not_worth_compiling() -> None:
-    from tests.label_folder import BASE_CONFIG
-    from u2seg.host.setup import build_cfg
-
-    cfg = build_cfg(BASE_CONFIG)
-    chosen = [PanopticMapper.from_cfg(cfg, True, images).fast for images in (12, 99, 100)]
-    assert chosen == [False, False, True]
 
 
 def test_crowds_are_ignored_regions_and_no_instances(tmp_path: Path) -> None:

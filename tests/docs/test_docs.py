@@ -217,22 +217,22 @@ def table_rows(page: Path, head: str) -> dict[str, list[str]]:
 
 def test_tables_of_formats_and_class_sets_are_the_codes():
     from u2seg.config.evaldata import EVAL_FORMATS
-    from u2seg.evaluation.classsets import CLASS_SETS
-    from u2seg.evaluation.readers import FORMATS
+    from u2seg.evaluation.truth.classes import class_sets
+    from u2seg.evaluation.truth.formats import FORMATS, find_format
 
     page = ROOT / "datasets" / "README.md"
     rows = table_rows(page, "format")
-    assert list(rows) == list(FORMATS)
+    assert sorted(rows) == FORMATS.names()
     for name, (paths, _, places) in rows.items():
-        assert paths == ", ".join(FORMATS[name].parts)
+        assert paths == ", ".join(find_format(name).parts)
         tree = EVAL_FORMATS[name]
         known = [p for p in (tree.images, tree.json, tree.pngs) if p]
         assert places == ", ".join(f"`{p}`" for p in known)
     rows = table_rows(page, "set")
-    assert list(rows) == list(CLASS_SETS)
+    assert list(rows) == list(class_sets())
     for name, (things, stuff, tasks, _) in rows.items():
-        one = CLASS_SETS[name]
+        one = class_sets()[name]
         assert (int(things), int(stuff)) == (len(one.things), len(one.stuff)), name
         assert set(tasks.split(", ")) == one.tasks, name
     named = table_rows(ROOT / "docs" / "evaluation.md", "set")
-    assert set(named) <= set(CLASS_SETS)
+    assert set(named) <= set(class_sets())

@@ -21,11 +21,10 @@ from u2seg.engine.evalchoice import (
     with_mapping_of_labels,
 )
 from u2seg.errors import UserError
-from u2seg.evaluation.files import read_truth
-from u2seg.evaluation.holdout import Split
-from u2seg.evaluation.mapping import ClusterMapping
-from u2seg.evaluation.mapping_file import mapping_json
-from u2seg.evaluation.protocols import protocol_of
+from u2seg.evaluation.protocols.mapping import ClusterMapping, mapping_json
+from u2seg.evaluation.protocols.rules import protocol_of
+from u2seg.evaluation.truth.coco import read_truth
+from u2seg.evaluation.truth.splits import Split
 from u2seg.host.arguments import train_parser
 
 KEYS = ["U2SEG.CLUSTERS.NUM_CLUSTERS", "3", "U2SEG.SEMANTICS.NUM_CLASSES", "2"]

@@ -17,7 +17,7 @@ from u2seg.compat import prepare_host
 from u2seg.engine.run import launch_run, train_or_evaluate
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation import format_metrics
-from u2seg.evaluation.protocol_table import format_protocols
+from u2seg.evaluation.report.table import format_protocols
 from u2seg.host.arguments import train_parser
 from u2seg.inference.segmenter import Segmenter
 from u2seg.io.png import read_label_png, read_panoptic_png

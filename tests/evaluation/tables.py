@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from u2seg.evaluation.gather import Detections, ImageTable, Pairs, StuffPixels
-from u2seg.evaluation.overlap import Overlap
-from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.collect import Detections, ImageTable, Pairs, StuffPixels
+from u2seg.evaluation.metrics.overlap import Overlap
+from u2seg.evaluation.metrics.panoptic import TruthSegment
 
 NOTHING = np.zeros(0)
 

@@ -14,17 +14,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.shared import SHARED, needs_shared
-from u2seg.evaluation.bootstrap import (
+from u2seg.evaluation.metrics.bootstrap import (
     BLOCK,
+    Matches,
     confidence_intervals,
+    detection_source,
     panoptic_source,
     percentile_interval,
     resample_weights,
     semantic_source,
 )
-from u2seg.evaluation.panoptic import ClassCounts, mean_quality
-from u2seg.evaluation.resampled_ap import Matches, detection_source
-from u2seg.evaluation.semantic import confusion_matrix, mean_iou, pixel_accuracy
+from u2seg.evaluation.metrics.panoptic import ClassCounts, mean_quality
+from u2seg.evaluation.metrics.semantic import confusion_matrix, mean_iou, pixel_accuracy
 from u2seg.structures.masks import encode_mask, mask_box
 
 STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}

@@ -10,9 +10,7 @@ import pytest
 from tests.shared import SHARED, needs_shared
 from u2seg.config.evaldata import CLASS_SETS as NAMES_IN_SETTINGS
 from u2seg.errors import UserError
-from u2seg.evaluation import coco_ids as coco
-from u2seg.evaluation import other_ids as other
-from u2seg.evaluation.classsets import CLASS_SETS, TRUTH, find_class_set, plain_name
+from u2seg.evaluation.truth.classes import TRUTH, class_sets, find_class_set, plain_name, vocabulary
 
 CATEGORIES = ("data", "metrics", "panopticapi", "panoptic_coco_categories.json")
 COUNTS = {
@@ -37,7 +35,7 @@ VOID = {
     "coco-133": REMOVED,
     "coco-95": REMOVED,
     "coco-16": REMOVED,
-    "coco-80": REMOVED | set(range(92, 201)) & set(coco.NAMES),
+    "coco-80": REMOVED | set(range(92, 201)) & set(vocabulary("coco")),
     "cocostuff-171": REMOVED,
     "cityscapes-27": set(range(7)),
     "cityscapes-19": {*range(7), 9, 10, 14, 15, 16, 18, 29, 30},
@@ -48,18 +46,18 @@ VOID = {
 
 def members(name: str) -> dict[str, set[str]]:
     """Return class name -> names of what it collects."""
-    one = CLASS_SETS[name]
+    one = class_sets()[name]
     return {c.name: {one.vocabulary[m] for m in c.members} for c in one.classes}
 
 
 def test_settings_know_the_sets() -> None:
-    assert (TRUTH, *CLASS_SETS) == (TRUTH, *COUNTS)
-    assert set(NAMES_IN_SETTINGS) == {TRUTH, *CLASS_SETS}
+    assert (TRUTH, *class_sets()) == (TRUTH, *COUNTS)
+    assert set(NAMES_IN_SETTINGS) == {TRUTH, *class_sets()}
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_set_is_sound(name: str) -> None:
-    one = CLASS_SETS[name]
+    one = class_sets()[name]
     assert (len(one.things), len(one.stuff)) == COUNTS[name]
     ids = [c.id for c in one.classes]
     assert len(set(ids)) == len(ids) and min(ids) > 0
@@ -73,32 +71,18 @@ def test_every_set_is_sound(name: str) -> None:
     assert len(set(plain)) == len(plain), "names are not told apart"
 
 
+@pytest.mark.shared
 @needs_shared(*CATEGORIES)
 def test_coco_ids_names_and_super_categories_are_panopticapis() -> None:
     rows = json.loads(SHARED.joinpath(*CATEGORIES).read_text())
-    assert {r["id"]: r["name"] for r in rows} == {
-        i: coco.NAMES[i] for i in (*coco.THINGS, *coco.PANOPTIC_STUFF)
-    }
-    things = {r["id"] for r in rows if r["isthing"]}
-    assert things == set(coco.THINGS)
-    for row in rows:
-        groups = coco.THING_GROUPS if row["isthing"] else coco.STUFF_GROUPS
-        assert row["id"] in groups[row["supercategory"]], row
-        if row["id"] in coco.FINE_STUFF:  # STEGO's table agrees where both speak
-            assert row["id"] in coco.FINE_STUFF_GROUPS[row["supercategory"]], row
-
-
-def test_coco_things_and_stuff_add_up() -> None:
-    assert len(coco.THINGS) == 80 and len(coco.PANOPTIC_STUFF) == 53
-    assert len(coco.FINE_STUFF) == 91 and len(coco.REMOVED) == 11
-    assert sorted(i for g in coco.THING_GROUPS.values() for i in g) == list(range(1, 92))
-    fine = sorted(i for g in coco.FINE_STUFF_GROUPS.values() for i in g)
-    assert fine == list(coco.FINE_STUFF)
-    assert set(coco.STUFF_GROUPS) == set(coco.FINE_STUFF_GROUPS)
-    assert (coco.NAMES[1], coco.NAMES[90], coco.NAMES[92]) == ("person", "toothbrush", "banner")
-    assert (coco.NAMES[182], coco.NAMES[184], coco.NAMES[200]) == (
-        "wood", "tree-merged", "rug-merged",
-    )  # fmt: skip
+    panoptic = class_sets()["coco-133"]
+    assert {r["id"]: r["name"] for r in rows} == panoptic.names
+    assert {r["id"] for r in rows if r["isthing"]} == set(panoptic.things)
+    for name, kinds in (("coco-95", (0,)), ("cocostuff-27", (0, 1))):  # they agree
+        owner = {m: c.name for c in class_sets()[name].classes for m in c.members}
+        for row in rows:
+            if row["isthing"] in kinds:
+                assert owner[row["id"]] == row["supercategory"], row
 
 
 def test_known_members() -> None:
@@ -117,7 +101,7 @@ def test_known_members() -> None:
 
 
 def test_cityscapes_19_and_27() -> None:
-    nineteen = CLASS_SETS["cityscapes-19"]
+    nineteen = class_sets()["cityscapes-19"]
     assert [nineteen.names[i] for i in nineteen.things] == [
         "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
     ]  # fmt: skip
@@ -125,43 +109,36 @@ def test_cityscapes_19_and_27() -> None:
         "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light",
         "traffic sign", "vegetation", "terrain", "sky",
     ]  # fmt: skip
-    more = set(CLASS_SETS["cityscapes-27"].names.values()) - set(nineteen.names.values())
+    more = set(class_sets()["cityscapes-27"].names.values()) - set(nineteen.names.values())
     assert more == {
         "parking", "rail track", "guard rail", "bridge", "tunnel", "polegroup", "caravan",
         "trailer",
     }  # fmt: skip
-    ids = sorted(CLASS_SETS["cityscapes-27"].names)
+    ids = sorted(class_sets()["cityscapes-27"].names)
     assert ids == list(range(7, 34)) and all(a + 1 == b for a, b in pairwise(ids))
 
 
-def test_voc_and_camvid() -> None:
-    assert (
-        other.VOC[1] == "aeroplane" and other.VOC[15] == "person" and other.VOC[20] == "tvmonitor"
-    )
-    assert CLASS_SETS["voc-21"].names[other.VOC_BACKGROUND] == "background"
-    assert CLASS_SETS["camvid-11"].names[1] == "Sky"
-
-
+@pytest.mark.shared
 @needs_shared("data", "camvid", "classes.json")
 def test_camvid_names_are_the_data_sets() -> None:
     rows = json.loads((SHARED / "data/camvid/classes.json").read_text())["classes"]
-    assert {r["id"] + 1: r["name"] for r in rows} == other.CAMVID
+    assert {r["id"] + 1: r["name"] for r in rows} == vocabulary("camvid")
 
 
 def test_classes_are_recognised_by_name_whatever_their_ids() -> None:
     train_ids = {1: "road", 2: "Sidewalk", 12: "person", 3: "caravan"}
-    found = CLASS_SETS["cityscapes-19"].collect(train_ids, {12, 3}, "x.json")
+    found = class_sets()["cityscapes-19"].collect(train_ids, {12, 3}, "x.json")
     assert found == {1: 7, 2: 8, 12: 24}  # a caravan is void in the 19 classes
-    assert CLASS_SETS["coco-80"].collect({1: "tv", 2: "other"}, {1, 2}, "x") == {1: 72}
-    assert CLASS_SETS["uvo"].collect({4: "robot", 5: "grass"}, {4}, "x") == {4: 1}
+    assert class_sets()["coco-80"].collect({1: "tv", 2: "other"}, {1, 2}, "x") == {1: 72}
+    assert class_sets()["uvo"].collect({4: "robot", 5: "grass"}, {4}, "x") == {4: 1}
 
 
 def test_stuff_of_the_other_data_set_is_refused_not_dropped() -> None:
     with pytest.raises(UserError, match=r"class 184 is 'tree-merged', which cocostuff-171"):
-        CLASS_SETS["cocostuff-171"].collect({184: "tree-merged"}, set(), "x.json")
+        class_sets()["cocostuff-171"].collect({184: "tree-merged"}, set(), "x.json")
     with pytest.raises(UserError, match=r"class 169 is 'tree'.*choose another class set"):
-        CLASS_SETS["coco-95"].collect({1: "cat", 169: "tree"}, {1}, "x.json")
-    assert CLASS_SETS["cocostuff-27"].collect({1: "tree-merged", 2: "tree"}, set(), "x") == {
+        class_sets()["coco-95"].collect({1: "cat", 169: "tree"}, {1}, "x.json")
+    assert class_sets()["cocostuff-27"].collect({1: "tree-merged", 2: "tree"}, set(), "x") == {
         1: 23,
         2: 23,
     }
@@ -169,7 +146,7 @@ def test_stuff_of_the_other_data_set_is_refused_not_dropped() -> None:
 
 def test_a_truth_without_any_class_of_the_set_is_refused() -> None:
     with pytest.raises(UserError, match=r"x\.json has none of the 80 classes of coco-80"):
-        CLASS_SETS["coco-80"].collect({184: "tree-merged"}, set(), "x.json")
+        class_sets()["coco-80"].collect({184: "tree-merged"}, set(), "x.json")
 
 
 def test_a_misspelt_set_is_named() -> None:

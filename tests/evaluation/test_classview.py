@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from u2seg.errors import UserError
-from u2seg.evaluation.classsets import CLASS_SETS
-from u2seg.evaluation.classview import with_classes
-from u2seg.evaluation.panoptic import TruthSegment
-from u2seg.evaluation.truth import INSTANCES, SEMANTIC, TASKS, TrueImage
+from u2seg.evaluation.metrics.panoptic import TruthSegment
+from u2seg.evaluation.truth.base import INSTANCES, SEMANTIC, TASKS, TrueImage, Truth
+from u2seg.evaluation.truth.classes import class_sets, with_classes
 
 IDS = np.array([[5, 5, 6, 6, 0], [7, 7, 8, 8, 9]], dtype=np.int32)
 SEGMENTS = {
@@ -26,39 +25,34 @@ SEGMENTS = {
 }
 
 
-@dataclass(frozen=True)
-class Small:
+@dataclass(frozen=True, kw_only=True)
+class Small(Truth):
     """A truth of one image."""
 
-    names: dict[int, str]
-    things: tuple[int, ...]
-    stuff: tuple[int, ...]
     image: TrueImage
-    tasks: frozenset[str] = TASKS
-    source: Path = Path("small.json")
 
-    @property
-    def stems(self) -> dict[int, str]:
-        return {3: "a/b"}
+    def _maps(self, number: int) -> tuple[Path, ...]:
+        return (Path("b.png"),)
 
-    @property
-    def sizes(self) -> dict[int, tuple[int, int]]:
-        return {3: (2, 5)}
-
-    def path(self, image_id: int) -> Path:
-        return Path("b.png")
-
-    def read(self, image_id: int) -> TrueImage:
+    def _read(self, number: int, size: tuple[int, int]) -> TrueImage:
         return self.image
 
 
 def small(instances: list[dict[str, Any]] | None = None) -> Small:
     names = {1: "person", 17: "cat", 148: "river", 155: "sea", 187: "sky-other-merged"}
-    return Small(names, (1, 17), (148, 155, 187), TrueImage(IDS, SEGMENTS, instances))
+    return Small(
+        source=Path("small.json"),
+        names=names,
+        things=(1, 17),
+        stuff=(148, 155, 187),
+        stems={3: "a/b"},
+        sizes={3: (2, 5)},
+        image=TrueImage(IDS, SEGMENTS, instances),
+    )
 
 
 def test_categories_change_and_segments_stay() -> None:
-    view = with_classes(small(), CLASS_SETS["coco-95"])
+    view = with_classes(small(), class_sets()["coco-95"])
     image = view.read(3)
     assert np.array_equal(image.ids, IDS)
     assert {i: s.category for i, s in image.segments.items()} == {
@@ -71,21 +65,21 @@ def test_categories_change_and_segments_stay() -> None:
 
 
 def test_merged_stuff_is_one_segment_and_things_stay_apart() -> None:
-    image = with_classes(small(), CLASS_SETS["coco-95"], merge_stuff=True).read(3)
+    image = with_classes(small(), class_sets()["coco-95"], merge_stuff=True).read(3)
     assert image.ids.tolist() == [[5, 5, 6, 6, 0], [6, 6, 8, 8, 9]]
     assert image.segments[6] == TruthSegment(210, 4)
     assert list(image.segments) == [5, 6, 8, 9]
 
 
 def test_what_no_class_collects_is_void() -> None:
-    image = with_classes(small(), CLASS_SETS["coco-80"]).read(3)
+    image = with_classes(small(), class_sets()["coco-80"]).read(3)
     assert image.ids.tolist() == [[5, 5, 0, 0, 0], [0, 0, 8, 8, 0]]
     assert set(image.segments) == {5, 8}
 
 
 def test_instances_follow_and_stuff_among_them_is_dropped() -> None:
     records = [{"image_id": 3, "category_id": c, "score": n} for n, c in enumerate((17, 155, 1))]
-    image = with_classes(small(records), CLASS_SETS["uvo"]).read(3)
+    image = with_classes(small(records), class_sets()["uvo"]).read(3)
     assert image.instances == [
         {"image_id": 3, "category_id": 1, "score": 0},
         {"image_id": 3, "category_id": 1, "score": 2},
@@ -93,15 +87,15 @@ def test_instances_follow_and_stuff_among_them_is_dropped() -> None:
 
 
 def test_tasks_that_do_not_meet_are_refused() -> None:
-    only = replace(small(), tasks=frozenset({INSTANCES}))
+    only = replace(small(), own_tasks=frozenset({INSTANCES}))
     with pytest.raises(
         UserError, match=r"small.json answers instances, .* coco-16 is for semantic"
     ):
-        with_classes(only, CLASS_SETS["coco-16"])
+        with_classes(only, class_sets()["coco-16"])
 
 
 def test_a_thing_that_is_stuff_in_the_truth_is_refused() -> None:
     wrong = replace(small(), things=(1,), stuff=(17, 148, 155, 187))
     with pytest.raises(UserError, match=r"class 17 \(cat\) is among the stuff.*mend 'isthing'"):
-        with_classes(wrong, CLASS_SETS["coco-95"])
-    assert with_classes(wrong, CLASS_SETS["cocostuff-27"]).tasks == {SEMANTIC}
+        with_classes(wrong, class_sets()["coco-95"])
+    assert with_classes(wrong, class_sets()["cocostuff-27"]).tasks == {SEMANTIC}

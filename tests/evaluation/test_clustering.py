@@ -11,13 +11,13 @@ from pycocotools import mask as coco_mask
 from sklearn.metrics import normalized_mutual_info_score
 
 from u2seg.errors import UserError
-from u2seg.evaluation.clustering import (
-    cluster_scores,
+from u2seg.evaluation.label_quality import (
+    MaskTruth,
     format_cluster_scores,
     score_clusters,
     true_classes,
 )
-from u2seg.evaluation.masks import MaskTruth
+from u2seg.evaluation.metrics.clustering import cluster_scores
 
 SIZE = (10, 10)
 

@@ -11,11 +11,12 @@ from PIL import Image
 from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from u2seg.errors import UserError
-from u2seg.evaluation.crop import crop_map, crop_truth, cropped
-from u2seg.evaluation.files import read_predictions, read_truth
-from u2seg.evaluation.panoptic import TruthSegment
-from u2seg.evaluation.readers import open_truth
-from u2seg.evaluation.truth import SEMANTIC
+from u2seg.evaluation.metrics.panoptic import TruthSegment
+from u2seg.evaluation.truth.base import SEMANTIC
+from u2seg.evaluation.truth.coco import read_truth
+from u2seg.evaluation.truth.crop import crop_map, crop_truth
+from u2seg.evaluation.truth.formats import open_truth
+from u2seg.evaluation.truth.predictions import cropped, read_predictions
 from u2seg.structures.labels import LabelSpace
 
 
@@ -65,8 +66,8 @@ def test_predictions_are_cropped_as_the_truth(tmp_path: Path) -> None:
         true, found = truth.read(image_id), square.panoptic.read_ids(image_id)
         assert np.array_equal(found, np.where(true.ids > 0, true.ids + 100, 0))
         square.panoptic.check_ids(image_id, np.unique(found).tolist(), every=True)
-        stuff = square.read_stuff(image_id, (2, 2))
-        assert np.array_equal(stuff, crop_map(whole.read_stuff(image_id, (4, 6)), 2))
+        stuff = square.read_stuff(image_id)
+        assert np.array_equal(stuff, crop_map(whole.read_stuff(image_id), 2))
 
 
 def test_only_the_semantic_task_is_cropped(tmp_path: Path) -> None:

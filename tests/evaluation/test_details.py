@@ -11,16 +11,25 @@ import pytest
 
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from u2seg.errors import UserError
-from u2seg.evaluation import confusion, worst
-from u2seg.evaluation.class_table import class_rows, per_class_csv
-from u2seg.evaluation.confusion import clusters_csv, count_clusters, unmatched_clusters
+from u2seg.evaluation.collect import NONE, gather
 from u2seg.evaluation.figures import Scoring, image_counts, score
-from u2seg.evaluation.files import read_predictions, read_truth
-from u2seg.evaluation.gather import NONE
-from u2seg.evaluation.mapping import ClusterMapping
-from u2seg.evaluation.passes import gather
-from u2seg.evaluation.provenance import provenance
-from u2seg.evaluation.worst import ImageScore, image_scores, ranked, worst_images
+from u2seg.evaluation.protocols.mapping import ClusterMapping
+from u2seg.evaluation.report import details as confusion
+from u2seg.evaluation.report import details as worst
+from u2seg.evaluation.report.details import (
+    ImageScore,
+    class_rows,
+    clusters_csv,
+    count_clusters,
+    image_scores,
+    per_class_csv,
+    ranked,
+    unmatched_clusters,
+    worst_images,
+)
+from u2seg.evaluation.truth.coco import read_truth
+from u2seg.evaluation.truth.predictions import read_predictions
+from u2seg.evaluation.truth.splits import provenance
 from u2seg.io.png import read_panoptic_png
 from u2seg.structures.labels import LabelSpace
 

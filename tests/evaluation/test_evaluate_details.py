@@ -14,7 +14,7 @@ from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.evaluation.test_taskfit import result_folder, river_and_sea
 from u2seg.config.evaluation import EvalSettings
 from u2seg.evaluation import evaluate_folder, format_metrics
-from u2seg.evaluation.readers import scored_truth
+from u2seg.evaluation.truth.formats import scored_truth
 from u2seg.io.atomic import sha256_file
 from u2seg.structures.labels import LabelSpace
 

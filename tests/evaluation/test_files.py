@@ -15,14 +15,13 @@ from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
-from u2seg.evaluation import GroundTruth, evaluate_folder, passes
-from u2seg.evaluation.classsets import ClassSet, SetClass
-from u2seg.evaluation.classview import with_classes
-from u2seg.evaluation.files import settled_areas
-from u2seg.evaluation.overlap import Overlap
-from u2seg.evaluation.panoptic import TruthSegment
-from u2seg.evaluation.readers import open_truth
-from u2seg.evaluation.truth import TASKS, Truth
+from u2seg.evaluation import GroundTruth, evaluate_folder
+from u2seg.evaluation import collect as passes
+from u2seg.evaluation.metrics.overlap import Overlap
+from u2seg.evaluation.metrics.panoptic import TruthSegment
+from u2seg.evaluation.truth.base import TASKS, Truth, settled_areas
+from u2seg.evaluation.truth.classes import ClassSet, SetClass, with_classes
+from u2seg.evaluation.truth.formats import open_truth
 from u2seg.io.png import write_label_png, write_panoptic_png
 from u2seg.structures.labels import LabelSpace
 

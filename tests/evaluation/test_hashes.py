@@ -14,12 +14,13 @@ from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.evaluation.label_files import CLUSTERS, SPACE, write_labels
 from u2seg.config.evaluation import EvalSettings
-from u2seg.evaluation import GroundTruth, evaluate_folder, hashes
-from u2seg.evaluation.files import read_predictions, read_truth
-from u2seg.evaluation.hashes import file_sha256, input_hashes, maps_sha256
-from u2seg.evaluation.readers import open_truth
-from u2seg.evaluation.truth import Truth
-from u2seg.evaluation.truthview import RenumberedTruth
+from u2seg.evaluation import GroundTruth, evaluate_folder
+from u2seg.evaluation.truth import splits as hashes
+from u2seg.evaluation.truth.base import Truth, paired_by_stem
+from u2seg.evaluation.truth.coco import read_truth
+from u2seg.evaluation.truth.formats import open_truth
+from u2seg.evaluation.truth.predictions import read_predictions
+from u2seg.evaluation.truth.splits import file_sha256, input_hashes, maps_sha256
 from u2seg.io.atomic import sha256_file
 
 
@@ -105,10 +106,11 @@ def test_folders_of_maps_have_hashes_too(tmp_path: Path) -> None:
     truth = open_truth("voc", [names, folder], "voc-21")
     objects = folder.parent / "SegmentationObject"
     every = {}
-    for stem in ("2007_000032", "2007_000033"):
+    stems = ("2007_000032", "2007_000033")
+    for stem in stems:
         every |= {stem: folder / f"{stem}.png", f"1/{stem}": objects / f"{stem}.png"}
     assert found_in(empty, truth)["truth/maps"] == maps_sha256(every)
-    moved = RenumberedTruth(truth, {7: 2, 9: 1})
+    moved = paired_by_stem(truth, {7: stems[1], 9: stems[0]}, tmp_path)
     assert found_in(empty, moved)["truth/maps"] == maps_sha256(every)
     instances = formats.coco_instances(tmp_path / "i.json", {1: "person", 2: "bicycle"})
     found = found_in(empty, open_truth("coco-instances", [instances]))

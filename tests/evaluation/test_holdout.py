@@ -11,10 +11,10 @@ import pytest
 from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
 from u2seg.errors import UserError
-from u2seg.evaluation.files import read_truth
-from u2seg.evaluation.holdout import Split, describe_fit, hold_out, image_key
-from u2seg.evaluation.readers import open_truth
-from u2seg.evaluation.truth import Truth
+from u2seg.evaluation.truth.base import Truth
+from u2seg.evaluation.truth.coco import read_truth
+from u2seg.evaluation.truth.formats import open_truth
+from u2seg.evaluation.truth.splits import Split, describe_fit, hold_out, image_key
 
 
 def named(ids: Iterable[int]) -> dict[int, str]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.shared import SHARED, needs_shared
-from u2seg.evaluation.files import read_panoptic_set
-from u2seg.evaluation.instance import instance_metrics, truth_instances
-from u2seg.evaluation.panoptic import TruthSegment
+from u2seg.evaluation.metrics.instance import instance_metrics, truth_instances
+from u2seg.evaluation.metrics.panoptic import TruthSegment
+from u2seg.evaluation.truth.coco import read_panoptic_set
 from u2seg.io.coco import segmentation_rle
 from u2seg.structures.masks import decode_mask, encode_mask
 

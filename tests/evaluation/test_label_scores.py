@@ -11,7 +11,7 @@ import pytest
 
 from u2seg.errors import UserError
 from u2seg.evaluation import GroundTruth
-from u2seg.evaluation.label_scores import score_labels
+from u2seg.evaluation.label_quality import score_labels
 from u2seg.io.atomic import write_json
 from u2seg.io.png import write_panoptic_png
 

@@ -14,13 +14,17 @@ from tests.evaluation.tables import table
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder
+from u2seg.evaluation.collect import NONE
 from u2seg.evaluation.figures import Scoring, image_counts
-from u2seg.evaluation.files import PanopticSet, read_panoptic_set, read_truth
-from u2seg.evaluation.gather import NONE
-from u2seg.evaluation.mapping import ClusterMapping, fit_mapping
-from u2seg.evaluation.mapping_file import mapping_json, read_mapping
-from u2seg.evaluation.panoptic import TruthSegment
-from u2seg.evaluation.protocols import protocol_of
+from u2seg.evaluation.metrics.panoptic import TruthSegment
+from u2seg.evaluation.protocols.mapping import (
+    ClusterMapping,
+    fit_mapping,
+    mapping_json,
+    read_mapping,
+)
+from u2seg.evaluation.protocols.rules import protocol_of
+from u2seg.evaluation.truth.coco import PanopticSet, read_panoptic_set, read_truth
 from u2seg.structures.labels import LabelSpace
 
 SPACE = LabelSpace(num_things=3, num_stuff=2)

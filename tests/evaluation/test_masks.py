@@ -14,14 +14,17 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.shared import SHARED, needs_shared
 from u2seg.errors import UserError
-from u2seg.evaluation.baselines import SLIC_SEGMENTS, centered_box, slic_superpixels
-from u2seg.evaluation.mask_scores import format_mask_metrics, score_masks
-from u2seg.evaluation.masks import (
+from u2seg.evaluation.label_quality import (
+    SLIC_SEGMENTS,
     best_instance_ious,
     best_mask_ious,
+    centered_box,
+    format_mask_metrics,
     mask_metrics,
     read_mask_results,
     read_mask_truth,
+    score_masks,
+    slic_superpixels,
 )
 from u2seg.structures.masks import InstanceMask, decode_mask, encode_mask
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.shared import SHARED, needs_shared
-from u2seg.evaluation.matching import (
+from u2seg.evaluation.metrics.matching import (
     hungarian_majority_map,
     hungarian_map,
     majority_map,

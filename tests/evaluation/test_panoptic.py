@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.shared import SHARED, needs_shared
-from u2seg.evaluation.overlap import count_overlaps
-from u2seg.evaluation.panoptic import ClassCounts, TruthSegment, count_matches, mean_quality
+from u2seg.evaluation.metrics.overlap import count_overlaps
+from u2seg.evaluation.metrics.panoptic import ClassCounts, TruthSegment, count_matches, mean_quality
 from u2seg.io.png import read_panoptic_png
 
 GOLDEN = SHARED / "golden" / "pq"

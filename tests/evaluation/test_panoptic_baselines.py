@@ -13,18 +13,13 @@ from tests.evaluation.label_files import CLUSTERS, SPACE, write_labels
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder
-from u2seg.evaluation.files import read_predictions, read_truth
-from u2seg.evaluation.panoptic_baselines import (
-    LABELS,
-    ONE,
-    RANDOM,
-    baselines,
-    format_baselines,
-    read_labels,
-)
-from u2seg.evaluation.passes import gather
-from u2seg.evaluation.protocols import StuffRule
-from u2seg.evaluation.votes import stuff_votes
+from u2seg.evaluation.baselines import LABELS, ONE, RANDOM, baselines
+from u2seg.evaluation.collect import gather
+from u2seg.evaluation.protocols.rules import StuffRule
+from u2seg.evaluation.protocols.votes import stuff_votes
+from u2seg.evaluation.report.table import format_baselines
+from u2seg.evaluation.truth.coco import read_truth
+from u2seg.evaluation.truth.predictions import read_labels, read_predictions
 from u2seg.io.png import write_label_png
 
 

@@ -17,9 +17,11 @@ from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import StageError, UserError
-from u2seg.evaluation import GroundTruth, evaluate_folder, passes
-from u2seg.evaluation.files import read_predictions, read_truth
-from u2seg.evaluation.passes import Ranks, gather
+from u2seg.evaluation import GroundTruth, evaluate_folder
+from u2seg.evaluation import collect as passes
+from u2seg.evaluation.collect import Ranks, gather
+from u2seg.evaluation.truth.coco import read_truth
+from u2seg.evaluation.truth.predictions import read_predictions
 from u2seg.io.png import write_panoptic_png
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask
@@ -155,7 +157,7 @@ def test_a_worker_that_dies_is_told_of(
 
 def real_folder(folder: Path, images: int) -> GroundTruth:
     """Write golden predictions with instances made from their segments; return the truth."""
-    from u2seg.evaluation.files import read_panoptic_set
+    from u2seg.evaluation.truth.coco import read_panoptic_set
 
     truth = json.loads((GOLDEN / "coco_gt.json").read_text())
     truth["annotations"] = truth["annotations"][:images]

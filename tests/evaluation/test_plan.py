@@ -14,9 +14,9 @@ from tests.evaluation.test_taskfit import result_folder, river_and_sea
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder
-from u2seg.evaluation.files import read_truth
-from u2seg.evaluation.plan import MappingFile, plan_evaluation
-from u2seg.evaluation.readers import scored_truth
+from u2seg.evaluation.protocols.plan import MappingFile, plan_evaluation
+from u2seg.evaluation.truth.coco import read_truth
+from u2seg.evaluation.truth.formats import scored_truth
 from u2seg.io.png import write_panoptic_png
 from u2seg.structures.labels import LabelSpace
 

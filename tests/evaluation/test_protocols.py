@@ -10,7 +10,7 @@ from u2seg.config.evaluation import PROTOCOLS
 from u2seg.config.load import load_settings
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
-from u2seg.evaluation.protocols import (
+from u2seg.evaluation.protocols.rules import (
     COMPARED,
     PAPER_THRESHOLDS,
     StuffRule,

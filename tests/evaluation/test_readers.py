@@ -16,19 +16,20 @@ from tests.evaluation.datasets import write_truth
 from tests.shared import SHARED, needs_shared
 from u2seg.config.evaldata import EVAL_FORMATS
 from u2seg.errors import UserError
-from u2seg.evaluation.classsets import CLASS_SETS
-from u2seg.evaluation.instance import truth_instances
-from u2seg.evaluation.panoptic import TruthSegment
-from u2seg.evaluation.readers import FORMATS, open_truth
-from u2seg.evaluation.truth import INSTANCES, SEMANTIC, TASKS
+from u2seg.evaluation.metrics.instance import truth_instances
+from u2seg.evaluation.metrics.panoptic import TruthSegment
+from u2seg.evaluation.truth.base import INSTANCES, SEMANTIC, TASKS
+from u2seg.evaluation.truth.classes import class_sets
+from u2seg.evaluation.truth.formats import FORMATS, find_format, open_truth
 from u2seg.io.png import write_panoptic_png
 
 PANOPTICAPI = ("data", "metrics", "panopticapi", "sample_data")
 
 
 def test_settings_know_the_formats_and_what_each_needs() -> None:
-    assert set(EVAL_FORMATS) == set(FORMATS)
-    for name, known in FORMATS.items():
+    assert sorted(EVAL_FORMATS) == FORMATS.names()
+    for name in FORMATS.names():
+        known = find_format(name)
         tree = EVAL_FORMATS[name]
         given = {key for key in ("json", "pngs") if getattr(tree, key)}
         assert set(known.keys[: known.required]) == given, name
@@ -377,7 +378,7 @@ def test_real_truth_of_95_and_16_classes() -> None:
     assert after < before
     sixteen = open_truth("coco-panoptic", paths, "coco-16")
     assert len(sixteen.names) == 16 and sixteen.tasks == {SEMANTIC}
-    assert CLASS_SETS["coco-16"].every_thing in sixteen.things
+    assert class_sets()["coco-16"].every_thing in sixteen.things
 
 
 @needs_shared("data", "camvid", "classes.json")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.shared import SHARED, needs_shared
-from u2seg.evaluation.semantic import (
+from u2seg.evaluation.metrics.semantic import (
     class_accuracy,
     class_iou,
     confusion_matrix,

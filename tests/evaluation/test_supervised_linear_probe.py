@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.shared import SHARED, needs_shared
-from u2seg.evaluation.supervised_linear_probe import (
+from u2seg.evaluation.metrics.supervised_linear_probe import (
     SupervisedLinearProbe,
     supervised_linear_probe,
 )

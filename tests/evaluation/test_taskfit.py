@@ -15,9 +15,9 @@ from tests.shared import SHARED, needs_shared
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder, format_metrics
-from u2seg.evaluation.protocols import protocol_of
-from u2seg.evaluation.readers import open_truth, scored_truth
-from u2seg.evaluation.taskfit import rule_for, truth_words
+from u2seg.evaluation.protocols.rules import protocol_of
+from u2seg.evaluation.protocols.task_rules import rule_for, truth_words
+from u2seg.evaluation.truth.formats import open_truth, scored_truth
 from u2seg.io.png import write_panoptic_png
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask, mask_box

@@ -9,8 +9,8 @@ import pytest
 
 from tests.evaluation import formats
 from u2seg.errors import UserError
-from u2seg.evaluation.readers import open_truth
-from u2seg.evaluation.truthview import paired_by_stem
+from u2seg.evaluation.truth.base import paired_by_stem
+from u2seg.evaluation.truth.formats import open_truth
 
 
 def test_ids_of_the_predictions_are_taken(tmp_path: Path) -> None:

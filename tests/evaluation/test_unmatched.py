@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from u2seg.evaluation.overlap import count_overlaps
-from u2seg.evaluation.panoptic import TruthSegment
-from u2seg.evaluation.unmatched import unmatched_positives
+from u2seg.evaluation.metrics.overlap import count_overlaps
+from u2seg.evaluation.metrics.panoptic import TruthSegment, unmatched_positives
 
 CAT, GRASS = 1, 3
 TRUTH = {11: TruthSegment(CAT, 4), 12: TruthSegment(CAT, 2), 13: TruthSegment(GRASS, 3)}

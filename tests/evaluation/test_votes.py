@@ -12,13 +12,13 @@ import pytest
 from tests.evaluation.tables import table
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import EvalSettings
-from u2seg.evaluation.files import GroundTruth, Predictions, read_panoptic_set, read_truth
-from u2seg.evaluation.gather import ANY_THING, NONE
-from u2seg.evaluation.matching import majority_map
-from u2seg.evaluation.panoptic import TruthSegment
-from u2seg.evaluation.passes import gather
-from u2seg.evaluation.protocols import StuffRule, ThingRule, protocol_of
-from u2seg.evaluation.votes import pixel_counts, stuff_votes, thing_votes
+from u2seg.evaluation.collect import ANY_THING, NONE, gather
+from u2seg.evaluation.metrics.matching import majority_map
+from u2seg.evaluation.metrics.panoptic import TruthSegment
+from u2seg.evaluation.protocols.rules import StuffRule, ThingRule, protocol_of
+from u2seg.evaluation.protocols.votes import pixel_counts, stuff_votes, thing_votes
+from u2seg.evaluation.truth.coco import GroundTruth, read_panoptic_set, read_truth
+from u2seg.evaluation.truth.predictions import Predictions
 from u2seg.structures.masks import encode_mask, mask_box
 
 CAT, DOG, GRASS, SKY = 1, 2, 3, 4

@@ -23,10 +23,9 @@ from u2seg.data.mapper import read_photograph
 from u2seg.engine.evalchoice import EvalChoice
 from u2seg.engine.run import evaluate, train_or_evaluate
 from u2seg.errors import StageError, UserError
-from u2seg.evaluation.mapping import ClusterMapping
-from u2seg.evaluation.mapping_file import mapping_json
-from u2seg.evaluation.protocols import protocol_of
-from u2seg.evaluation.readers import open_truth
+from u2seg.evaluation.protocols.mapping import ClusterMapping, mapping_json
+from u2seg.evaluation.protocols.rules import protocol_of
+from u2seg.evaluation.truth.formats import open_truth
 from u2seg.host.arguments import train_parser
 from u2seg.host.evaldata import photograph_records, truth_of, truth_paths
 from u2seg.host.setup import build_cfg

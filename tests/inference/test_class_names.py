@@ -13,7 +13,7 @@ from tests.engine.test_evalchoice import write_mapping
 from tests.label_folder import BASE_CONFIG, TINY, scene
 from u2seg.compat import prepare_host
 from u2seg.errors import UserError
-from u2seg.evaluation.mapping_file import with_class_names
+from u2seg.evaluation.protocols.mapping import with_class_names
 from u2seg.host.arguments import demo_parser
 from u2seg.inference import demo
 from u2seg.inference.segmenter import Prediction

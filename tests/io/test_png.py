@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,54 @@ def test_missing_damaged_and_huge_files(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(png, "allow_pixels", lambda _: None)
     with pytest.raises(UserError, match=r"cannot read the PNG .*x\.png"):
         read_label_png(tmp_path / "x.png")
+
+
+def test_opencv_and_pillow_read_the_same_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = np.random.default_rng(0).integers(0, 2**24, (31, 17)).astype(np.int32)
+    path = tmp_path / "x.png"
+    write_panoptic_png(path, ids)
+    np.testing.assert_array_equal(read_panoptic_png(path), ids)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    np.testing.assert_array_equal(read_panoptic_png(path), ids)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("RGBA", None), ("P", "its mode is P"), ("L", "L")])
+def test_other_kinds_of_png(mode: str, expected: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.new("RGB", (3, 2), (7, 7, 7)).convert(mode).save(path)
+    if expected is None:
+        assert read_panoptic_png(path).tolist() == [[7 + 7 * 256 + 7 * 65536] * 3] * 2
+    else:
+        with pytest.raises(UserError, match=rf"must be an RGB PNG.*{expected}"):
+            read_panoptic_png(path)
+
+
+def test_damage_never_gives_wrong_pixels(tmp_path: Path) -> None:
+    """Every bit flip breaks a checksum, the structure, or what carries no pixel."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 9, (20, 10)).astype(np.int32)
+    path = tmp_path / "x.png"
+    write_panoptic_png(path, ids)
+    good = path.read_bytes()
+    for number in range(150):
+        bad = bytearray(good)
+        bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
+        path.write_bytes(bytes(bad) if number % 2 else good[: rng.integers(len(good) - 12)])
+        try:
+            found = read_panoptic_png(path)
+        except UserError:
+            continue
+        np.testing.assert_array_equal(found, ids)
+
+
+def test_size_from_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png.encode_map(np.zeros((3, 5), np.uint8)))
+    assert png.png_size(path) == (3, 5)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"x\.png: it does not begin as a PNG"):
+        png.png_size(path)
+    with pytest.raises(UserError, match="does not exist"):
+        png.png_size(tmp_path / "y.png")

@@ -79,7 +79,7 @@ for name in "features masks clusters semantics panoptic pipeline structures io c
         importlib.import_module(module.name)
 
 report("modules")
-import u2seg.evaluation.supervised_linear_probe
+import u2seg.evaluation.metrics.supervised_linear_probe
 report("probe")
 """
 
@@ -93,7 +93,8 @@ def test_labelling_loads_neither_the_linear_probe_nor_anything_that_scores(
     assert done.returncode == 0, done.stderr
     lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("LOADED")]
     assert lines[:3] == [["stego"], ["kmeans_probe"], ["modules"]]
-    assert "u2seg.evaluation.supervised_linear_probe" in lines[3]  # the report would have told
+    # the report would have told
+    assert "u2seg.evaluation.metrics.supervised_linear_probe" in lines[3]
     for method in ("stego", "kmeans_probe"):
         assert len(list((tmp_path / "run" / method / "semantics").rglob("*.png"))) == 5
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.shared import SHARED, needs_shared
 from u2seg.config.load import load_settings
-from u2seg.evaluation.mask_scores import score_masks
+from u2seg.evaluation.label_quality import score_masks
 from u2seg.panoptic.validate import check_panoptic
 from u2seg.pipeline import generate_labels
 

@@ -11,7 +11,8 @@ from tests.label_folder import CONFIGS
 from tests.shared import SHARED, needs_shared
 from u2seg.config.load import load_settings
 from u2seg.config.schema import SemanticSettings
-from u2seg.evaluation.label_maps import MapTruth, score_controls, score_maps
+from u2seg.evaluation.label_maps import score_controls, score_maps
+from u2seg.evaluation.truth.folders import MapTruth
 from u2seg.features import build_extractor
 from u2seg.io.images import read_image
 from u2seg.io.png import write_label_png

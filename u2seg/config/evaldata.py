@@ -37,7 +37,7 @@ EVAL_FORMATS: dict[str, EvalTree] = {
     "voc": EvalTree("JPEGImages", "ImageSets/Segmentation/val.txt", "SegmentationClass"),
     "camvid": EvalTree("val/images", "classes.json", "val/labels"),
 }
-"""Format -> its usual tree; ``u2seg.evaluation.readers`` has a reader for each."""
+"""Format -> its usual tree; ``u2seg.evaluation.truth`` has a reader for each."""
 
 TRUTH_CLASSES = "truth"
 """The choice of class set that keeps the classes of the truth."""
@@ -46,4 +46,4 @@ CLASS_SETS = (
     "cityscapes-27", "cityscapes-19", "voc-20", "voc-21", "camvid-11",
     "uvo",
 )  # fmt: skip
-"""Names of class sets; ``u2seg.evaluation.classsets`` says what each holds."""
+"""Names of class sets; ``u2seg.evaluation/truth/classes.yaml`` says what each holds."""

@@ -7,9 +7,7 @@ masks, so it still teaches the semantic head.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +26,7 @@ from u2seg.io.images import (
     read_content,
     size_problem,
 )
-from u2seg.io.png import FAST_FROM, read_label_png
+from u2seg.io.png import read_label_png
 
 Record = dict[str, Any]
 VOID = 255
@@ -90,7 +88,6 @@ class PanopticMapper:
             for them.
         with_void: Without ``with_stuff``, mark their void pixels as ignored; copy-paste respects
             that.
-        fast: Decode stuff targets with numba where it is installed; its start takes seconds.
     """
 
     def __init__(
@@ -102,7 +99,6 @@ class PanopticMapper:
         num_stuff: int = 0,
         with_stuff: bool = True,
         with_void: bool = False,
-        fast: bool = False,
     ) -> None:
         from detectron2.data import transforms
 
@@ -113,20 +109,14 @@ class PanopticMapper:
         self.num_stuff = num_stuff
         self.with_stuff = with_stuff
         self.with_void = with_void and not with_stuff
-        self.fast = fast
-        if fast:
-            # numba, if it is here: loading processes that are forked later share it
-            with contextlib.suppress(ImportError):
-                importlib.import_module("u2seg.io.fastpng")
 
     @classmethod
-    def from_cfg(cls, cfg: Any, is_train: bool, images: int = 0) -> PanopticMapper:
+    def from_cfg(cls, cfg: Any, is_train: bool) -> PanopticMapper:
         """Build from ``cfg.INPUT``: resize by choice, flip, crop if enabled.
 
         Args:
             cfg: From ``setup_cfg``.
             is_train: As above.
-            images: There are; from ``FAST_FROM`` on compiled code decodes their stuff targets.
         """
         return cls(
             build_augmentations(cfg, is_train),
@@ -136,7 +126,6 @@ class PanopticMapper:
             cfg.U2SEG.SEMANTICS.NUM_CLASSES,
             cfg.MODEL.META_ARCHITECTURE != INSTANCES_ALONE,
             bool(cfg.U2SEG.COPY_PASTE.ENABLED),
-            fast=images >= FAST_FROM,
         )
 
     def __call__(self, record: Record) -> Record:
@@ -182,7 +171,7 @@ class PanopticMapper:
 
     def _stuff(self, path: str, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         try:
-            stuff = read_label_png(path, self.max_pixels, fast=self.fast)
+            stuff = read_label_png(path, self.max_pixels)
         except UserError as error:
             raise StageError(f"{error}. {REMAKE}") from error
         if stuff.shape != size:

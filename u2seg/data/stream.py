@@ -291,7 +291,7 @@ def build_train_loader(cfg: Any, start_iteration: int = 0) -> TrainStream:
     paste = settings_from_cfg(cfg).copy_paste
     stream = TrainStream(
         records,
-        PanopticMapper.from_cfg(cfg, True, len(records)),
+        PanopticMapper.from_cfg(cfg, True),
         plan,
         transform=functools.partial(CopyPaste, paste) if paste.enabled else None,
         memory=paste.memory,

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
-from u2seg.evaluation.files import PSEUDO_LABELS
-from u2seg.evaluation.mapping import LEAVE_OUT
-from u2seg.evaluation.mapping_file import with_class_names
-from u2seg.evaluation.plan import MappingFile, plan_evaluation
-from u2seg.evaluation.protocols import expand_names, protocol_of
-from u2seg.evaluation.truth import Truth
+from u2seg.evaluation.protocols.mapping import LEAVE_OUT, with_class_names
+from u2seg.evaluation.protocols.plan import MappingFile, plan_evaluation
+from u2seg.evaluation.protocols.rules import expand_names, protocol_of
+from u2seg.evaluation.truth.base import Truth
+from u2seg.evaluation.truth.predictions import PSEUDO_LABELS
 from u2seg.host.setup import label_space
 
 

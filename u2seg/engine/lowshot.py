@@ -11,9 +11,8 @@ from typing import Any
 from u2seg.config.evaluation import EvalSettings
 from u2seg.data.lowshot import LabelledSet, Labels, choose_images, read_labels, write_share
 from u2seg.errors import UserError
-from u2seg.evaluation.mapping import ClusterMapping
-from u2seg.evaluation.mapping_file import mapping_json
-from u2seg.evaluation.protocols import protocol_of
+from u2seg.evaluation.protocols.mapping import ClusterMapping, mapping_json
+from u2seg.evaluation.protocols.rules import protocol_of
 from u2seg.io.atomic import write_json
 from u2seg.io.lock import LOCK, only_run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from u2seg.evaluation.passes import Ranks
+from u2seg.evaluation.collect import Ranks
 
 if TYPE_CHECKING:
     from torch import nn

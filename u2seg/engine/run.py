@@ -24,7 +24,7 @@ from u2seg.host.setup import EVAL_NAME, label_space
 from u2seg.host.start import held_by_first, setup_cfg
 
 if TYPE_CHECKING:
-    from u2seg.evaluation.truth import Truth
+    from u2seg.evaluation.truth.base import Truth
 
 logger = logging.getLogger(__name__)
 EVALUATION_DIR = "evaluation"
@@ -132,8 +132,8 @@ def evaluate(
 
     from u2seg.engine.ranks import host_ranks
     from u2seg.evaluation import evaluate_folder, format_metrics
-    from u2seg.evaluation.few import some_images
-    from u2seg.evaluation.protocol_table import format_protocols
+    from u2seg.evaluation.report.table import format_protocols
+    from u2seg.evaluation.truth.base import subset
     from u2seg.inference.writer import PredictionWriter, check_own, predict_records
 
     name = cfg.DATASETS.TEST[0]
@@ -142,7 +142,7 @@ def evaluate(
     records = DatasetCatalog.get(name)
     if images:
         records = records[:images]
-        truth = some_images(truth, (record["image_id"] for record in records))
+        truth = subset(truth, (record["image_id"] for record in records))
     if comm.is_main_process():
         check_own(target)
     with held_by_first(target):
@@ -178,7 +178,7 @@ def _comparison(
     Raises:
         UserError: as ``check_choice``, or if the truth is missing or garbled.
     """
-    from u2seg.evaluation.files import GroundTruth, read_truth
+    from u2seg.evaluation.truth.coco import GroundTruth, read_truth
 
     settings, name = settings_from_cfg(cfg), cfg.DATASETS.TEST[0]
     if part:

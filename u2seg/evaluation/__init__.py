@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from u2seg.evaluation.evaluate import evaluate_folder
-    from u2seg.evaluation.files import PSEUDO_LABELS, GroundTruth
-    from u2seg.evaluation.table import format_metrics
+    from u2seg.evaluation.report.table import format_metrics
+    from u2seg.evaluation.truth.coco import GroundTruth
+    from u2seg.evaluation.truth.predictions import PSEUDO_LABELS
 
 __all__ = ["PSEUDO_LABELS", "GroundTruth", "evaluate_folder", "format_metrics"]
 
@@ -21,12 +22,16 @@ def __getattr__(name: str) -> Any:
         from u2seg.evaluation.evaluate import evaluate_folder
 
         return evaluate_folder
-    if name in ("PSEUDO_LABELS", "GroundTruth"):
-        from u2seg.evaluation import files
+    if name == "PSEUDO_LABELS":
+        from u2seg.evaluation.truth.predictions import PSEUDO_LABELS
 
-        return getattr(files, name)
+        return PSEUDO_LABELS
+    if name == "GroundTruth":
+        from u2seg.evaluation.truth.coco import GroundTruth
+
+        return GroundTruth
     if name == "format_metrics":
-        from u2seg.evaluation.table import format_metrics
+        from u2seg.evaluation.report.table import format_metrics
 
         return format_metrics
     raise AttributeError(f"module 'u2seg.evaluation' has no attribute {name!r}")

@@ -1,85 +1,159 @@
-"""Masks that know nothing of objects: what a method must beat."""
+"""What an evaluation gives for nothing, from the same pass: baselines beside the model.
+
+* ``random_clusters``: the model's segments, with its clusters renamed at random in every image
+  (things among things). What is left is what segments alone are worth. Renamed and not drawn
+  segment by segment, so that an instance and its panoptic segment still agree.
+* ``one_cluster``: the model's segments, all things in one cluster and all stuff in another.
+* ``labels``: the files of a labelling run, scored as if a model had predicted them.
+
+All are matched to classes by the rules of the model beside them and fitted anew, or share the
+mapping that the model was given. The first two vote with the maps the model votes with, its stuff
+maps renamed like its segments.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.errors import UserError
-from u2seg.evaluation.masks import MaskTruth
-from u2seg.io.images import BadImageError, read_image
-from u2seg.io.packaged import install_command
-from u2seg.io.paths import safe_join
-from u2seg.io.progress import Bar
-from u2seg.structures.masks import InstanceMask
+from u2seg.config.evaluation import EvalSettings
+from u2seg.evaluation.collect import ImageTable, StuffPixels, gather, stuff_cells
+from u2seg.evaluation.truth.base import Truth
+from u2seg.evaluation.truth.coco import PanopticSet
+from u2seg.evaluation.truth.predictions import (
+    Predictions,
+)
 
-BOX_SIDE = 0.5
-"""Sides of the centred box as a share of the image's sides; a quarter of its area."""
-SLIC_SEGMENTS = 25
-SLIC_COMPACTNESS = 10.0
-"""Settings of the superpixels: scikit-image's default compactness, 5 x 5 cells on average."""
+RANDOM, ONE, LABELS = "random_clusters", "one_cluster", "labels"
 
+NOTES = {
+    RANDOM: "the model's segments, its clusters renamed at random in every image",
+    ONE: "the model's segments, all things in one cluster, all stuff in another",
+    LABELS: "the files of a labelling run, scored directly",
+}
 
-def centered_box(size: tuple[int, int]) -> InstanceMask:
-    """Return one box in the middle of an (H, W) image, half as high and wide; score 1.
+Ids = npt.NDArray[np.int64]
 
-    Examples:
-        >>> centered_box((4, 8)).bbox
-        (2.0, 1.0, 4.0, 2.0)
-    """
-    height, width = size
-    mask = np.zeros(size, dtype=bool)
-    top, left = round(height * (1 - BOX_SIDE) / 2), round(width * (1 - BOX_SIDE) / 2)
-    mask[top : height - top, left : width - left] = True
-    return InstanceMask.from_array(mask)
+Draw = Callable[[Ids, int], Ids]
+"""(Categories of one image, image id) -> as many categories, of the same kinds."""
 
 
-def slic_superpixels(image: npt.NDArray[np.uint8]) -> list[InstanceMask]:
-    """Return about 25 superpixels that cover an image; the score is the share of the image.
+@dataclass(frozen=True)
+class Baseline:
+    """One baseline: predictions and their tables, in the order of the model's."""
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
-    Source: Achanta et al., "SLIC Superpixels", PAMI 2012; computed by scikit-image.
-
-    Raises:
-        UserError: if scikit-image is not installed.
-    """
-    try:
-        from skimage.segmentation import slic
-    except ImportError as error:
-        raise UserError(f"superpixels need scikit-image: {install_command('labels')}") from error
-    cells = slic(image, n_segments=SLIC_SEGMENTS, compactness=SLIC_COMPACTNESS, start_label=1)
-    pixels = cells.size
-    masks = (cells == cell for cell in np.unique(cells))
-    return [InstanceMask.from_array(m, score=np.count_nonzero(m) / pixels) for m in masks]
+    name: str
+    predicted: Predictions
+    tables: list[ImageTable]
 
 
-def baseline_results(truth: MaskTruth, images: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the COCO results of each baseline on the images of a truth.
+def baselines(
+    settings: EvalSettings,
+    truth: Truth,
+    predicted: Predictions,
+    tables: Sequence[ImageTable],
+    labels: Predictions | None = None,
+    workers: int = 1,
+) -> list[Baseline]:
+    """Return the baselines that the settings ask for.
 
     Args:
-        truth: Names the images.
-        images: Folder the file names are relative to.
+        settings: ``baselines`` and ``seed`` are read.
+        truth: What is scored against.
+        predicted: Of the model.
+        tables: Of the model, for every image.
+        labels: From ``read_labels``, on the truth's crop if there is one.
+        workers: Processes that read label files.
 
     Raises:
-        UserError: if an image is missing, unreadable or of another size than the truth says.
+        UserError: as ``gather``.
     """
-    results: dict[str, list[dict[str, Any]]] = {"centered_box": [], "slic_superpixels": []}
-    for record in Bar(truth.images, desc="baselines"):
-        path = safe_join(images, record["file_name"])
-        try:
-            image = read_image(path)
-        except BadImageError as error:
-            raise UserError(f"{path}: {error}; --images must be the truth's folder") from error
-        size = (record["height"], record["width"])
-        if image.shape[:2] != size:
-            raise UserError(f"{path} is {image.shape[:2]}, {truth.source} says {size} (H, W)")
-        results["centered_box"].append(centered_box(size).to_result(record["id"]))
-        results["slic_superpixels"].extend(
-            mask.to_result(record["id"]) for mask in slic_superpixels(image)
-        )
-    return results
+    found = []
+    if settings.baselines:
+        clusters = predicted.panoptic
+        draws = {RANDOM: _random_draw(clusters, settings.seed), ONE: _first_draw(clusters)}
+        for name, draw in draws.items():
+            found.append(Baseline(name, *_redrawn(predicted, tables, draw)))
+    if labels is not None:
+        found.append(Baseline(LABELS, labels, gather(truth, labels, workers=workers)))
+    return found
+
+
+def headline(blocks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a baseline without the figures of each class."""
+    found: dict[str, Any] = {}
+    for part in ("instances", "semantic", "panoptic"):
+        block = blocks[part]
+        found[part] = block and {k: v for k, v in block.items() if k != "per_class"}
+    if found["instances"]:
+        for kind, row in found["instances"].items():
+            found["instances"][kind] = {k: v for k, v in row.items() if k != "per_class"}
+    return found
+
+
+def _random_draw(clusters: PanopticSet, seed: int) -> Draw:
+    kinds = [np.array(kind, dtype=np.int64) for kind in (clusters.things, clusters.stuff)]
+
+    def draw(categories: Ids, image_id: int) -> Ids:
+        generator = np.random.default_rng((seed, image_id))
+        renamed: dict[int, int] = {}
+        for kind in kinds:
+            renamed |= dict(zip(kind.tolist(), generator.permutation(kind).tolist(), strict=True))
+        return np.array([renamed[c] for c in categories.tolist()], dtype=np.int64)
+
+    return draw
+
+
+def _first_draw(clusters: PanopticSet) -> Draw:
+    def draw(categories: Ids, image_id: int) -> Ids:
+        drawn = categories.copy()
+        for kind in (clusters.things, clusters.stuff):
+            drawn[np.isin(categories, kind)] = kind[0] if kind else 0
+        return drawn
+
+    return draw
+
+
+def _redrawn(
+    predicted: Predictions, tables: Sequence[ImageTable], draw: Draw
+) -> tuple[Predictions, list[ImageTable]]:
+    """Return predictions and tables with other clusters; no file is read again."""
+    rows = [_redrawn_table(table, draw) for table in tables]
+    instances = {
+        table.image_id: [
+            {**result, "category_id": int(cluster)}
+            for result, cluster in zip(
+                predicted.instances.get(table.image_id, []), table.detections.cluster, strict=True
+            )
+        ]
+        for table in rows
+    }
+    return replace(predicted, instances=instances), rows
+
+
+def _redrawn_table(table: ImageTable, draw: Draw) -> ImageTable:
+    old = [*table.predicted.values(), *table.detections.cluster.tolist()]
+    new = draw(np.array(old, dtype=np.int64), table.image_id)
+    segments, detections = new[: len(table.predicted)], new[len(table.predicted) :]
+    clusters = dict(zip(table.predicted, segments.tolist(), strict=True))
+    return replace(
+        table,
+        predicted=clusters,
+        detections=replace(table.detections, cluster=detections),
+        pairs=replace(table.pairs, cluster=detections[table.pairs.detection]),
+        stuff_pixels=_redrawn_stuff(table.stuff_pixels, draw, table.image_id),
+    )
+
+
+def _redrawn_stuff(cells: StuffPixels, draw: Draw, image_id: int) -> StuffPixels:
+    """Return the pixels that vote for stuff, of the same map as the model's, under new clusters."""
+    if not len(cells.cluster):
+        return cells
+    cluster = cells.cluster.copy()
+    real = cluster > 0  # else no cluster, or some thing
+    cluster[real] = draw(cluster[real], image_id)
+    return stuff_cells(cluster, cells.true_class, cells.pixels)

@@ -23,11 +23,13 @@ _FOLDERS = {
     "truth_pngs": "the folder of PNGs that --truth-json names",
     "labels": "the output folder of u2seg label",
 }
+
 _FILES = {
     "truth_json": "a COCO panoptic JSON",
     "config_file": "a YAML file",
     "mapping": "mapping.json of an earlier evaluation",
 }
+
 EXAMPLES = """\
 examples:
   score the predictions of a training:
@@ -39,6 +41,7 @@ examples:
   with the mapping of another split, and the earlier results left as they are:
     ... --mapping runs/heldout/mapping.json --output runs/train/evaluation-heldout
 """
+
 _EITHER = {"truth": "a file or folder of the format that --dataset names (datasets/README.md)"}
 
 
@@ -153,12 +156,15 @@ def evaluate_files(args: argparse.Namespace) -> str:
     """
     check_paths(args)
     from u2seg.evaluation.evaluate import evaluate_folder
-    from u2seg.evaluation.files import ResultFolders
-    from u2seg.evaluation.panoptic_baselines import format_baselines
-    from u2seg.evaluation.protocol_table import format_protocols
-    from u2seg.evaluation.protocols import expand_names
-    from u2seg.evaluation.readers import scored_truth
-    from u2seg.evaluation.table import format_classes, format_metrics
+    from u2seg.evaluation.protocols.rules import expand_names
+    from u2seg.evaluation.report.table import (
+        format_baselines,
+        format_classes,
+        format_metrics,
+        format_protocols,
+    )
+    from u2seg.evaluation.truth.formats import scored_truth
+    from u2seg.evaluation.truth.predictions import ResultFolders
     from u2seg.io.lock import LOCK, only_run
 
     settings = _settings(args)
@@ -206,7 +212,7 @@ def _settings(args: argparse.Namespace) -> EvalSettings:
     """
     from u2seg.compat import host_keys
     from u2seg.config.load import load_settings
-    from u2seg.evaluation.protocols import expand_names
+    from u2seg.evaluation.protocols.rules import expand_names
 
     names = expand_names(args.protocol)
     given = {

@@ -19,42 +19,37 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.config.evaluation import PROTOCOLS, RULE_KEYS, EvalSettings
-from u2seg.evaluation.bootstrap import Source
-from u2seg.evaluation.confusion import count_clusters, unmatched_clusters
-from u2seg.evaluation.crop import cropped
-from u2seg.evaluation.details import write_details
-from u2seg.evaluation.figures import Scored, Scoring, class_agnostic_block, score, treated_rows
-from u2seg.evaluation.files import (
-    GroundTruth,
-    Predictions,
-    ResultFolders,
-    read_predictions,
-    read_truth,
+from u2seg.evaluation.baselines import NOTES, Baseline, baselines, headline
+from u2seg.evaluation.collect import ImageTable, Ranks, gather
+from u2seg.evaluation.figures import (
+    Rows,
+    Scored,
+    Scoring,
+    ci95,
+    class_agnostic_block,
+    detection_sources,
+    figure_sources,
+    merging_rows,
+    score,
+    stuff_merging,
+    treated_rows,
+    treatment_sources,
 )
-from u2seg.evaluation.gather import ImageTable
-from u2seg.evaluation.hashes import input_hashes
-from u2seg.evaluation.holdout import Split, describe_fit
-from u2seg.evaluation.intervals import ci95, detection_sources, figure_sources, treatment_sources
-from u2seg.evaluation.mapping import (
+from u2seg.evaluation.metrics.bootstrap import Matches, Source
+from u2seg.evaluation.protocols.mapping import (
     ClusterMapping,
     fit_mapping,
     identity_mapping,
+    mapping_json,
 )
-from u2seg.evaluation.mapping_file import mapping_json
-from u2seg.evaluation.merges import Rows, merging_rows, stuff_merging
-from u2seg.evaluation.panoptic_baselines import (
-    NOTES,
-    Baseline,
-    baselines,
-    headline,
-)
-from u2seg.evaluation.passes import Ranks, gather
-from u2seg.evaluation.plan import MappingFile, Plan, plan_evaluation
-from u2seg.evaluation.protocols import EvalProtocol
-from u2seg.evaluation.provenance import provenance
-from u2seg.evaluation.resampled_ap import Matches
-from u2seg.evaluation.taskfit import settled, truth_words
-from u2seg.evaluation.truth import INSTANCES, Truth
+from u2seg.evaluation.protocols.plan import MappingFile, Plan, plan_evaluation
+from u2seg.evaluation.protocols.rules import EvalProtocol
+from u2seg.evaluation.protocols.task_rules import settled, truth_words
+from u2seg.evaluation.report.details import count_clusters, unmatched_clusters, write_details
+from u2seg.evaluation.truth.base import INSTANCES, Truth
+from u2seg.evaluation.truth.coco import GroundTruth, read_truth
+from u2seg.evaluation.truth.predictions import Predictions, ResultFolders, cropped, read_predictions
+from u2seg.evaluation.truth.splits import Split, describe_fit, input_hashes, provenance
 from u2seg.io.atomic import remove_file, write_json
 
 logger = logging.getLogger(__name__)

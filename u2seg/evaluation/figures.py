@@ -4,27 +4,49 @@ All metrics are percentages, None where undefined. A segment of a cluster withou
 (as in U2Seg's released evaluation: its pixels belong to nobody, so it is no false positive but
 its pixels count as wrong in the semantic metrics) or, with ``unmatched="false_positive"``, a
 false positive of the class that most of it truly is (``unmatched``).
+
+Panoptic quality with stuff of one class merged in an image, and without.
+
+A class set may collect several classes of the truth, so an image may have several true segments
+of one stuff class. U2Seg's released evaluation (commit 8e9c709) merges neither true nor predicted
+segments, so that one of several at most is matched; merging both lies nearer to the definition of
+stuff. The numbers differ: both are in a result.
+
+The block ``ci95`` of ``metrics.json``: intervals of the headline figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.evaluation import panoptic, semantic
-from u2seg.evaluation.files import Predictions, by_name
-from u2seg.evaluation.gather import NONE, ImageTable
-from u2seg.evaluation.instance import IOU_KINDS, instance_metrics
-from u2seg.evaluation.mapping import ClusterMapping
-from u2seg.evaluation.overlap import Overlap, relabel
-from u2seg.evaluation.panoptic import ClassCounts
-from u2seg.evaluation.resampled_ap import Matches
-from u2seg.evaluation.truth import INSTANCES, PANOPTIC, SEMANTIC, Truth
-from u2seg.evaluation.unmatched import unmatched_positives
+from u2seg.evaluation.collect import NONE, ImageTable
+from u2seg.evaluation.metrics import panoptic, semantic
+from u2seg.evaluation.metrics.bootstrap import (
+    Matches,
+    Source,
+    confidence_intervals,
+    detection_source,
+    panoptic_source,
+    semantic_source,
+)
+from u2seg.evaluation.metrics.instance import IOU_KINDS, instance_metrics
+from u2seg.evaluation.metrics.overlap import Overlap, relabel
+from u2seg.evaluation.metrics.panoptic import (
+    ClassCounts,
+    joined_segments,
+    merge_targets,
+    unmatched_positives,
+)
+from u2seg.evaluation.protocols.mapping import ClusterMapping
+from u2seg.evaluation.protocols.task_rules import collects_stuff
+from u2seg.evaluation.truth.base import INSTANCES, PANOPTIC, SEMANTIC, Truth, by_name
+from u2seg.evaluation.truth.classes import class_view
+from u2seg.evaluation.truth.predictions import Predictions
 
 VOID, FALSE_POSITIVE = "void", "false_positive"
 
@@ -342,3 +364,141 @@ def _sides(
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+Rows = list[dict[int, ClassCounts]]
+"""Panoptic counts of each image."""
+
+
+def merging_rows(
+    truth: Truth, tables: Sequence[ImageTable], mapping: ClusterMapping, scoring: Scoring
+) -> dict[str, Rows]:
+    """Return the panoptic counts under both treatments.
+
+    Args:
+        truth: Seen through a class set, its stuff not merged; else there is nothing to compare.
+        tables: Of the scored images.
+        mapping: Cluster -> class.
+        scoring: Of the rest; its ``merge_stuff`` is not asked.
+
+    Returns:
+        ``neither`` (true and predicted segments as they are) and ``both`` (both merged); empty
+        where no stuff class of the set collects several classes.
+    """
+    view = class_view(truth)
+    if PANOPTIC not in truth.tasks or view is None or view.merge_stuff:
+        return {}
+    if not collects_stuff(truth):
+        return {}
+    merged = [merged_truth(table, truth.stuff) for table in tables]
+    rows = {}
+    for name, chosen, flag in (("neither", tables, False), ("both", merged, True)):
+        treated = replace(scoring, merge_stuff=flag)
+        rows[name] = [image_counts(t, truth, mapping, treated).panoptic for t in chosen]
+    return rows
+
+
+def stuff_merging(truth: Truth, rows: Mapping[str, Rows]) -> dict[str, Any] | None:
+    """Return panoptic quality under both treatments: ``all``, ``things`` and ``stuff`` of each.
+
+    Args:
+        truth: Names the classes.
+        rows: From ``merging_rows``; None is returned where they are empty.
+    """
+    return {name: quality_of_parts(truth, counts) for name, counts in rows.items()} or None
+
+
+def merged_truth(table: ImageTable, stuff: Collection[int]) -> ImageTable:
+    """Return a table in which the true segments of each stuff class are one, crowds aside.
+
+    Args:
+        table: Of one image.
+        stuff: Stuff classes.
+    """
+    target = merge_targets(table.truth, stuff)
+    segments = joined_segments(table.truth, target)
+    if len(segments) == len(table.truth):
+        return table
+    overlap = table.overlap
+    truth = np.array([target.get(t, t) for t in overlap.truth.tolist()], dtype=np.int64)
+    pairs, place = np.unique(np.stack([truth, overlap.predicted]), axis=1, return_inverse=True)
+    pixels = np.zeros(pairs.shape[1], dtype=np.int64)
+    np.add.at(pixels, place.reshape(-1), overlap.pixels)
+    return replace(table, truth=segments, overlap=Overlap(pairs[0], pairs[1], pixels))
+
+
+METHOD = "percentile bootstrap over images"
+
+
+def figure_sources(
+    truth: Truth,
+    counts: Sequence[ImageCounts],
+) -> list[Source]:
+    """Return the sources of the panoptic and semantic figures that a truth can answer.
+
+    Args:
+        truth: Names the classes.
+        counts: Of all images, by image id.
+    """
+    sources = []
+    if PANOPTIC in truth.tasks:
+        rows = [image.panoptic for image in counts]
+        sources.append(panoptic_source(rows, truth.things, truth.stuff))
+    if SEMANTIC in truth.tasks:
+        place = {category: index for index, category in enumerate(truth.names)}
+        cells = [
+            (
+                [place[c] for c in image.confusion.true_class.tolist()],
+                [place.get(c, -1) for c in image.confusion.predicted.tolist()],
+                image.confusion.pixels,
+            )
+            for image in counts
+        ]
+        sources.append(semantic_source(cells, len(place)))
+    return sources
+
+
+def treatment_sources(
+    truth: Truth, block: str, treatments: Mapping[str, Sequence[Mapping[int, ClassCounts]]]
+) -> list[Source]:
+    """Return the sources of panoptic quality under several treatments of the same segments.
+
+    Args:
+        truth: Names the classes.
+        block: ``unmatched`` or ``stuff_merging``.
+        treatments: Name -> counts of each image.
+    """
+    return [
+        panoptic_source(rows, truth.things, truth.stuff, (block, name))
+        for name, rows in treatments.items()
+    ]
+
+
+def detection_sources(matches: Mapping[str, Mapping[str, Matches]]) -> list[Source]:
+    """Return the sources of AP and AR.
+
+    Args:
+        matches: ``instances`` or ``class_agnostic`` -> kind (``box``, ``segm``) -> matches.
+    """
+    return [
+        detection_source(found, part, kind)
+        for part, kinds in matches.items()
+        for kind, found in kinds.items()
+    ]
+
+
+def ci95(sources: Sequence[Source], images: int, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the block ``ci95``.
+
+    Args:
+        sources: From ``figure_sources`` and ``detection_sources``, over the same images.
+        images: Scored images.
+        resamples: B >= 1.
+        seed: Of the draws.
+
+    Returns:
+        ``method``, ``resamples``, ``seed``, ``mapping`` (``kept``: fitted once, not anew in each
+        resample), and the same tree as the figures with [low, high] in percent.
+    """
+    head = {"method": METHOD, "resamples": resamples, "seed": seed, "mapping": "kept"}
+    return {**head, **confidence_intervals(sources, images, resamples, seed)}

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.errors import UserError
-from u2seg.evaluation.matching import hungarian_map, majority_map
-from u2seg.evaluation.semantic import class_iou, mean_iou, pixel_accuracy
-from u2seg.evaluation.table import align
-from u2seg.io.jsonfile import read_json_object
+from u2seg.evaluation.metrics.matching import hungarian_map, majority_map
+from u2seg.evaluation.metrics.semantic import class_iou, mean_iou, pixel_accuracy
+from u2seg.evaluation.report.table import align
+from u2seg.evaluation.truth.folders import read_class_list
 from u2seg.io.png import read_label_png
 from u2seg.io.progress import Bar
 
@@ -28,7 +28,9 @@ IDS = 256
 """An 8-bit map holds at most so many clusters or classes."""
 
 Labels = npt.NDArray[np.uint8]
+
 Votes = npt.NDArray[np.int64]
+
 MAPPINGS: dict[str, Callable[[Votes], npt.NDArray[np.int64]]] = {
     "hungarian": hungarian_map,
     "majority": majority_map,
@@ -54,30 +56,21 @@ class MapTruth:
 
 
 def read_map_truth(folder: Path, classes: Path) -> MapTruth:
-    """Return the truth of a folder of PNGs and a JSON that names the classes.
-
-    Args:
-        folder: 8-bit PNGs of class indices.
-        classes: JSON: ``classes``, a list of ``id`` (0..C-1) and ``name``, and ``ignore_index``.
+    """Return the truth of a folder of 8-bit PNGs of class indices, named by a JSON.
 
     Raises:
-        UserError: if there is no PNG, or the JSON is missing, garbled or its ids are not 0..C-1.
+        UserError: if there is no PNG, or as ``read_class_list``.
     """
-    content = read_json_object(classes, "classes", "ignore_index")
-    try:
-        names = {int(row["id"]): str(row["name"]) for row in content["classes"]}
-        ignore = int(content["ignore_index"])
-    except (TypeError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{classes}: each of classes needs a number 'id' and a 'name', and ignore_index is a "
-            f"number ({error!r})"
-        ) from error
-    if not names or sorted(names) != list(range(len(names))) or ignore in names:
-        raise UserError(
-            f"{classes}: ids are {sorted(names)[:20]}, expected 0..C-1 and another ignore_index "
-            f"than {ignore}"
-        )
-    return MapTruth(_pngs(folder), tuple(names[i] for i in range(len(names))), ignore)
+    names, ignore = read_class_list(classes)
+    return MapTruth(_pngs(folder), names, ignore)
+
+
+def _pngs(folder: Path) -> dict[str, Path]:
+    """Return name without ending -> PNG, for all PNGs below a folder."""
+    paths = sorted(folder.rglob("*.png"))
+    if not paths:
+        raise UserError(f"{folder} holds no PNG, expected 8-bit label maps")
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def score_maps(predictions: Path, truth: MapTruth, matching: str = "hungarian") -> dict[str, Any]:
@@ -183,14 +176,6 @@ def _count(truth: MapTruth, path: Path, right: Labels, predicted: Labels) -> Vot
         )
     pairs = predicted[scored].astype(np.int64) * classes + right[scored]
     return np.bincount(pairs, minlength=IDS * classes).reshape(IDS, classes)
-
-
-def _pngs(folder: Path) -> dict[str, Path]:
-    """Return name without ending -> PNG, for all PNGs below a folder."""
-    paths = sorted(folder.rglob("*.png"))
-    if not paths:
-        raise UserError(f"{folder} holds no PNG, expected 8-bit label maps")
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def format_map_scores(scores: dict[str, dict[str, Any]], runs: Sequence[str]) -> str:

@@ -8,18 +8,10 @@ from typing import Any
 
 from u2seg.errors import UserError
 from u2seg.evaluation.figures import panoptic_block
-from u2seg.evaluation.files import (
-    GroundTruth,
-    PanopticSet,
-    check_ids,
-    check_shape,
-    read_panoptic_set,
-    read_truth,
-    some,
-)
-from u2seg.evaluation.overlap import Overlap, count_overlaps, overlaps_of_files
-from u2seg.evaluation.panoptic import ClassCounts, count_matches
-from u2seg.io.png import FAST_FROM
+from u2seg.evaluation.metrics.overlap import Overlap, count_overlaps
+from u2seg.evaluation.metrics.panoptic import ClassCounts, count_matches
+from u2seg.evaluation.truth.base import check_ids, check_shape, some
+from u2seg.evaluation.truth.coco import GroundTruth, PanopticSet, read_panoptic_set, read_truth
 from u2seg.io.progress import Bar
 
 
@@ -79,11 +71,6 @@ def _image(truth: PanopticSet, predicted: PanopticSet, image_id: int) -> dict[in
 
 
 def _overlap(truth: PanopticSet, predicted: PanopticSet, image_id: int) -> Overlap:
-    size = truth.sizes[image_id]
-    if len(truth.segments) >= FAST_FROM:
-        found = overlaps_of_files(truth.path(image_id), predicted.path(image_id))
-        if found is not None and found[1] == size == predicted.sizes[image_id]:
-            return found[0]
     ids, guess = truth.read_ids(image_id), predicted.read_ids(image_id)
     check_shape(predicted.path(image_id), guess.shape, ids.shape, "the true map has")
     return count_overlaps(ids, guess)

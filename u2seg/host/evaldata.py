@@ -8,10 +8,8 @@ from typing import Any
 
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
-from u2seg.evaluation.files import check_shape
-from u2seg.evaluation.readers import scored_truth
-from u2seg.evaluation.readers.formats import find_format
-from u2seg.evaluation.truth import Truth
+from u2seg.evaluation.truth.base import Truth, check_shape
+from u2seg.evaluation.truth.formats import find_format, scored_truth
 from u2seg.io.images import BadImageError, declared_size, size_problem
 from u2seg.io.paths import stem_of
 from u2seg.io.png import png_size

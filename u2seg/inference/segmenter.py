@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.errors import UserError
-from u2seg.evaluation.mapping_file import with_class_names
+from u2seg.evaluation.protocols.mapping import with_class_names
 from u2seg.host.setup import build_cfg, build_stock_cfg, complete_cfg, label_space
 from u2seg.io.atomic import sha256_bytes, sha256_file
 from u2seg.io.images import BadImageError, read_image

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from u2seg.evaluation.files import PSEUDO_LABELS
+from u2seg.evaluation.truth.predictions import PSEUDO_LABELS
 
 UNDEFINED = "–"
 _CLUSTER_NAME = re.compile(r"(thing|stuff)_\d+")

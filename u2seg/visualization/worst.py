@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.evaluation.worst import KEYS
+from u2seg.evaluation.report.details import KEYS
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_panoptic_png

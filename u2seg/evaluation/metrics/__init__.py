@@ -1,0 +1,1 @@
+"""Pure functions of arrays: overlaps, panoptic quality, AP, mIoU, matching, intervals."""

@@ -1,0 +1,1 @@
+"""Rules from clusters to classes: named protocols, votes, mappings."""

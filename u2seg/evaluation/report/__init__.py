@@ -1,0 +1,1 @@
+"""Figures as tables, CSV and files for the report."""

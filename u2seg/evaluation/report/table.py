@@ -1,0 +1,294 @@
+"""Metrics as text for the screen.
+
+Results of one pass under several protocols, side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from u2seg.evaluation.truth.predictions import (
+    PSEUDO_LABELS,
+)
+
+Cell = str | float | int | None
+
+INTERVAL = "  95 %"
+"""Name of a row of intervals."""
+
+
+def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
+    """Return the result of ``evaluate_folder`` as aligned tables.
+
+    Args:
+        metrics: Its result; percentages.
+        per_class: Add a row per class.
+
+    Returns:
+        Lines without a trailing newline; undefined values are shown as ``-``. A line ``95 %``
+        holds the intervals of the figures above it. What the truth cannot answer has no table.
+    """
+    protocol = metrics["protocol"]
+    head = (
+        f"{protocol['images']} images; {compared_with(protocol['reference'])}; {_classes(protocol)}"
+        f"protocol {protocol['name']}, {protocol['matching']} matching, "
+        f"{protocol['mapping_fitted_on']}: {_matched(protocol)}{_note(protocol)}"
+    )
+    parts = [head]
+    if metrics["panoptic"]:
+        parts.append(_panoptic_table(metrics))
+    if metrics.get("stuff_merging"):
+        parts.append(_merging_table(metrics))
+    if metrics["semantic"]:
+        parts.append(_semantic_table(metrics))
+    if metrics["instances"]:
+        parts.append(_instance_table(metrics))
+    if per_class:
+        parts.append(format_classes(metrics))
+    return "\n\n".join(parts)
+
+
+def compared_with(name: str) -> str:
+    """Return what the predictions are compared with, from ``protocol.reference``, in words.
+
+    Examples:
+        >>> compared_with("val.json")
+        'compared with val.json'
+        >>> compared_with("pseudo-labels")
+        'compared with the pseudo-labels (agreement, not accuracy)'
+    """
+    if name == PSEUDO_LABELS:
+        return "compared with the pseudo-labels (agreement, not accuracy)"
+    return f"compared with {name}"
+
+
+def _classes(protocol: dict[str, Any]) -> str:
+    """Return class set and crop, where they are not the truth's own, with a separator."""
+    words = []
+    if protocol.get("class_set", "truth") != "truth":
+        words.append(f"classes of {protocol['class_set']}")
+    if protocol.get("crop"):
+        words.append(f"crops of {protocol['crop']} pixels")
+    return "".join(f"{word}; " for word in words)
+
+
+def _matched(protocol: dict[str, Any]) -> str:
+    clusters, classes = protocol["clusters"], protocol["classes"]
+    things = f"{clusters['matched_things']} of {clusters['things']} thing clusters"
+    stuff = f"{clusters['matched_stuff']} of {clusters['stuff']} stuff clusters"
+    if protocol.get("apart") is False:
+        return f"{things} and {stuff} to {classes['things'] + classes['stuff']} classes"
+    return f"{things} to {classes['things']} classes, {stuff} to {classes['stuff']}"
+
+
+def _note(protocol: dict[str, Any]) -> str:
+    """Return where the rules come from, unless it is the settings, with a separator."""
+    note = protocol.get("note", "")
+    return "" if note in ("", "U2SEG.EVAL") else f"; {note}"
+
+
+def align(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """Return rows in columns: the first to the left, numbers to the right with two decimals.
+
+    Examples:
+        >>> print(align(["", "PQ", "n"], [["all", 41.236, 9], ["things", None, 0]]))
+                   PQ  n
+        all     41.24  9
+        things      -  0
+    """
+    cells = [list(header), *[[_text(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        first = row[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines)
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+
+
+def _panoptic_table(metrics: dict[str, Any]) -> str:
+    keys = ("PQ", "SQ", "RQ", "n")
+    rows: list[list[Cell]] = []
+    for part in ("all", "things", "stuff"):
+        rows.append([part, *(metrics["panoptic"][part][k] for k in keys)])
+        rows += _interval_row(metrics, ("panoptic", part), keys)
+    return align(["panoptic", *keys], rows)
+
+
+def _merging_table(metrics: dict[str, Any]) -> str:
+    keys = ("PQ", "SQ", "RQ", "n")
+    names = {"neither": "as they are", "both": "merged"}
+    rows = [
+        [f"{label}, {part}", *(metrics["stuff_merging"][name][part][k] for k in keys)]
+        for name, label in names.items()
+        for part in ("all", "stuff")
+    ]
+    return align(["stuff segments", *keys], rows)
+
+
+def _semantic_table(metrics: dict[str, Any]) -> str:
+    found = metrics["semantic"]
+    keys = ["mIoU", "mIoU_all_classes", "pixel_accuracy"]
+    if found["mIoU"] is None or found.get(keys[1], found["mIoU"]) == found["mIoU"]:
+        del keys[1]
+    rows: list[list[Cell]] = [["all", *(found[k] for k in keys)]]
+    return align(["semantic", *keys], [*rows, *_interval_row(metrics, ("semantic",), keys)])
+
+
+def _instance_table(metrics: dict[str, Any]) -> str:
+    keys = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
+    rows: list[list[Cell]] = []
+    for part in ("class_agnostic", "instances"):
+        for kind, values in metrics[part].items():
+            rows.append([f"{part} {kind}", *(values[k] for k in keys)])
+            rows += _interval_row(metrics, (part, kind), keys)
+    return align(["instances", *keys], rows)
+
+
+def _interval_row(
+    metrics: dict[str, Any], path: Sequence[str], keys: Sequence[str]
+) -> list[list[Cell]]:
+    """Return the 95 % intervals of a row as a row of its own; none without intervals."""
+    node = metrics.get("ci95")
+    for key in path:
+        node = node.get(key) if node else None
+    if not node:
+        return []
+    return [[INTERVAL, *(interval_cell(metrics, *path, key) or "" for key in keys)]]
+
+
+def interval_cell(metrics: dict[str, Any], *path: str) -> Cell:
+    """Return the 95 % interval of a figure for a table; None if there is none.
+
+    Examples:
+        >>> interval_cell({"ci95": {"semantic": {"mIoU": [20.04, 31.0]}}}, "semantic", "mIoU")
+        '20.0-31.0'
+    """
+    node: Any = metrics.get("ci95")
+    for key in path:
+        node = node.get(key) if node else None
+    return f"{node[0]:.1f}-{node[1]:.1f}" if node else None
+
+
+def format_classes(metrics: dict[str, Any]) -> str:
+    """Return a row per class of whatever the truth can answer, as an aligned table."""
+    parts = {
+        "PQ": ("panoptic",), "SQ": ("panoptic",), "RQ": ("panoptic",), "tp": ("panoptic",),
+        "fp": ("panoptic",), "fn": ("panoptic",), "IoU": ("semantic",),
+        "accuracy": ("semantic",), "AP": ("instances", "segm"), "AP50": ("instances", "segm"),
+        "AR100": ("instances", "segm"),
+    }  # fmt: skip
+    tables = {key: _per_class(metrics, path) for key, path in parts.items()}
+    names = dict.fromkeys(name for table in tables.values() for name in table)
+    rows: list[list[Cell]] = [
+        [name, *(table.get(name, {}).get(key) for key, table in tables.items())] for name in names
+    ]
+    heads = {"tp": "TP", "fp": "FP", "fn": "FN", "AP": "mask AP"}
+    return align(["class", *(heads.get(key, key) for key in parts)], rows)
+
+
+def _per_class(metrics: dict[str, Any], path: Sequence[str]) -> dict[str, dict[str, Any]]:
+    node: Any = metrics
+    for key in (*path, "per_class"):
+        node = node[key] if node else None
+    return node or {}
+
+
+_HEADER = (
+    "protocol", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "PQ, unmatched = fp", "mIoU",
+    "pixel acc.", "box AP50", "mask AP50", "PQ, 95 %", "clusters used",
+)  # fmt: skip
+
+
+def format_protocols(metrics: dict[str, Any]) -> str:
+    """Return the result of ``evaluate_folder`` with several protocols as a table.
+
+    Args:
+        metrics: Its result; percentages.
+
+    Returns:
+        A row per protocol, then a line on how each was fitted. ``PQ`` is the headline of the
+        protocol; beside it stands PQ with the segments of clusters without a class counted as
+        false positives. Undefined values are shown as ``-``.
+    """
+    results, shared = metrics["protocols"], metrics["protocol"]
+    head = f"{shared['images']} images; {compared_with(shared['reference'])}"
+    table = align(_HEADER, [_row(name, result) for name, result in results.items()])
+    width = max(len(name) for name in results)
+    notes = [
+        f"{name.ljust(width)}  {_note_protocol_table(result['protocol'])}"
+        for name, result in results.items()
+    ]
+    return "\n\n".join([head, table, "\n".join(notes)])
+
+
+def _row(name: str, result: dict[str, Any]) -> list[Cell]:
+    clusters = result["protocol"]["clusters"]
+    used = clusters["matched_things"] + clusters["matched_stuff"]
+    return [
+        name,
+        *(_value(result, "panoptic", "all", key) for key in ("PQ", "SQ", "RQ")),
+        _value(result, "panoptic", "things", "PQ"),
+        _value(result, "panoptic", "stuff", "PQ"),
+        _value(result, "unmatched", "false_positive", "all", "PQ"),
+        _value(result, "semantic", "mIoU"),
+        _value(result, "semantic", "pixel_accuracy"),
+        _value(result, "instances", "box", "AP50"),
+        _value(result, "instances", "segm", "AP50"),
+        interval_cell(result, "panoptic", "all", "PQ"),
+        f"{used} of {clusters['things'] + clusters['stuff']}",
+    ]
+
+
+def _value(result: dict[str, Any], *keys: str) -> Cell:
+    """Return a figure, or None where the truth cannot answer."""
+    node: Any = result
+    for key in keys:
+        if node is None:
+            return None
+        node = node[key]
+    return node if isinstance(node, float) else None
+
+
+def _note_protocol_table(protocol: dict[str, Any]) -> str:
+    return f"{protocol['matching']} matching, {protocol['mapping_fitted_on']}; {protocol['note']}"
+
+
+_SHOWN = (
+    ("panoptic", "all", "PQ"), ("panoptic", "things", "PQ"), ("panoptic", "stuff", "PQ"),
+    ("semantic", "mIoU"), ("semantic", "pixel_accuracy"), ("instances", "box", "AP50"),
+    ("instances", "segm", "AP50"),
+)  # fmt: skip
+
+
+def format_baselines(metrics: dict[str, Any]) -> str:
+    """Return the model and the baselines under each protocol as a table; percent.
+
+    Args:
+        metrics: Result of ``evaluate_folder`` with ``baselines``.
+    """
+    protocols = metrics.get("protocols") or {metrics["protocol"]["name"]: metrics}
+    rows: list[list[Cell]] = []
+    for protocol, model in protocols.items():
+        rows.append([f"{protocol}: model", *_figures(model)])
+        for name, row in metrics["baselines"].items():
+            rows.append([f"{protocol}: {name}", *_figures(row["protocols"][protocol])])
+    columns = [" ".join(path[1:]).replace("all ", "") for path in _SHOWN]
+    return align(["baselines", *columns, "PQ, 95 %"], rows)
+
+
+def _figures(blocks: dict[str, Any]) -> list[Cell]:
+    cells: list[Cell] = []
+    for path in _SHOWN:
+        node: Any = blocks
+        for key in path:
+            node = node and node[key]
+        cells.append(node if isinstance(node, float) else None)
+    return [*cells, interval_cell(blocks, "panoptic", "all", "PQ")]

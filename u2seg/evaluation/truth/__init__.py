@@ -1,0 +1,1 @@
+"""Ground truth of every format, predictions, class sets, crops and splits."""

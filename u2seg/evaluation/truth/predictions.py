@@ -1,0 +1,238 @@
+"""Predicted labels: result folders, and label folders scored as if a model had predicted them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from u2seg.errors import UserError
+from u2seg.evaluation.truth.base import Truth, check_shape, some
+from u2seg.evaluation.truth.coco import PanopticSet, read_panoptic_set
+from u2seg.evaluation.truth.crop import crop_map, crop_side
+from u2seg.io.coco import check_score, read_instances, read_results, segmentation_rle
+from u2seg.io.jsonfile import read_json_object
+from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.png import png_size, read_label_png
+from u2seg.structures.labels import LabelSpace
+
+PSEUDO_LABELS = "pseudo-labels"
+"""``protocol.reference`` of an evaluation without ground truth."""
+SCORES = (0.0, 1.0)
+"""Range of scores of instances: the thresholds of votes lie in it."""
+
+
+@dataclass(frozen=True)
+class ResultFolders:
+    """Where an evaluation reads (a result folder) and where it writes, if these differ."""
+
+    predictions: Path
+    output: Path
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A result folder.
+
+    Args:
+        folder: The folder.
+        panoptic: Its panoptic part; class ids are clusters.
+        instances: Image id -> COCO results with ``bbox``.
+        has_stuff_maps: Whether ``stuff/`` exists.
+    """
+
+    folder: Path
+    panoptic: PanopticSet
+    instances: dict[int, list[dict[str, Any]]]
+    has_stuff_maps: bool
+
+    def stuff_path(self, image_id: int) -> Path:
+        """Return the path of an image's stuff map; UserError if its name leaves the folder."""
+        return safe_join(self.folder / "stuff", self.panoptic.file_names[image_id])
+
+    def read_stuff(self, image_id: int) -> npt.NDArray[np.uint8]:
+        """Return the (H, W) uint8 map of the semantic head: 0 any thing, 1..S stuff, 255 void.
+
+        Raises:
+            UserError: if it is missing, unreadable, of another shape or holds a value above S.
+        """
+        path = self.stuff_path(image_id)
+        stuff = read_label_png(path)
+        check_shape(path, stuff.shape, self.panoptic.sizes[image_id], "the true map has")
+        count = len(self.panoptic.stuff)
+        strange = np.unique(stuff[(stuff > count) & (stuff < 255)])
+        if strange.size:
+            raise UserError(
+                f"{path} holds the value {some(strange.tolist())}, but there are {count} stuff "
+                "clusters (0 = any thing, 255 = void)"
+            )
+        return crop_map(stuff, self.panoptic.side) if self.panoptic.side else stuff
+
+
+def read_predictions(folder: Path, truth: Truth) -> Predictions:
+    """Return the predictions in a result folder.
+
+    Args:
+        folder: Holds ``panoptic.json``, ``panoptic/``, ``instances.json``, and optionally
+            ``stuff/`` and ``labelspace.json``.
+        truth: What they are to be compared with.
+
+    Raises:
+        UserError: if a file is missing or garbled, speaks of an image that the truth does not
+            annotate, has a mask of another size or a score outside 0..1, or disagrees with
+            ``labelspace.json``.
+    """
+    if not (folder / "panoptic.json").is_file():
+        raise UserError(
+            f"{folder} holds no panoptic.json: give the result folder of an evaluation run"
+        )
+    panoptic = read_panoptic_set(folder / "panoptic.json", folder / "panoptic")
+    _check_images(panoptic.source, panoptic.segments, truth)
+    _check_label_space(folder, panoptic)
+    sizes = {image_id: truth.sizes[image_id] for image_id in truth.stems}
+    source = folder / "instances.json"
+    results = read_results(source, {**panoptic.sizes, **sizes}, panoptic.things, SCORES)
+    _check_images(source, {r["image_id"] for r in results}, truth)
+    instances: dict[int, list[dict[str, Any]]] = {}
+    for result in results:
+        instances.setdefault(result["image_id"], []).append(
+            compressed_result(result, sizes[result["image_id"]])
+        )
+    return Predictions(folder, panoptic, instances, (folder / "stuff").is_dir())
+
+
+def read_labels(folder: Path, truth: Truth) -> Predictions:
+    """Return the panoptic labels of a labelling run as predictions.
+
+    Args:
+        folder: Output folder of the run. Its images are paired with the truth's by file name
+            (without suffix); others are passed over. A label without a score has 1.
+        truth: Gives the image ids.
+
+    Raises:
+        UserError: if a file is missing or garbled, no image is in the truth, a label has
+            another size than the true image, or a score is no number in 0..1.
+    """
+    source = Path(folder) / "panoptic" / "panoptic.json"
+    if not source.is_file():
+        raise UserError(
+            f"{folder} holds no panoptic/panoptic.json: --labels takes the output folder of a "
+            "finished u2seg label"
+        )
+    found = read_panoptic_set(source, source.parent / "panoptic")
+    by_stem = {stem: image_id for image_id, stem in found.stems.items()}
+    pairs = {i: by_stem[stem] for i, stem in sorted(truth.stems.items()) if stem in by_stem}
+    if not pairs:
+        raise UserError(
+            f"none of the {len(by_stem)} images of {source} is in {truth.source} (compared by "
+            "file name): label the photographs of the truth to score labels directly"
+        )
+    for true_id, own in pairs.items():
+        if tuple(found.sizes[own]) != tuple(truth.sizes[true_id]):
+            raise UserError(
+                f"{source}: image {found.file_names[own]} is {found.sizes[own]}, the true image "
+                f"{truth.sizes[true_id]} (height, width)"
+            )
+    panoptic = replace(
+        found,
+        stems={i: found.stems[own] for i, own in pairs.items()},
+        segments={i: found.segments[own] for i, own in pairs.items()},
+        file_names={i: found.file_names[own] for i, own in pairs.items()},
+        sizes={i: found.sizes[own] for i, own in pairs.items()},
+    )
+    instances = _label_instances(source.parent / "instances.json", found, pairs)
+    return Predictions(Path(folder), panoptic, instances, has_stuff_maps=False)
+
+
+def _label_instances(
+    path: Path, found: PanopticSet, pairs: Mapping[int, int]
+) -> dict[int, list[dict[str, Any]]]:
+    content = read_instances(path, found.things)
+    stems = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
+    ids = {found.stems[own]: true_id for true_id, own in pairs.items()}
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for record in content["annotations"]:
+        true_id = ids.get(stems[record["image_id"]])
+        if true_id is not None and not record.get("iscrowd"):
+            size = found.sizes[pairs[true_id]]
+            result = {"score": 1.0, **record, "image_id": true_id}
+            check_score(f"{path}: the annotation of id {record['id']}", result, *SCORES)
+            rows.setdefault(true_id, []).append(compressed_result(result, size))
+    return rows
+
+
+def compressed_result(result: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Return a COCO result with a compressed RLE and a box, taken from the mask if missing."""
+    rle = segmentation_rle(result["segmentation"], size)
+    box = result["bbox"] if "bbox" in result else coco_mask.toBbox(rle).tolist()
+    return {**result, "segmentation": rle, "bbox": box}
+
+
+def cropped(predicted: Predictions, truth: Truth) -> Predictions:
+    """Return predictions as the truth needs them: on the square, if it is on one.
+
+    Raises:
+        UserError: if a predicted map declares another size than the truth's before the crop.
+    """
+    side = crop_side(truth)
+    if not side:
+        return predicted
+    panoptic = predicted.panoptic
+    for image_id in panoptic.segments:
+        size, who = truth.sizes[image_id], "the truth, before the crop, has"
+        check_shape(panoptic.path(image_id), panoptic.sizes[image_id], size, who)
+    return replace(predicted, panoptic=replace(panoptic, side=side))
+
+
+def check_maps(truth: Truth, predicted: Predictions, image_ids: Iterable[int]) -> None:
+    """Refuse maps that are missing, or whose headers have another size; decodes nothing.
+
+    Args:
+        truth: Its own PNGs are looked at too, if it has any.
+        predicted: An image without prediction is no error.
+        image_ids: Images that will be scored.
+
+    Raises:
+        UserError: if a PNG is missing, is no PNG, or differs in size from what its JSON declares
+            or from the truth.
+    """
+    panoptic = predicted.panoptic
+    for image_id in image_ids:
+        size, path = truth.sizes[image_id], truth.path(image_id)
+        if path.suffix == ".png":
+            check_shape(path, png_size(path), size, f"{truth.source} declares")
+        if image_id not in panoptic.segments:
+            continue
+        path, declared = panoptic.path(image_id), panoptic.sizes[image_id]
+        check_shape(path, png_size(path), declared, f"{panoptic.source} declares")
+        check_shape(path, declared, size, "the true map has")
+        if predicted.has_stuff_maps:
+            path = predicted.stuff_path(image_id)
+            check_shape(path, png_size(path), size, "the true map has")
+
+
+def _check_images(source: Path, image_ids: Iterable[int], truth: Truth) -> None:
+    strange = set(image_ids) - set(truth.stems)
+    if strange:
+        raise UserError(
+            f"{source} speaks of image id {some(strange)}, which {truth.source} does not "
+            "annotate: these predictions belong to another data set"
+        )
+
+
+def _check_label_space(folder: Path, panoptic: PanopticSet) -> None:
+    path = folder / "labelspace.json"
+    if not path.is_file():
+        return
+    space = LabelSpace.from_json(read_json_object(path))
+    found = (len(panoptic.things), len(panoptic.stuff))
+    if found != (space.num_things, space.num_stuff):
+        raise UserError(
+            f"{path} has {space.num_things} things and {space.num_stuff} stuff, "
+            f"{panoptic.source} {found[0]} and {found[1]}: they come from different models"
+        )
