@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.errors import UserError
-from u2seg.evaluation.protocols.mapping import with_class_names
 from u2seg.host.setup import build_cfg, build_stock_cfg, complete_cfg, label_space
 from u2seg.io.atomic import sha256_bytes, sha256_file
 from u2seg.io.images import BadImageError, read_image
@@ -192,6 +191,9 @@ class Segmenter:
             raise UserError(f"{source} names no weights: give a trained checkpoint (MODEL.WEIGHTS)")
         space = label_space(settings_from_cfg(cfg))
         if mapping:
+            # Not above: labelling loads this module for its detectors, and nothing that scores.
+            from u2seg.evaluation.protocols.mapping import with_class_names
+
             space = with_class_names(space, Path(mapping))
         segmenter = cls(cfg, weights, space)
         if not lazy:
