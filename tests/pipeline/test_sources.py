@@ -97,7 +97,8 @@ def test_the_report_shows_photographs_out_of_shards(run: Path, from_shards: Path
     shown = [
         [picture.uri for picture in sample.pictures]
         for folder in (run, from_shards)
-        for sample in label_samples(read_label_run(folder, notes), None, 1, notes)
+        for found in [read_label_run(folder, notes)]
+        for sample in label_samples(found, {"label": found.panoptic}, 1, notes)
     ]
     assert len(shown) == 2 and shown[0] == shown[1] and len(shown[0]) == 4
 

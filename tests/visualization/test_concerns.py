@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.visualization.fake_run import QUALITY
 from u2seg.structures.labels import LabelSpace
-from u2seg.visualization.concerns import label_concerns, mask_advice, prediction_concerns
+from u2seg.visualization.concerns import (
+    LabelStatistics,
+    label_concerns,
+    label_statistics,
+    mask_advice,
+    prediction_concerns,
+    quality_concerns,
+    quality_rows,
+)
 from u2seg.visualization.report import write_report
 from u2seg.visualization.sources import (
     ImageRecord,
@@ -18,7 +27,6 @@ from u2seg.visualization.sources import (
     PanopticRecord,
     Predictions,
 )
-from u2seg.visualization.statistics import LabelStatistics
 
 
 def told(numbers=None, *, things=4, images=4, skipped=(), **of_run):
@@ -26,6 +34,37 @@ def told(numbers=None, *, things=4, images=4, skipped=(), **of_run):
     run.images = [ImageRecord(i + 1, f"{i}.jpg", 10, 20) for i in range(images)]
     run.skipped = list(skipped)
     return [(c.level, c.text) for c in label_concerns(run, numbers or LabelStatistics())]
+
+
+def test_statistics_by_hand():
+    run = LabelRun(Path("x"), panoptic=PanopticFolder(Path("x"), LabelSpace(4, 3)))
+    run.images = [ImageRecord(i + 1, f"{i}.jpg", 10, 20) for i in range(4)]
+    run.masks = {
+        1: [{"area": 50, "bbox": [0, 2, 5, 5]}, {"area": 2, "bbox": [1, 1, 2, 2]}],
+        2: [{"area": 20, "bbox": [10, 1, 10, 3]}],
+        99: [{"area": 1, "bbox": [0, 0, 1, 1]}],
+    }
+    run.instances = [{"category_id": c} for c in (1, 1, 3)]
+    numbers = label_statistics(run)
+    assert numbers.masks_per_image == [2, 1, 0, 0] and numbers.without_masks == 2
+    assert numbers.area_percent == [25.0, 1.0, 10.0]
+    assert numbers.border_contact == pytest.approx(2 / 3)
+    assert numbers.cluster_sizes == {0: 2, 2: 1}
+
+
+def test_many_near_duplicates_are_counted_not_listed():
+    rows = dict(quality_rows(QUALITY))
+    assert rows["masks per cluster"].startswith("0 to 4, median 1; as uneven as 2.8 equal")
+    assert rows["empty clusters"] == "3 of 6"
+    assert rows["silhouette (-1 to 1)"] == "0.312, mean of 9 masks"
+    [concern] = quality_concerns(QUALITY)
+    assert "Clusters that hardly differ, in pairs: 2 (1 and 2, 0 and 1)" in concern.text
+    pairs = {**QUALITY, "near_duplicates": [[0, i, 30.0] for i in range(1, 12)]}
+    text = dict(quality_rows({**pairs, "near_duplicate_pairs": 1200}))["pairs of near-duplicates"]
+    assert text.startswith("1,200 (0 and 1, ") and text.endswith("0 and 8 and 1,192 more)")
+    assert quality_concerns({**QUALITY, "near_duplicate_pairs": 0}) == []
+    small = dict(quality_rows({**QUALITY, "silhouette": None, "margin": None}))
+    assert "silhouette (-1 to 1)" not in small and "margin (0 to 1)" not in small
 
 
 @pytest.mark.parametrize(

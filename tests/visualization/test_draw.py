@@ -7,8 +7,14 @@ from PIL import Image
 from u2seg.errors import UserError
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
-from u2seg.visualization.draw import draw_masks, draw_panoptic, draw_stuff, letter_size
-from u2seg.visualization.text import Tag, draw_tags
+from u2seg.visualization.draw import (
+    Tag,
+    draw_masks,
+    draw_panoptic,
+    draw_stuff,
+    draw_tags,
+    letter_size,
+)
 
 SPACE = LabelSpace(2, 2)
 
@@ -123,6 +129,30 @@ def test_small_masks_lie_above_large_ones_in_any_order():
     colors = LabelSpace(2, 0).colors()
     drawn = draw_masks(grey(1, 3), [small, large], alpha=1)
     assert drawn.tolist() == [[colors[1].tolist(), colors[0].tolist(), colors[1].tolist()]]
+
+
+def test_a_mask_hidden_under_its_parts_still_has_an_outline():
+    whole = np.zeros((60, 60), bool)
+    whole[10:50, 10:50] = True
+    left, right = whole.copy(), whole.copy()
+    left[:, 30:] = right[:, :30] = False
+    left[:, 10:12] = False  # smaller than the other half: drawn last
+    colors = LabelSpace(3, 0).colors()
+    drawn = draw_masks(grey(60, 60), [whole, left, right], alpha=1)
+    assert drawn[20, 10].tolist() == (colors[0] // 2).tolist(), "rim of the whole"
+    assert drawn[20, 12].tolist() == (colors[1] // 2).tolist()
+    assert drawn[20, 49].tolist() == (colors[2] // 2).tolist()
+    assert (
+        drawn[20, 20].tolist() == colors[1].tolist()
+        and drawn[20, 40].tolist() == colors[2].tolist()
+    )
+
+
+def test_stuff_has_no_outline_beside_stuff():
+    ids = np.ones((60, 60), np.int32)
+    ids[:, 30:] = 2
+    drawn = draw_panoptic(grey(60, 60), label_of(ids, [3, 4]), SPACE, alpha=0, names=False)
+    assert (drawn == 100).all()
 
 
 def test_no_mask_gives_a_copy():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,21 +13,22 @@ from PIL import Image
 
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.visualization.fake_run import METRICS
+from tests.visualization.test_charts import texts
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder
 from u2seg.structures.labels import LabelSpace
-from u2seg.visualization.confusion import MAX_COLUMNS, OTHER, confusion_chart, read_lines
 from u2seg.visualization.evaluation import (
-    comparison_rows,
+    MAX_COLUMNS,
+    OTHER,
+    comparison,
+    confusion_chart,
     evaluation_part,
-    interval_sentence,
-    protocol_sentences,
+    is_agreement,
+    read_lines,
 )
-from u2seg.visualization.matrix import matrix_chart
-from u2seg.visualization.metrics import interval_text, metric_rows
-from u2seg.visualization.report import report_line, write_report
-from u2seg.visualization.sources import Notes, read_predictions
+from u2seg.visualization.report import Page, render, report_line, write_report
+from u2seg.visualization.sources import Notes, PanopticFolder, Predictions, read_predictions
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_pictures_with_and_without_photographs(folder):
     assert [p.caption for p in worst.pictures] == [
         "photograph", "truth", "prediction; without a class: 1",
     ]  # fmt: skip
-    assert part.ranked_by.startswith("panoptic quality")
+    assert part.ranked_by == "PQ"
     (bare,) = part_of(folder).groups[0][1]
     assert [p.caption for p in bare.pictures] == ["truth", "prediction; without a class: 1"]
     assert bare.pictures[0].uri != worst.pictures[1].uri
@@ -80,23 +82,58 @@ def test_pseudo_labels_are_not_called_truth(folder, tmp_path):
         told[name] = path.read_text()
     assert "<figcaption>truth<" in told["truth"] and "What truly lies under" in told["truth"]
     assert "<figcaption>pseudo-labels<" in told["pseudo-labels"]
-    assert "What the pseudo-labels hold under" in told["pseudo-labels"]
-    for word in ("<figcaption>truth<", 'alt="truth of', "truly", "true pixels"):
+    assert "PQ (agreement with the pseudo-labels)" in told["pseudo-labels"]
+    for word in ("<figcaption>truth<", 'alt="truth of', "truly", "true pixels", "per_class.csv",
+                 "Clusters against classes", "Protocols and baselines"):  # fmt: skip
         assert word not in told["pseudo-labels"], word
 
 
+def cells(text):
+    """The rows of the page's tables: first cell -> the others."""
+    rows = re.findall(r"<tr><td.*?</tr>", text.replace("\u00a0", " "), re.S)
+    found = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in rows]
+    return {
+        row[0]: [" ".join(re.sub(r"<[^>]*>", " ", c).split()) for c in row[1:]] for row in found
+    }
+
+
+def shown(metrics):
+    """The page of these metrics alone."""
+    part = Predictions(PanopticFolder(Path("x")), Path("nowhere"), metrics)
+    return render(Page("t", evaluation=evaluation_part(part, None, Notes())))
+
+
 def test_protocols_and_baselines_are_rows_of_one_table(folder):
-    rows = part_of(folder).compared
-    assert [row.name for row in rows] == [
+    part = part_of(folder)
+    assert [name for name, _ in part.compared] == [
         "one-to-one: model", "one-to-one: one cluster", "one-to-one: random clusters",
         "u2seg-released: model", "u2seg-released: one cluster", "u2seg-released: random clusters",
     ]  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert rows[0].values[0] == f"{metrics['panoptic']['all']['PQ']:.1f}"
-    assert rows[0].intervals[0] == interval_text(metrics["ci95"]["panoptic"]["all"]["PQ"]) != ""
+    rows = cells(shown(metrics))
+    low, high = metrics["ci95"]["panoptic"]["all"]["PQ"]
+    headline = f"{metrics['panoptic']['all']['PQ']:.1f} [{low:.1f}, {high:.1f}]"
+    assert rows["one-to-one: model"][0] == rows["Panoptic, all"][0] == headline
     one = metrics["baselines"]["one_cluster"]["protocols"]["u2seg-released"]
-    assert rows[4].values[3] == f"{one['semantic']['mIoU']:.1f}"
-    assert comparison_rows(METRICS) == [], "a single row says nothing new"
+    assert rows["u2seg-released: one cluster"][3].startswith(f"{one['semantic']['mIoU']:.1f}")
+    assert len(comparison(METRICS)) == 1 and "Protocols and baselines" not in shown(METRICS)
+
+
+def test_undefined_and_missing_figures():
+    rows = cells(shown({
+        "panoptic": {"all": {"PQ": 12.345, "SQ": None, "RQ": float("nan")}, "things": None},
+        "instances": "garbled", "semantic": {"mIoU": None, "pixel_accuracy": None},
+    }))  # fmt: skip
+    assert rows["Panoptic, all"] == ["12.3", "–", "–"]
+    assert not {"Panoptic, things", "Semantic segmentation", "Instances by class, boxes"} & {*rows}
+
+
+def test_the_reference_is_said_plainly():
+    assert is_agreement({"protocol": {"reference": "pseudo-labels"}})
+    path = {"protocol": {"reference": "/data/pseudo/val.json"}}
+    assert not is_agreement(path), "only the word itself, not a path that contains it"
+    assert "Measured against: COCO val2017." in shown({"protocol": {"reference": "COCO val2017"}})
+    assert "does not say what the predictions" in shown({"semantic": {"mIoU": 1.0}})
 
 
 def test_the_page_shows_it_all(folder, tmp_path):
@@ -131,8 +168,8 @@ def test_results_in_another_folder_than_the_predictions(folder, tmp_path):
 
 def test_classes_are_a_table(folder):
     part = part_of(folder)
-    assert part.class_columns == ["class", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU",
-                                  "accuracy", "AP", "AP50", "AR100", "clusters"]  # fmt: skip
+    assert part.class_columns == ("class", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU",
+                                  "accuracy", "AP", "AP50", "AR100", "clusters")  # fmt: skip
     rows = {row[0]: row[1:] for row in part.classes}
     assert list(rows) == ["cat", "dog", "grass", "sky"]
     # of three cats one has no class
@@ -140,14 +177,8 @@ def test_classes_are_a_table(folder):
     assert rows["cat"][-1] == "thing_2" and rows["sky"][9:12] == ["–", "–", "–"]
 
 
-def test_intervals_stand_behind_their_figures():
-    ci95 = {"panoptic": {"all": {"PQ": [30.04, 45.26], "SQ": None}}}
-    row = next(r for r in metric_rows({**METRICS, "ci95": ci95}) if r.name == "Panoptic, all")
-    assert row.cells[:2] == [("38.2", "[30.0, 45.3]"), ("70.0", "")]
-    assert interval_text([1.0]) == interval_text("ab") == interval_text([1.0, None]) == ""
-    assert interval_sentence({}) == "" and "1000 resamples" in interval_sentence(
-        {"resamples": 1000}
-    )
+def one_line(text):
+    return " ".join(text.split())
 
 
 def test_the_protocol_in_words():
@@ -158,7 +189,7 @@ def test_the_protocol_in_words():
         "stuff": {"votes": "images", "iou": 0.15}, "images": 9, "images_without_prediction": 2,
         "mapping": {"in_words": "fitted on 4 images of x.json, none of which is scored"},
     }  # fmt: skip
-    text = " ".join(protocol_sentences(released))
+    text = shown({"protocol": released})
     for words in (
         "Protocol u2seg-released", "many to one", "a box IoU above 0.7 and a score from 0.6 on",
         "stuff by images in which the IoU is above 0.15", "none of which is scored",
@@ -166,8 +197,9 @@ def test_the_protocol_in_words():
     ):  # fmt: skip
         assert words in text, words
     pixels = {"matching": "hungarian", "things": {"votes": "pixels"}, "stuff": {"votes": "pixels"}}
-    assert "Votes: things by pixels, stuff by pixels." in protocol_sentences(pixels)
-    assert protocol_sentences({}) == []
+    assert "Votes of things by pixels. Votes of stuff by pixels." in one_line(
+        shown({"protocol": pixels})
+    )
 
 
 def lines(*rows):
@@ -180,25 +212,16 @@ def test_chart_of_clusters_by_hand():
     svg = confusion_chart(
         lines(("a", "cat", 30, 1), ("a", "dog", 10, 0), ("b", "dog", 15, 0), ("c", "cat", 0, 1))
     )
-    assert re.findall(r'fill-opacity="([^"]*)"', svg) == ["0.75", "0.25", "1.00"]
-    assert re.findall(r">(\d+)</text>", svg) == ["75", "25", "100"]
-    assert svg.count('stroke-width="2"') == 1, "the class of a is framed, c is not shown"
-    assert "73 % → cat" in svg and "27 % → no class" in svg and ">c<" not in svg
-    assert OTHER not in svg
+    assert sorted(texts(svg)) == [
+        "100", "25", "27 % → no class", "73 % → cat", "75", "a", "b", "cat", "dog",
+    ]  # fmt: skip
 
 
 def test_many_classes_share_the_last_column():
     rows = [("a", f"class {i:03d}", 100 - i, int(i == 60)) for i in range(70)]
-    svg = confusion_chart(lines(*rows))
-    assert svg.count("rotate(-45") == MAX_COLUMNS + 1 and OTHER in svg
-    assert "→ class 060" in svg
-
-
-def test_names_are_escaped_and_cut():
-    svg = matrix_chart(["<b>" * 20], ["x&y"], {(0, 0): 0.001})
-    assert "<b>" not in svg and "&lt;b&gt;" in svg and "x&amp;y" in svg and "…" in svg
-    assert "fill-opacity" not in svg, "next to nothing is not drawn"
-    assert "nothing to draw" in matrix_chart([], ["a"], {})
+    words = texts(confusion_chart(lines(*rows)))
+    assert len([word for word in words if word.startswith("class")]) == MAX_COLUMNS
+    assert OTHER in words and "100 % → class 060" in words
 
 
 @pytest.mark.parametrize(
@@ -208,7 +231,6 @@ def test_names_are_escaped_and_cut():
         ("per_class.csv", "class,PQ\na,b\n"),
         ("worst.json", "{}"),
         ("worst.json", '{"images": {}, "worst": [1], "median": [], "best": [], "classes": {}}'),
-        ("metrics.json", '{"unmatched_clusters": {"things": {"clusters": 1}}}'),
     ],
 )
 def test_garbled_files_are_notes(folder, tmp_path, name, content):
@@ -232,7 +254,7 @@ def test_a_map_outside_the_folder_is_not_opened(folder, tmp_path):
 
 
 def test_a_huge_table_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("u2seg.visualization.confusion._LARGEST", 3)
+    monkeypatch.setattr("u2seg.visualization.evaluation._LARGEST", 3)
     (tmp_path / "clusters.csv").write_text("abcd")
     with pytest.raises(UserError, match="is larger than"):
         read_lines(tmp_path / "clusters.csv")

@@ -9,11 +9,10 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from tests.visualization.fake_run import METRICS, QUALITY, write_run
+from tests.visualization.fake_run import METRICS, write_run
 from u2seg.cli import main
 from u2seg.errors import UserError
 from u2seg.visualization import report
-from u2seg.visualization.clusters import quality_concerns, quality_rows
 from u2seg.visualization.report import build_page, write_report
 
 
@@ -50,6 +49,12 @@ def render(folders, path):
     return path.read_text("utf-8")
 
 
+def facts(page):
+    """The figures at the top of the page."""
+    found = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", report.render(page))
+    return {name: value.replace("\u00a0", " ").strip() for name, value in found}
+
+
 def test_page_is_whole_and_self_contained(folders, tmp_path):
     text = render(folders, tmp_path / "report.html")
     page = Page(text)
@@ -59,6 +64,7 @@ def test_page_is_whole_and_self_contained(folders, tmp_path):
     assert page.tags.count("figure") == 5 * 5, "photo, masks, stuff, label, prediction"
     for word in ("thing_0", "stuff_1", "Showing 5 of 5", "broken/half.jpg", "total_loss",
                  "Agreement with the pseudo-labels, not accuracy", "MASKS.TAU", "3 min 10 s",
+                 "Clusters that hardly differ", "Judged by descriptors alone", "stuff_2",
                  "META_ARCHITECTURE", "2.11.0", "correspondence", "38.2"):  # fmt: skip
         assert word in page.words, word
     assert "left out" not in page.words, "nothing of a whole run is missing"
@@ -96,7 +102,7 @@ def test_nothing_at_all_is_still_a_page(tmp_path):
     text = write_report(
         tmp_path / "r.html", labels=empty, train=empty, predictions=empty, title="t"
     ).read_text("utf-8")
-    for sentence in ("There is no evaluation", "There are no clusters", "Nothing was trained"):
+    for sentence in ("There is no evaluation", "There are no clusters", "No labelled image"):
         assert sentence in text
 
 
@@ -109,35 +115,13 @@ def test_label_half_alone_after_each_stage(tmp_path):
     assert "mask" in captions[1] and len(captions) == 3
 
 
-def test_cluster_quality_is_shown_and_near_duplicates_are_a_warning(folders, tmp_path):
-    page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
-    rows = dict(page.cluster_quality)
-    assert rows["masks per cluster"].startswith("0 to 4, median 1; as uneven as 2.8 clusters")
-    assert rows["empty clusters"] == "3 of 6"
-    assert rows["pairs of near-duplicates"] == "2 (1 and 2, 0 and 1)"
-    assert rows["silhouette (-1 to 1)"] == "0.312, mean of 9 masks"
-    assert "below 0.05 for 12 % of the masks" in rows["margin (0 to 1)"]
-    text = render(folders, tmp_path / "r.html")
-    assert "Clusters that hardly differ, in pairs: 2 (1 and 2, 0 and 1)" in text
-    assert "Judged by descriptors alone" in text
-
-
-def test_many_near_duplicates_are_counted_not_listed():
-    pairs = {**QUALITY, "near_duplicates": [[0, i, 30.0] for i in range(1, 12)]}
-    text = dict(quality_rows({**pairs, "near_duplicate_pairs": 1200}))["pairs of near-duplicates"]
-    assert text.startswith("1,200 (0 and 1, ") and text.endswith("0 and 8 and 1,192 more)")
-    assert quality_concerns({**QUALITY, "near_duplicate_pairs": 0}) == []
-    small = dict(quality_rows({**QUALITY, "silhouette": None, "margin": None}))
-    assert "silhouette (-1 to 1)" not in small and "margin (0 to 1)" not in small
-
-
 def test_garbled_cluster_quality_is_a_note(tmp_path):
     folders = write_run(tmp_path, count=2)
     for content in ('{"sizes": 3}', "[]"):
         (folders.labels / "clusters" / "quality.json").write_text(content)
         page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
         assert any(note.startswith("quality of the clusters left out") for note in page.notes)
-        assert page.cluster_quality == []
+        assert page.quality == []
 
 
 def test_garbled_files_become_notes(tmp_path):
@@ -185,8 +169,8 @@ def test_many_images_are_capped(tmp_path, monkeypatch):
     folders = write_run(tmp_path, count=5)
     page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
     assert [s.name for s in page.samples] == ["holiday/photo_000.png", "holiday/photo_002.png"]
-    assert page.samples_total == 5
-    assert len(page.clusters) == 1 < page.clusters_used
+    assert len(page.labels.images) == 5
+    assert len(page.clusters) == len(page.stuff) == 1 < len(page.numbers.cluster_sizes)
 
 
 def test_predictions_of_other_images_have_their_own_section(tmp_path):

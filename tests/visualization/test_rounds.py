@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 from tests.visualization.fake_run import METRICS, write_run
+from tests.visualization.test_report import facts
 from u2seg.io.atomic import write_json
 from u2seg.visualization.report import build_page, write_report
-from u2seg.visualization.rounds import COLUMNS, read_rounds
+from u2seg.visualization.rounds import read_rounds
 from u2seg.visualization.sources import Notes
 
 
@@ -17,6 +18,7 @@ def test_rows_say_what_changed_and_what_it_brought(tmp_path: Path) -> None:
     labels = {"predicted": 1234, "agreed": 1, "kept": 20, "replaced": 3, "stuff_changed": 56}
     second = {
         "round": 1,
+        "relabel": "agree",
         "labels": labels,
         "panoptic": {"all": {"PQ": 12.3}},
         "semantic": {"mIoU": None},
@@ -25,11 +27,14 @@ def test_rows_say_what_changed_and_what_it_brought(tmp_path: Path) -> None:
     write_json(tmp_path / "rounds.json", {"rounds": [first, second]})
     notes = Notes()
     found = read_rounds(tmp_path / "rounds.json", None, 3, notes)
+    assert found.columns == [
+        "round", "relabel", "things by score", "by agreement", "kept", "replaced",
+        "stuff pixels changed", "PQ", "mask AR100",
+    ]  # fmt: skip
     assert found.rows == [
-        ("0", "–", "–", "–", "–", "–", "10.0", "–", "–"),
-        ("1", "1,234", "1", "20", "3", "56", "12.3", "–", "5.0"),
+        ["0", "–", "–", "–", "–", "–", "–", "10.0", "–"],
+        ["1", "agree", "1,234", "1", "20", "3", "56", "12.3", "5.0"],
     ]
-    assert len(found.rows[0]) == len(COLUMNS)
     assert not notes and not found.samples
 
 
@@ -38,15 +43,19 @@ def test_without_truth_figures_are_said_not_to_compare(tmp_path: Path) -> None:
     entries = [{"round": n, "labels": {}, "panoptic": {"all": {"PQ": 50.0}}} for n in (0, 1)]
     write_json(tmp_path / "rounds.json", {"rounds": entries})
     for reference, column, card, told in (
-        ("pseudo-labels", "PQ, own labels", "PQ (agreement with the last round's own labels)", 1),
+        (
+            "pseudo-labels",
+            "PQ, own labels",
+            "PQ (agreement with the last round&#39;s own labels)",
+            1,
+        ),
         ("scenes val", "PQ", "PQ", 0),
     ):
         metrics = {**METRICS, "protocol": {"reference": reference}}
         write_json(folders.predictions / "metrics.json", metrics)
         inputs = {"labels": None, "train": None, "predictions": folders.predictions}
         page = build_page(**inputs, title="t", rounds=tmp_path / "rounds.json")
-        assert page.rounds.columns[6] == column and len(page.rounds.columns) == len(COLUMNS)
-        assert [value for name, value in page.facts if name == card] == ["38.2"]
+        assert page.rounds.columns == ["round", column] and facts(page)[card] == "38.2"
         path = write_report(tmp_path, **inputs, title="t", rounds=tmp_path / "rounds.json")
         assert path.read_text().count("cannot be compared between rounds") == told
 
@@ -58,12 +67,12 @@ def test_time_and_iterations_of_all_rounds_are_added(tmp_path: Path) -> None:
     write_json(home / "labels" / "timings.json", {"images": 1.5, "panoptic": 2.5})
     write_json(tmp_path / "rounds.json", {"rounds": [{"round": n, "labels": {}} for n in (0, 1)]})
     inputs = {"labels": None, "train": home / "train", "predictions": None, "title": "t"}
-    facts = dict(build_page(**inputs, rounds=tmp_path / "rounds.json").facts)
-    assert facts["training iterations"] == "762"
-    assert facts["computing time"] == "7 min 9 s"  # 2 * 212.5 + 4 s
+    shown = facts(build_page(**inputs, rounds=tmp_path / "rounds.json"))
+    assert shown["training iterations"] == "762"
+    assert shown["computing time"] == "7 min 9 s"  # 2 * 212.5 + 4 s
     (folders.train / "metrics.json").unlink()
-    facts = dict(build_page(**inputs, rounds=tmp_path / "rounds.json").facts)
-    assert facts["training iterations of the last round"] == "381"
+    shown = facts(build_page(**inputs, rounds=tmp_path / "rounds.json"))
+    assert shown["training iterations of the last round"] == "381"
 
 
 def test_without_a_round_there_is_no_section(tmp_path: Path) -> None:

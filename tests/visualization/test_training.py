@@ -11,13 +11,13 @@ import pytest
 from tests.visualization.fake_run import write_run
 from u2seg.errors import UserError
 from u2seg.structures.labels import LabelSpace
+from u2seg.visualization.compose import encode_picture
 from u2seg.visualization.report import build_page, write_report
 from u2seg.visualization.samples import RIM
 from u2seg.visualization.sources import Notes
 from u2seg.visualization.training import (
     draw_training_batch,
     draw_training_sample,
-    encode_picture,
     training_pictures,
 )
 

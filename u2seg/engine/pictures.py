@@ -14,7 +14,8 @@ from u2seg.data.consistency import disagreements
 from u2seg.host.setup import label_space
 from u2seg.io.atomic import write_bytes
 from u2seg.structures.labels import LabelSpace
-from u2seg.visualization.training import PICTURES, draw_training_batch, encode_picture
+from u2seg.visualization.compose import encode_picture
+from u2seg.visualization.training import PICTURES, draw_training_batch
 
 logger = logging.getLogger("detectron2.u2seg")
 """Below the host's logger: what is said here reaches its ``log.txt`` too."""

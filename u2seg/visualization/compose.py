@@ -1,10 +1,11 @@
-"""Put pictures together: side by side with captions, and colour legends.
+"""Put pictures together: side by side with captions, colour legends, crops; and encode them.
 
 Images are (H, W, 3) uint8 RGB.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_bytes
-from u2seg.visualization.text import Color, font, printable, text_size
+from u2seg.visualization.draw import Color, Rgb, font, printable, text_size
 
-Rgb = npt.NDArray[np.uint8]
 PAPER: Color = (250, 250, 250)
 INK: Color = (30, 30, 30)
+MARGIN = 0.12
+"""Share of a box added on every side, so that a crop shows a little of its surroundings."""
+JPEG_QUALITY = 80
 
 
 def shrink(image: Rgb, longest: int, *, labels: bool = False) -> Rgb:
@@ -154,3 +158,59 @@ def write_picture(path: Path, pixels: Rgb) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=kind, quality=92)  # PNG has no quality
     write_bytes(path, buffer.getvalue())
+
+
+def masked_crop(
+    image: Rgb, mask: npt.NDArray[np.bool_], *, side: int = 96, rim: Color | None = None
+) -> Rgb:
+    """Return a square crop around a mask, everything outside the mask faded to pale grey.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool with at least one pixel.
+        side: Side of the result in pixels.
+        rim: RGB of a line of one pixel around the mask; None = no line.
+
+    Returns:
+        (side, side, 3) uint8; where the square leaves the photograph it is pale grey.
+
+    Raises:
+        UserError: if the sizes differ or the mask is empty.
+    """
+    if mask.shape != image.shape[:2]:
+        raise UserError(f"mask {mask.shape} and image {image.shape[:2]} differ in size")
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        raise UserError("an empty mask has no crop")
+    top, left = int(rows[0]), int(cols[0])
+    height, width = int(rows[-1]) - top + 1, int(cols[-1]) - left + 1
+    reach = max(1, round(max(height, width) * (1 + 2 * MARGIN)))
+    y, x = top + (height - reach) // 2, left + (width - reach) // 2
+    window = (slice(max(0, y), y + reach), slice(max(0, x), x + reach))
+    part, inside = image[window].astype(np.uint16), mask[window]
+    grey = (part.sum(axis=2, keepdims=True) // 3 + 3 * 225) // 4
+    part = np.where(inside[..., None], part, grey).astype(np.uint8)
+    square = np.full((reach, reach, 3), 236, dtype=np.uint8)
+    y0, x0 = max(0, -y), max(0, -x)
+    place = (slice(y0, y0 + part.shape[0]), slice(x0, x0 + part.shape[1]))
+    square[place] = part
+    crop = np.array(Image.fromarray(square).resize((side, side), Image.Resampling.LANCZOS))
+    if rim is not None:
+        shape = np.zeros((reach, reach), dtype=np.uint8)
+        shape[place] = inside
+        small = Image.fromarray(shape).resize((side, side), Image.Resampling.NEAREST)
+        filled = np.asarray(small) > 0
+        crop[ndimage.binary_dilation(filled) & ~filled] = rim
+    return crop
+
+
+def encode_picture(picture: Rgb) -> bytes:
+    """Return a picture as the content of a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(picture: Rgb) -> str:
+    """Return a picture as a JPEG ``data:`` URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(encode_picture(picture)).decode("ascii")

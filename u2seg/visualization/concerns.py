@@ -1,20 +1,20 @@
-"""What in a run should worry its owner, and which key to set to what.
+"""Numbers about pseudo-labels, and what in a run should worry its owner: which key to set to what.
 
-Thresholds on counts; no ground truth is looked at.
+Thresholds on counts; no ground truth is looked at, and no number is a measure of accuracy.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from u2seg.io.jsonfile import read_json
 from u2seg.io.sources import PHOTOGRAPHIC
+from u2seg.structures.labels import LabelSpace
+from u2seg.visualization.draw import printable
 from u2seg.visualization.sources import LabelRun, Predictions
-from u2seg.visualization.statistics import LabelStatistics, percent
-from u2seg.visualization.text import printable
 
 AMBER_EMPTY, RED_EMPTY = 0.25, 0.5
 AMBER_SKIPPED, RED_SKIPPED = 0.05, 0.25
@@ -24,6 +24,7 @@ FEW_MASKS, GOOD_MASKS = 10, 25
 AMBER_CLUSTER = 0.5
 AMBER_BORDER = 0.7
 RED_STUFF = 0.9
+MAX_PAIRS = 8
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,157 @@ class Concern:
     text: str
 
 
-def label_concerns(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
-    """Return what is suspicious about a labelling run.
+@dataclass(frozen=True)
+class LabelStatistics:
+    """Counts over a labelling run.
 
     Args:
-        run: The run, whole or only its first stages.
-        numbers: Its statistics.
+        masks_per_image: One number per image, images without masks included.
+        area_percent: Area of every mask in percent of its image.
+        border_contact: Share of masks whose box touches the border of the image, 0..1.
+        cluster_sizes: Thing cluster id -> masks in it; clusters without masks are absent.
+        stuff_share: Stuff cluster id -> share of all pixels, 0..1; unused ones are absent.
+        thing_share: Share of all pixels under things, 0..1.
+        void_share: Share of all pixels in no segment, 0..1.
     """
+
+    masks_per_image: list[int] = field(default_factory=list)
+    area_percent: list[float] = field(default_factory=list)
+    border_contact: float = 0.0
+    cluster_sizes: dict[int, int] = field(default_factory=dict)
+    stuff_share: dict[int, float] = field(default_factory=dict)
+    thing_share: float = 0.0
+    void_share: float = 0.0
+
+    @property
+    def without_masks(self) -> int:
+        """Images that have no mask."""
+        return self.masks_per_image.count(0)
+
+
+def label_statistics(run: LabelRun) -> LabelStatistics:
+    """Return the statistics of what ``run`` holds."""
+    areas, contact = [], 0
+    masks = run.masks or {}
+    for image in run.images:
+        for record in masks.get(image.id, ()):
+            areas.append(100.0 * float(record["area"]) / max(1, image.height * image.width))
+            contact += touches_border(record["bbox"], image.height, image.width)
+    shares: tuple[dict[int, float], float, float] = ({}, 0.0, 0.0)
+    if run.panoptic and run.panoptic.space:
+        segments = {name: record.segments for name, record in run.panoptic.by_file.items()}
+        sizes = {image.file_name: image.height * image.width for image in run.images}
+        shares = segment_shares(segments, sizes, run.panoptic.space)
+    known = [] if run.masks is None else [len(masks.get(image.id, ())) for image in run.images]
+    clusters = Counter(int(row["category_id"]) - 1 for row in run.instances)
+    border = contact / len(areas) if areas else 0.0
+    return LabelStatistics(known, areas, border, dict(clusters), *shares)
+
+
+def touches_border(box: Sequence[float], height: int, width: int) -> bool:
+    """Return whether a COCO box (x, y, width, height) in pixels reaches the image border.
+
+    Examples:
+        >>> touches_border((1, 1, 8, 8), 10, 10), touches_border((1, 1, 9, 8), 10, 10)
+        (False, True)
+    """
+    x, y, w, h = box
+    return x <= 0 or y <= 0 or x + w >= width or y + h >= height
+
+
+def segment_shares(
+    segments: Mapping[str, Sequence[Mapping[str, Any]]],
+    pixels: Mapping[str, int],
+    space: LabelSpace,
+) -> tuple[dict[int, float], float, float]:
+    """Return (stuff cluster -> share, share of things, share of void) of all pixels.
+
+    Args:
+        segments: File name -> ``segments_info`` with ``category_id`` and ``area``.
+        pixels: File name -> pixels of the image; images not named here are passed over.
+        space: The numbering.
+
+    Examples:
+        >>> one = {"a.jpg": [{"category_id": 1, "area": 2}, {"category_id": 3, "area": 5}]}
+        >>> segment_shares(one, {"a.jpg": 10}, LabelSpace(1, 2))
+        ({1: 0.5}, 0.2, 0.3)
+    """
+    stuff: Counter[int] = Counter()
+    things = total = 0
+    for name in segments.keys() & pixels.keys():
+        total += pixels[name]
+        for row in segments[name]:
+            category, area = int(row["category_id"]), int(row["area"])
+            if space.is_thing(category):
+                things += area
+            else:
+                stuff[category - 1 - space.num_things] += area
+    if not total:
+        return {}, 0.0, 0.0
+    void = max(0, total - things - sum(stuff.values()))
+    return {k: v / total for k, v in sorted(stuff.items())}, things / total, void / total
+
+
+def percent(share: float) -> str:
+    """Return a share 0..1 in percent, with one decimal where it matters.
+
+    Examples:
+        >>> percent(0.6), percent(0.034), percent(0.0001), percent(0.0)
+        ('60 %', '3.4 %', '< 0.1 %', '0 %')
+    """
+    value = 100 * share
+    if value == 0 or value >= 10:
+        return f"{value:.0f} %"
+    return "< 0.1 %" if value < 0.1 else f"{value:.1f} %"
+
+
+def quality_rows(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, value) of every figure in ``clusters/quality.json``.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is not what the cluster stage writes.
+    """
+    sizes, margin = quality["sizes"], quality["margin"]
+    median = f"{sizes['min']:,} to {sizes['max']:,}, median {sizes['median']:g}"
+    rows = [
+        ("masks per cluster", f"{median}; as uneven as {sizes['effective']:.1f} equal clusters"),
+        ("empty clusters", f"{len(quality['empty'])} of {quality['clusters']}"),
+        ("pairs of near-duplicates", _pairs(quality)),
+    ]
+    if quality["silhouette"] is not None:
+        text = f"{quality['silhouette']:.3f}, mean of {quality['sample']:,} masks"
+        rows.append(("silhouette (-1 to 1)", text))
+    if margin:
+        low = percent(margin["below_0.05"])
+        text = (
+            f"the own centroid is {margin['mean']:.3f} nearer than the next; below 0.05 for {low}"
+        )
+        rows.append(("margin (0 to 1)", f"{text} of the masks"))
+    return [*rows, ("inertia", f"{quality['inertia']:.6g}")]
+
+
+def _pairs(quality: Mapping[str, Any]) -> str:
+    count = int(quality["near_duplicate_pairs"])
+    if not count:
+        return "0"
+    shown = [f"{int(i)} and {int(j)}" for i, j, _ in quality["near_duplicates"][:MAX_PAIRS]]
+    rest = f" and {count - len(shown):,} more" if count > len(shown) else ""
+    return f"{count:,} ({', '.join(shown)}{rest})"
+
+
+def quality_concerns(quality: Mapping[str, Any]) -> list[Concern]:
+    """Return a warning about clusters that hardly differ; empty ones are warned about elsewhere."""
+    if not int(quality["near_duplicate_pairs"]):
+        return []
+    text = (
+        f"Clusters that hardly differ, in pairs: {_pairs(quality)}. Fewer clusters "
+        "(U2SEG.CLUSTERS.NUM_CLUSTERS) may do, or evaluation merges them (majority matching)."
+    )
+    return [Concern("amber", text)]
+
+
+def label_concerns(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
+    """Return what is suspicious about a labelling run, whole or only its first stages."""
     found = [
         *_skipped(run),
         *_passed_over(run),

@@ -1,4 +1,4 @@
-"""Draw labels on photographs: panoptic labels, class-agnostic masks, stuff maps.
+"""Draw labels on photographs: panoptic labels, masks that may overlap, stuff maps; and names.
 
 Shapes: H x W pixels. Images are (H, W, 3) uint8 RGB, row-major, y down. Colours of categories
 come from ``LabelSpace.colors()`` alone, so one id has one colour in every picture. Blending is
@@ -8,19 +8,23 @@ integer arithmetic and therefore the same on every machine: ``(p * (256 - a) + c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from u2seg.errors import UserError
 from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
 from u2seg.structures.panoptic import PanopticLabel
-from u2seg.visualization.text import Color, Tag, draw_tags
 
 Rgb = npt.NDArray[np.uint8]
+Color = tuple[int, int, int]
+Box = tuple[int, int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 MIN_OUTLINE_SIDE = 48
 """Pictures with a shorter side get no outlines: they would cover what they enclose."""
 MIN_NAMES_SIDE = 64
@@ -38,14 +42,14 @@ def draw_panoptic(
     names: bool = True,
     name_size: int = 0,
 ) -> Rgb:
-    """Return the photograph with its segments coloured, outlined and named.
+    """Return the photograph with its segments coloured and named, things outlined.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         label: Its ids are (H, W); void pixels keep the photograph.
         space: Gives colours and names of the categories.
         alpha: Opacity of the colours, 0 (photograph) .. 1 (flat colour).
-        outlines: Draw the borders of segments, unless the shorter side is below 48 px.
+        outlines: Draw the borders of things, unless the shorter side is below 48 px.
         names: Write names, unless the shorter side is below 64 px; segments smaller than
             0.2 % of the picture and names that find no room are left out. A score below 1 is
             written behind the name in percent.
@@ -73,23 +77,23 @@ def draw_panoptic(
     index = index.reshape(label.ids.shape)
     colors, opacity = _segment_table(present, label, space, alpha)
     canvas = _blend(image, colors[index], opacity[index])
-    if outlines:
-        _outline(canvas, index, colors, skip=np.flatnonzero(present == 0))
+    width = _outline_width(index) if outlines else 0
+    if width:
+        things = [s.id for s in label.segments if s.isthing]
+        rim = borders(index, width) & np.isin(label.ids, things)
+        canvas[rim] = colors[index[rim]] // 2
     return _write_names(canvas, label, space, name_size) if names else canvas
 
 
 def draw_masks(
-    image: Rgb,
-    masks: Sequence[npt.NDArray[np.bool_]],
-    *,
-    alpha: float = 0.5,
-    outlines: bool = True,
+    image: Rgb, masks: Sequence[npt.NDArray[np.bool_]], *, alpha: float = 0.5, outlines: bool = True
 ) -> Rgb:
     """Return the photograph with class-agnostic masks, one colour each.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        masks: (H, W) bool each; they may overlap: small ones are drawn above large ones.
+        masks: (H, W) bool each; they may overlap or lie inside each other: small ones are drawn
+            above large ones, and every one is outlined, also where others cover it.
         alpha: Opacity of the colours, 0..1.
         outlines: Draw the borders, unless the shorter side is below 48 px.
 
@@ -99,20 +103,22 @@ def draw_masks(
     Raises:
         UserError: if a mask has another size than the image or ``alpha`` is outside 0..1.
     """
-    order = np.zeros(image.shape[:2], dtype=np.int32)
-    _check(image, order, alpha)
-    areas = [int(np.count_nonzero(mask)) for mask in masks]
-    for number in sorted(range(len(masks)), key=lambda i: -areas[i]):
-        _check(image, masks[number], alpha)
-        order[masks[number]] = number + 1
+    top = np.zeros(image.shape[:2], dtype=np.int32)
+    _check(image, top, alpha)
+    for mask in masks:
+        _check(image, mask, alpha)
+    order = sorted(range(len(masks)), key=lambda i: -int(np.count_nonzero(masks[i])))
+    for number in order:
+        top[masks[number]] = number + 1
     colors = np.zeros((len(masks) + 1, 3), dtype=np.uint8)
     if masks:
         colors[1:] = LabelSpace(len(masks), 0).colors()
     opacity = np.full(len(colors), _opacity(alpha), dtype=np.uint16)
     opacity[0] = 0
-    canvas = _blend(image, colors[order], opacity[order])
-    if outlines:
-        _outline(canvas, order, colors, skip=np.array([0]))
+    canvas = _blend(image, colors[top], opacity[top])
+    width = _outline_width(top) if outlines else 0
+    for number in order if width else ():
+        canvas[borders(masks[number], width) & masks[number]] = colors[number + 1] // 2
     return canvas
 
 
@@ -202,24 +208,27 @@ def _blend(image: Rgb, colors: Rgb, opacity: npt.NDArray[np.uint16]) -> Rgb:
     return (mixed >> 8).astype(np.uint8)
 
 
-def _outline(
-    canvas: Rgb, index: npt.NDArray[np.integer], colors: Rgb, skip: npt.NDArray[np.integer]
-) -> None:
-    """Darken the rim of each region of ``index`` in place; regions in ``skip`` get none."""
-    side = min(index.shape)
-    if side < MIN_OUTLINE_SIDE:
-        return
+def borders(index: npt.NDArray[np.generic], width: int = 1) -> npt.NDArray[np.bool_]:
+    """Return the pixels of a map that lie beside another value, up to ``width`` pixels deep.
+
+    Examples:
+        >>> borders(np.array([[1, 1, 2, 2, 2]])).astype(int).tolist()
+        [[0, 1, 1, 0, 0]]
+    """
     edge = np.zeros(index.shape, dtype=bool)
-    across, down = index[:, 1:] != index[:, :-1], index[1:] != index[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
-    extra = round(side / 350) - 1
-    if extra > 0:
-        edge = ndimage.binary_dilation(edge, iterations=extra)
-    edge &= ~np.isin(index, skip)
-    canvas[edge] = colors[index[edge]] // 2
+    for step in range(1, width + 1):
+        across, down = index[:, step:] != index[:, :-step], index[step:] != index[:-step]
+        edge[:, step:] |= across
+        edge[:, :-step] |= across
+        edge[step:] |= down
+        edge[:-step] |= down
+    return edge
+
+
+def _outline_width(index: npt.NDArray[np.generic]) -> int:
+    """Return how many pixels wide outlines are; 0 in pictures too small for them."""
+    side = min(index.shape)
+    return max(1, round(side / 350)) if side >= MIN_OUTLINE_SIDE else 0
 
 
 def _write_names(canvas: Rgb, label: PanopticLabel, space: LabelSpace, size: int) -> Rgb:
@@ -258,6 +267,80 @@ def _deepest(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def color_tuple(row: npt.NDArray[np.uint8]) -> Color:
-    """Return one row of a colour table as three plain integers."""
-    return int(row[0]), int(row[1]), int(row[2])
+@functools.lru_cache(maxsize=16)
+def font(size: int) -> Font:
+    """Return Pillow's built-in font at ``size`` pixels; needs no font file on the machine."""
+    return ImageFont.load_default(size)
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` on one line without control characters and undecodable bytes.
+
+    Examples:
+        >>> printable("a\nb\x00")
+        'a b '
+    """
+    clean = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else " " for c in clean)
+
+
+def text_size(text: str, size: int) -> tuple[int, int]:
+    """Return (width, height) in pixels of one line of text, height equal for every text."""
+    left, _, right, _ = font(size).getbbox(printable(text))
+    _, top, _, bottom = font(size).getbbox("Ag")
+    return round(right - left), round(bottom - top)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A name to be written near a point.
+
+    Args:
+        text: What to write.
+        x, y: Wanted centre in pixels.
+        color: RGB of the box behind the text.
+    """
+
+    text: str
+    x: int
+    y: int
+    color: Color
+
+
+def draw_tags(image: Image.Image, tags: Sequence[Tag], size: int) -> int:
+    """Write tags into an RGB ``image`` in place, letters ``size`` px high; return how many fit.
+
+    Earlier tags win: a tag that would cover an earlier one is moved up or down by up to two
+    heights, else left out; so is one that is wider than the picture.
+    """
+    pen = ImageDraw.Draw(image)
+    taken: list[Box] = []
+    for tag in tags:
+        box = _place(image.size, tag, size, taken)
+        if box is None:
+            continue
+        taken.append(box)
+        pen.rounded_rectangle(box, radius=max(1, size // 5), fill=tag.color)
+        red, green, blue = tag.color
+        ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"
+        middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        pen.text(middle, printable(tag.text), fill=ink, font=font(size), anchor="mm")
+    return len(taken)
+
+
+def _place(bounds: tuple[int, int], tag: Tag, size: int, taken: list[Box]) -> Box | None:
+    pad = max(1, size // 5)
+    width, height = (length + 2 * pad for length in text_size(tag.text, size))
+    if width > bounds[0] or height > bounds[1]:
+        return None
+    left = min(max(tag.x - width // 2, 0), bounds[0] - width)
+    wanted = min(max(tag.y - height // 2, 0), bounds[1] - height)
+    for shift in (0, -1, 1, -2, 2):
+        top = wanted + shift * height
+        box = (left, top, left + width - 1, top + height - 1)
+        free = not any(
+            box[0] <= b[2] and b[0] <= box[2] and box[1] <= b[3] and b[1] <= box[3] for b in taken
+        )
+        if free and 0 <= top <= bounds[1] - height:
+            return box
+    return None

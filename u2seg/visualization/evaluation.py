@@ -1,74 +1,71 @@
-"""The evaluation part of the report: rules in words, intervals, protocols, baselines, pictures."""
+"""The evaluation part of the report: figures, rules in words, clusters against classes, pictures.
+
+Reads what an evaluation leaves: ``metrics.json``, ``per_class.csv``, ``clusters.csv``,
+``worst.json``. Without ground truth only a few figures of agreement are shown: tables of clusters
+against clusters would say nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from u2seg.visualization.confusion import confusion_chart, read_lines, unmatched_sentences
-from u2seg.visualization.metrics import (
-    MetricRow,
-    interval_text,
-    node,
-    number_text,
-    reference_word,
-)
-from u2seg.visualization.samples import Sample
-from u2seg.visualization.sources import Notes, Predictions
-from u2seg.visualization.text import printable
-from u2seg.visualization.worst import ranking_words, worst_samples
+import numpy as np
+import numpy.typing as npt
 
-MODEL = "model"
-MAX_NAMES = 6
-"""Clusters named beside a class."""
-_MATCHINGS = {
-    "hungarian": "one to one (Hungarian): no two clusters share a class",
-    "majority": "many to one: each cluster takes its most voted class",
-    "hungarian+majority": "one to one first; clusters left over take their most voted class",
-    "identity": "none, ids are classes",
-}
-_CLASS_WORDS = ("class", "kind", "clusters")
+from u2seg.errors import UserError
+from u2seg.evaluation.report.details import KEYS
+from u2seg.evaluation.truth.predictions import PSEUDO_LABELS
+from u2seg.io.jsonfile import read_json_object
+from u2seg.io.paths import safe_join
+from u2seg.io.png import read_panoptic_png
+from u2seg.structures.labels import VOID_ID, LabelSpace
+from u2seg.visualization.charts import matrix_chart
+from u2seg.visualization.compose import data_uri
+from u2seg.visualization.concerns import percent
+from u2seg.visualization.draw import Rgb
+from u2seg.visualization.samples import Picture, Sample, blank, draw_ids, fit_labels, thumbnail
+from u2seg.visualization.sources import ImageRecord, Notes, Predictions
+
+UNDEFINED = "–"
+OTHER = "other classes"
+MAX_ROWS, MAX_COLUMNS, MAX_NAMES = 28, 24, 6
+"""Clusters and classes in the picture of clusters against classes; clusters beside a class."""
+GROUPS = {"worst": "Worst", "median": "From the middle", "best": "Best"}
+_LARGEST = 64 << 20
+_CLUSTER_NAME = re.compile(r"(thing|stuff)_\d+")
 _CLASS_FIGURES = (
     "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU", "accuracy", "AP", "AP50", "AR100",
 )  # fmt: skip
-_COUNTS = ("TP", "FP", "FN")
-_COMPARED = {
-    "PQ": ("panoptic", "all", "PQ"),
-    "PQ things": ("panoptic", "things", "PQ"),
-    "PQ stuff": ("panoptic", "stuff", "PQ"),
-    "mIoU": ("semantic", "mIoU"),
-    "accuracy": ("semantic", "pixel_accuracy"),
-    "mask AP": ("instances", "segm", "AP"),
-}
 
 
 @dataclass
 class EvaluationPart:
-    """What the report says about an evaluation besides its table of figures.
+    """What the report shows of an evaluation.
 
     Args:
-        reference: What the predictions were compared with, ``truth`` or ``pseudo-labels``.
-        sentences: The protocol in words.
-        intervals: What the brackets are; empty without intervals.
-        compared: Protocols and baselines, a row each; empty if there is one row only.
-        class_columns: Header of ``classes``.
-        classes: A row per class; empty without ``per_class.csv``.
-        confusion: SVG of clusters against classes; empty without ``clusters.csv``.
-        unmatched: What clusters without a class hold, in words.
-        ranked_by: By what images are ranked, in words.
+        metrics: Content of ``metrics.json``.
+        agreement: Whether the predictions were compared with pseudo-labels, not ground truth.
+        compared: (name, blocks of figures) of each protocol and its baselines.
+        classes: A row of texts under ``class_columns`` per class.
+        confusion: SVG of clusters against classes.
+        ranked_by: By what images are ranked.
         groups: (heading, pictures) of the worst, middle and best images.
     """
 
-    reference: str = "truth"
-    sentences: list[str] = field(default_factory=list)
-    intervals: str = ""
-    compared: list[MetricRow] = field(default_factory=list)
-    class_columns: list[str] = field(default_factory=list)
+    metrics: dict[str, Any]
+    agreement: bool
+    compared: list[tuple[str, Any]] = field(default_factory=list)
+    class_columns: tuple[str, ...] = ("class", "kind", *_CLASS_FIGURES, "clusters")
     classes: list[list[str]] = field(default_factory=list)
     confusion: str = ""
-    unmatched: list[str] = field(default_factory=list)
     ranked_by: str = ""
     groups: list[tuple[str, list[Sample]]] = field(default_factory=list)
 
@@ -78,138 +75,107 @@ def evaluation_part(found: Predictions, image_root: Path | None, notes: Notes) -
 
     Args:
         found: Metrics and predictions.
-        image_root: Folder of the evaluation's photographs; None = not known.
+        image_root: Folder of the evaluation's photographs; None = not known: segments are drawn
+            on grey.
         notes: Gets what is left out.
     """
-    metrics = found.metrics
-    reference = reference_word(metrics)
-    part = EvaluationPart(
-        reference=reference,
-        sentences=protocol_sentences(node(metrics, "protocol")),
-        intervals=interval_sentence(node(metrics, "ci95")),
-        compared=comparison_rows(metrics),
-        unmatched=notes.attempt("unmatched clusters", [], unmatched_sentences, metrics),
-        ranked_by=ranking_words(found, notes, reference),
-    )
-    clusters = found.results / "clusters.csv"
-    if clusters.is_file():
-        part.confusion = notes.attempt("clusters and classes", "", _confusion, clusters)
-    classes = found.results / "per_class.csv"
-    if classes.is_file():
-        part.class_columns = [*_CLASS_WORDS[:2], *_CLASS_FIGURES, *_CLASS_WORDS[2:]]
-        part.classes = notes.attempt("figures of classes", [], _class_rows, classes)
-    samples = worst_samples(found, image_root, notes, reference)
-    names = {"worst": "Worst", "median": "From the middle", "best": "Best"}
-    part.groups = [(names[group], rows) for group, rows in samples.items() if rows]
+    part = EvaluationPart(found.metrics, is_agreement(found.metrics))
+    if not part.agreement:
+        part.compared = comparison(found.metrics)
+        clusters, classes = found.results / "clusters.csv", found.results / "per_class.csv"
+        if clusters.is_file():
+            part.confusion = notes.attempt("clusters and classes", "", _confusion, clusters)
+        if classes.is_file():
+            part.classes = notes.attempt("figures of classes", [], _class_rows, classes)
+    path = found.results / "worst.json"
+    if path.is_file():
+        empty: dict[str, Any] = {}
+        worst = notes.attempt("worst images", empty, read_json_object, path, "images", *GROUPS)
+        part.ranked_by = str(worst.get("ranked_by"))
+        reference = PSEUDO_LABELS if part.agreement else "truth"
+        for group, heading in GROUPS.items():
+            samples = []
+            for image in worst.get(group, ()):
+                what = f"picture of image {image}"
+                args = (found, image_root, worst, str(image), reference)
+                sample = notes.attempt(what, None, _sample, *args)
+                samples += [sample] if sample else []
+            part.groups += [(heading, samples)] if samples else []
     return part
 
 
-def protocol_sentences(protocol: Mapping[str, Any]) -> list[str]:
-    """Return the rules of an evaluation in words.
+def is_agreement(metrics: Mapping[str, Any]) -> bool:
+    """Return whether the predictions were compared with pseudo-labels, not ground truth.
 
-    Args:
-        protocol: Block ``protocol`` of ``metrics.json``; what it lacks is not said.
+    ``protocol.reference`` says so, and so do classes that all bear the names of clusters
+    (``thing_0``, ``stuff_3``): no ground truth is named like that.
 
     Examples:
-        >>> protocol_sentences({"name": "cups", "matching": "majority", "unmatched": "void",
-        ...                     "mapping": {"in_words": "fitted on the same 5 images"}})
-        ['Protocol cups. From clusters to classes: many to one: each cluster takes its most voted \
-class.', 'The mapping was fitted on the same 5 images.', 'Segments of clusters without a class \
-claim no pixel.']
+        >>> is_agreement({"panoptic": {"per_class": {"thing_0": {}, "stuff_1": {}}}})
+        True
+        >>> is_agreement({"panoptic": {"per_class": {"person": {}, "stuff_1": {}}}})
+        False
     """
-    found = []
-    name = protocol.get("name")
-    matching = str(protocol.get("matching", ""))
-    if matching:
-        which = f"Protocol {printable(str(name))}. " if name else ""
-        rule = _MATCHINGS.get(matching, printable(matching))
-        found.append(f"{which}From clusters to classes: {rule}.")
-    votes = _vote_sentence(node(protocol, "things"), node(protocol, "stuff"))
-    if votes:
-        found.append(votes)
-    words = node(protocol, "mapping").get("in_words")
-    where = protocol.get("mapping_fitted_on")
-    if words or where:
-        found.append(f"The mapping was {printable(str(words or f'fitted on {where}'))}.")
-    treatment = {"void": "claim no pixel", "false_positive": "are false positives"}
-    if protocol.get("unmatched") in treatment:
-        found.append(
-            f"Segments of clusters without a class {treatment[str(protocol['unmatched'])]}."
-        )
-    empty = protocol.get("images_without_prediction")
-    if empty:
-        found.append(f"{empty} of {protocol.get('images')} images have no prediction: empty.")
-    return found
+    if at(metrics, "protocol.reference") == PSEUDO_LABELS:
+        return True
+    names = at(metrics, "panoptic.per_class")
+    return bool(names) and all(_CLUSTER_NAME.fullmatch(str(name)) for name in names)
 
 
-def _vote_sentence(things: Mapping[str, Any], stuff: Mapping[str, Any]) -> str:
-    parts = []
-    if things.get("votes") == "instances":
-        above = "above" if things.get("strict") else "of at least"
-        parts.append(
-            f"things by pairs of instances with a {things.get('overlap')} IoU {above} "
-            f"{things.get('iou')} and a score from {things.get('score')} on"
-        )
-    elif things:
-        parts.append(f"things by {things.get('votes')}")
-    if stuff.get("votes") == "images":
-        parts.append(f"stuff by images in which the IoU is above {stuff.get('iou')}")
-    elif stuff:
-        parts.append(f"stuff by {stuff.get('votes')}")
-    return printable(f"Votes: {', '.join(parts)}.") if parts else ""
+def at(tree: Any, path: str) -> Any:
+    """Return what lies under a dotted path of nested mappings, None where there is nothing.
+
+    Examples:
+        >>> at({"panoptic": {"all": {"PQ": 3.0}}}, "panoptic.all.PQ"), at({"a": 1}, "a.b")
+        (3.0, None)
+    """
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
-def interval_sentence(ci95: Mapping[str, Any]) -> str:
-    """Return what the brackets behind figures are; empty without intervals."""
-    if not ci95.get("resamples"):
+def number_text(value: Any) -> str:
+    """Return a percentage with one decimal, a dash for anything that is no finite number."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return f"{value:.1f}" if good else UNDEFINED
+
+
+def interval_text(limits: Any) -> str:
+    """Return a 95 % interval as text; empty if there is none.
+
+    Examples:
+        >>> interval_text([3.14, 41.26]), interval_text(None)
+        ('[3.1, 41.3]', '')
+    """
+    if not isinstance(limits, Sequence) or isinstance(limits, str) or len(limits) != 2:
         return ""
-    return (
-        f"In brackets: 95 % intervals from {ci95['resamples']} resamples of the images (percentile "
-        "bootstrap, mapping kept). They cover the choice of images, not that of the mapping or "
-        "of the training. A figure that rests on classes of very few images can lie outside its "
-        "own interval."
-    )
+    low, high = (number_text(value) for value in limits)
+    return "" if UNDEFINED in (low, high) else f"[{low}, {high}]"
 
 
-def comparison_rows(metrics: Mapping[str, Any]) -> list[MetricRow]:
-    """Return protocols and baselines as rows under the same columns.
-
-    Args:
-        metrics: Content of ``metrics.json``; reads ``protocols`` (name -> blocks of the model)
-            and ``baselines`` (name -> ``protocols`` -> blocks).
-
-    Returns:
-        For each protocol (that of the headline first) the model, then the baselines; empty if
-        that is a single row.
-    """
-    protocols = node(metrics, "protocols")
-    if not protocols:
-        protocols = {str(node(metrics, "protocol").get("name", "")): metrics}
-    baselines = node(metrics, "baselines")
-    first = node(metrics, "protocol").get("name")
+def comparison(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return (name, blocks) of each protocol, that of the headline first, and of its baselines."""
+    first = str(at(metrics, "protocol.name") or "")
+    protocols = metrics.get("protocols") or {first: metrics}
     rows = []
     for name in sorted(protocols, key=lambda name: (name != first, name)):
-        blocks = protocols[name]
-        rows.append(_compared(f"{printable(str(name))}: {MODEL}", blocks))
-        for baseline in baselines:
-            under = node(baselines, baseline, "protocols", name)
+        rows.append((f"{name}: model".removeprefix(": "), protocols[name]))
+        for baseline, content in (metrics.get("baselines") or {}).items():
+            under = (at(content, "protocols") or {}).get(name)
             if under:
-                title = printable(str(baseline)).replace("_", " ")
-                rows.append(_compared(f"{printable(str(name))}: {title}", under))
-    return rows if len(rows) > 1 else []
+                rows.append((f"{name}: {baseline.replace('_', ' ')}".removeprefix(": "), under))
+    return rows
 
 
-def _compared(name: str, blocks: Any) -> MetricRow:
-    tree = blocks if isinstance(blocks, Mapping) else {}
-    values, intervals = [], []
-    for path in _COMPARED.values():
-        values.append(number_text(node(tree, *path[:-1]).get(path[-1])))
-        intervals.append(interval_text(node(tree, "ci95", *path[:-1]).get(path[-1])))
-    return MetricRow(name.removeprefix(": "), tuple(_COMPARED), tuple(values), tuple(intervals))
-
-
-def _confusion(path: Path) -> str:
-    return confusion_chart(read_lines(path))
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a CSV file by column; UserError if it is unreadable or too large."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise UserError(f"{path} is larger than {_LARGEST >> 20} MiB")
+        text = path.read_text("utf-8", "replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def _class_rows(path: Path) -> list[list[str]]:
@@ -217,11 +183,110 @@ def _class_rows(path: Path) -> list[list[str]]:
     rows = []
     for line in read_lines(path):
         figures = [
-            line[key] if key in _COUNTS else number_text(float(line[key]) if line[key] else None)
+            line[key]
+            if key in ("TP", "FP", "FN")
+            else number_text(float(line[key]) if line[key] else None)
             for key in _CLASS_FIGURES
         ]
-        words = [printable(line[key]) for key in _CLASS_WORDS]
-        clusters = words[2].split(" ")
+        clusters = line["clusters"].split(" ")
         more = f" and {len(clusters) - MAX_NAMES} more" if len(clusters) > MAX_NAMES else ""
-        rows.append([*words[:2], *figures, " ".join(clusters[:MAX_NAMES]) + more])
+        names = " ".join(clusters[:MAX_NAMES]) + more
+        rows.append([line["class"], line["kind"], *figures, names])
     return rows
+
+
+def _confusion(path: Path) -> str:
+    return confusion_chart(read_lines(path))
+
+
+def confusion_chart(lines: Sequence[Mapping[str, str]]) -> str:
+    """Return the clusters with most pixels against the classes that lie under them.
+
+    Args:
+        lines: Of ``clusters.csv``, in its order: clusters from large to small.
+
+    Returns:
+        An ``<svg>`` element: at most 28 clusters and 24 classes, those with most pixels under
+        the clusters shown; the rest of a cluster is in the last column. A frame marks the class
+        that a cluster was given; behind a row stand its share of all predicted pixels and that
+        class.
+
+    Raises:
+        KeyError, ValueError: if a column is missing or no number.
+    """
+    areas: Counter[str] = Counter()
+    for line in lines:
+        areas[line["cluster"]] += int(line["pixels"])
+    rows = [name for name, pixels in areas.items() if pixels][:MAX_ROWS]
+    shown = [line for line in lines if line["cluster"] in rows]
+    weights: Counter[str] = Counter()
+    for line in shown:
+        weights[line["class"]] += int(line["pixels"])
+    given = {line["cluster"]: line["class"] for line in shown if line["mapped"] == "1"}
+    largest = sorted(weights, key=lambda name: (-weights[name], name))[:MAX_COLUMNS]
+    first = [name for name in dict.fromkeys(given.values()) if name in largest]
+    heads = [*first, *(name for name in largest if name not in first)]
+    shares: dict[tuple[int, int], float] = {}
+    for line in shown:
+        place = (rows.index(line["cluster"]), _column(heads, line["class"]))
+        shares[place] = shares.get(place, 0.0) + int(line["pixels"]) / areas[line["cluster"]]
+    marked = [(rows.index(cluster), _column(heads, name)) for cluster, name in given.items()]
+    rest = [OTHER] if any(column == len(heads) for _, column in [*shares, *marked]) else []
+    notes = [
+        f"{percent(areas[name] / areas.total())} → {given.get(name, 'no class')[:24]}"
+        for name in rows
+    ]
+    return matrix_chart(rows, [*heads, *rest], shares, marked, notes)
+
+
+def _column(heads: Sequence[str], name: str) -> int:
+    return heads.index(name) if name in heads else len(heads)
+
+
+def _sample(
+    found: Predictions, root: Path | None, worst: Mapping[str, Any], key: str, reference: str
+) -> Sample:
+    """Return photograph, truth and prediction of an image, in the colours of the classes."""
+    image = worst["images"][key]
+    space, categories = _class_space(worst["classes"])
+    truth = read_panoptic_png(safe_join(found.results, str(image["truth"])))
+    height, width = truth.shape
+    photo, pictures = blank(height, width), []
+    records = found.panoptic.by_file.items()
+    name = next((n for n, record in records if record.png == image["png"]), "")
+    known = root is not None and name and image["whole_image"]
+    if root is not None and known and safe_join(root, name).is_file():
+        photo = thumbnail(root, ImageRecord(0, name, height, width))
+        pictures.append(Picture("photograph", data_uri(photo)))
+    true = {int(s): categories[str(c)] for s, c in image["true_segments"].items()}
+    pictures.append(Picture(reference, _drawn(photo, truth, true, space)))
+    if image["prediction"]:
+        ids = read_panoptic_png(safe_join(found.results, str(image["prediction"])))
+        segments = image["segments"]
+        named = {int(s): categories[str(c)] for s, c in segments.items() if c is not None}
+        without = len(segments) - len(named)
+        caption = "prediction" + (f"; without a class: {without}" if without else "")
+        pictures.append(Picture(caption, _drawn(photo, ids, named, space)))
+    else:
+        pictures.append(Picture("no prediction", data_uri(photo)))
+    figures = ", ".join(f"{k} {number_text(image.get(k))}" for k in KEYS)
+    return Sample(name or str(image["name"]), figures, pictures)
+
+
+def _class_space(classes: Mapping[str, Mapping[str, Any]]) -> tuple[LabelSpace, dict[str, int]]:
+    """Return the numbering of the true classes for drawing, and class id -> category in it."""
+    ids = sorted(classes, key=lambda c: (not classes[c]["isthing"], int(c)))
+    names = tuple(str(classes[c]["name"]) for c in ids)
+    things = sum(bool(classes[c]["isthing"]) for c in ids)
+    thing_names = names[:things] or ("no things",)
+    space = LabelSpace(len(thing_names), len(ids) - things, thing_names, names[things:])
+    first = 1 + len(thing_names) - things
+    return space, {c: first + number for number, c in enumerate(ids)}
+
+
+def _drawn(
+    photo: Rgb, ids: npt.NDArray[np.int32], categories: Mapping[int, int], space: LabelSpace
+) -> str:
+    """Return the picture of a map; segments without a category keep the photograph."""
+    known = np.where(np.isin(ids, list(categories)), ids, VOID_ID).astype(np.int32)
+    return data_uri(draw_ids(photo, fit_labels(known, photo), categories, space))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from u2seg.errors import UserError
 from u2seg.io.imagefile import image_file
@@ -19,29 +16,22 @@ from u2seg.io.images import BadImageError, read_image
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.io.progress import Bar
-from u2seg.structures.labels import VOID_STUFF, LabelSpace
+from u2seg.structures.labels import VOID_ID, VOID_STUFF, LabelSpace
 from u2seg.structures.masks import decode_mask
 from u2seg.structures.panoptic import PanopticLabel, Segment
-from u2seg.visualization.compose import magnify, shrink
-from u2seg.visualization.draw import draw_masks, draw_panoptic, draw_stuff
-from u2seg.visualization.gallery import exemplars, masked_crop
-from u2seg.visualization.sources import (
-    ImageRecord,
-    LabelRun,
-    Notes,
-    PanopticFolder,
-    PanopticRecord,
-)
-from u2seg.visualization.text import printable
+from u2seg.visualization.compose import data_uri, magnify, masked_crop, shrink
+from u2seg.visualization.draw import Rgb, draw_masks, draw_panoptic, draw_stuff
+from u2seg.visualization.sources import ImageRecord, LabelRun, Notes, PanopticFolder
 
-Rgb = npt.NDArray[np.uint8]
-THUMBNAIL = 400
+THUMBNAIL = 560
+"""Longer side of a picture in pixels: the page shows it smaller, and whole on a click."""
 CROP = 88
 RIM = (235, 20, 130)
 """A colour that photographs seldom have."""
-LETTERS = 18
-"""Height of names in thumbnails: the page shows these at about half their size."""
-JPEG_QUALITY = 80
+LETTERS = 24
+"""Height of names in a picture of that size: the page shows it at less than half."""
+MAX_LEVELS = 4
+"""Levels of a hierarchy of masks that have a picture each."""
 
 
 @dataclass(frozen=True)
@@ -63,29 +53,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class ClusterRow:
-    """One cluster of the gallery; ``color`` is a CSS colour."""
+    """One cluster of the gallery; ``color`` is a CSS colour, ``size`` how much of it there is."""
 
     name: str
     color: str
-    count: int
+    size: str
     crops: list[Picture] = field(default_factory=list)
-
-
-def data_uri(image: Rgb) -> str:
-    """Return a picture as a JPEG ``data:`` URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def css_color(row: Sequence[int] | npt.NDArray[np.uint8]) -> str:
-    """Return an RGB triple as CSS.
-
-    Examples:
-        >>> css_color((255, 0, 16))
-        '#ff0010'
-    """
-    return "#" + "".join(f"{int(channel):02x}" for channel in row)
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -100,27 +73,35 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def label_samples(
-    run: LabelRun, predictions: PanopticFolder | None, count: int, notes: Notes
+    run: LabelRun,
+    folders: Mapping[str, PanopticFolder],
+    count: int,
+    notes: Notes,
+    stages: bool = True,
 ) -> list[Sample]:
-    """Return up to ``count`` images of a run: photo, masks, stuff, label, prediction."""
+    """Return pictures of up to ``count`` images of a run.
+
+    Args:
+        run: Gives the photographs and, with ``stages``, masks and stuff maps.
+        folders: Caption -> labels or predictions to draw; images they lack are passed over.
+        count: Images, taken at equal steps.
+        notes: Gets what cannot be drawn.
+        stages: Show masks and stuff maps too.
+    """
     samples = []
     for record in spread(run.images, count):
-        name = printable(record.file_name)
+        name = record.file_name
         photo = notes.attempt(f"image {name}", None, thumbnail, run.image_root, record)
         if photo is None:
             continue
-        pictures = [
-            Picture("photograph", data_uri(photo)),
-            notes.attempt(f"masks of {name}", None, _masks, run, record, photo),
-            notes.attempt(f"stuff map of {name}", None, _stuff, run, record, photo),
-            notes.attempt(f"label of {name}", None, _label, run, record, photo),
-        ]
-        if predictions is not None and record.file_name in predictions.by_file:
-            what = "prediction"
-            args = (predictions, record.file_name, photo, what)
-            pictures.append(notes.attempt(f"{what} of {name}", None, panoptic_picture, *args))
-        size = f"{record.width} × {record.height}"
-        samples.append(Sample(name, size, [p for p in pictures if p is not None]))
+        pictures = [Picture("photograph", data_uri(photo))]
+        none: list[Picture] = []
+        for what, draw in (("masks", _masks), ("stuff map", _stuff)) if stages else ():
+            pictures += notes.attempt(f"{what} of {name}", none, draw, run, record, photo)
+        for caption, folder in folders.items():
+            args = (folder, record.file_name, photo, caption)
+            pictures += notes.attempt(f"{caption} of {name}", none, panoptic_picture, *args)
+        samples.append(Sample(name, f"{record.width} × {record.height}", pictures))
     return samples
 
 
@@ -129,16 +110,13 @@ def prediction_samples(
 ) -> list[Sample]:
     """Return up to ``count`` predictions of images that are not in ``known``.
 
-    The photograph is looked for under ``image_root``; without it the segments are drawn on
-    grey.
+    The photograph is looked for under ``image_root``; without it segments are drawn on grey.
     """
-    names = [name for name in folder.by_file if name not in known]
     samples = []
-    for name in spread(names, count):
-        what = f"prediction of {printable(name)}"
+    for name in spread([name for name in folder.by_file if name not in known], count):
+        what = f"prediction of {name}"
         sample = notes.attempt(what, None, _prediction, folder, image_root, name)
-        if sample is not None:
-            samples.append(sample)
+        samples += [sample] if sample else []
     return samples
 
 
@@ -150,11 +128,111 @@ def _prediction(folder: PanopticFolder, image_root: Path | None, name: str) -> S
     if image_root is not None and safe_join(image_root, name).is_file():
         photo = thumbnail(image_root, ImageRecord(0, name, height, width))
         pictures.append(Picture("photograph", data_uri(photo)))
-    drawn = panoptic_picture(folder, name, photo, "prediction")
-    if drawn is None:
-        return None
-    pictures.append(drawn)
-    return Sample(printable(name), f"{width} × {height}", pictures)
+    pictures += panoptic_picture(folder, name, photo, "prediction")
+    return Sample(name, f"{width} × {height}", pictures)
+
+
+def cluster_gallery(
+    run: LabelRun, clusters: int, per_cluster: int, notes: Notes
+) -> list[ClusterRow]:
+    """Return the ``clusters`` largest thing clusters with up to ``per_cluster`` masks each."""
+    space = run.panoptic.space if run.panoptic else None
+    if space is None or not run.instances:
+        return []
+    members: dict[int, list[Any]] = {}
+    for row in run.instances:
+        found = (row["image_id"], lambda _, row=row: decode_mask(row["segmentation"]))
+        members.setdefault(row["category_id"], []).append(found)
+    largest = sorted(members, key=lambda c: (-len(members[c]), c))[:clusters]
+    chosen = {category: spread(members[category], per_cluster) for category in largest}
+    sizes = {c: f"{len(members[c])} mask{'s' * (len(members[c]) > 1)}" for c in largest}
+    return _gallery(run, space, chosen, sizes, notes)
+
+
+def stuff_gallery(
+    run: LabelRun, sizes: Mapping[int, str], per_cluster: int, notes: Notes
+) -> list[ClusterRow]:
+    """Return stuff clusters with up to ``per_cluster`` regions each.
+
+    Args:
+        run: With panoptic labels.
+        sizes: Category id of each cluster to show -> its share, in words.
+        per_cluster: Photographs, at equal steps through those that hold it.
+        notes: Gets what cannot be drawn.
+    """
+    folder = run.panoptic
+    if folder is None or folder.space is None:
+        return []
+    members: dict[int, list[Any]] = {category: [] for category in sizes}
+    for image in run.images:
+        record = folder.by_file.get(image.file_name)
+        for row in record.segments if record else ():
+            if int(row["category_id"]) in members:
+                found = (image.id, lambda ids, number=int(row["id"]): ids() == number)
+                members[int(row["category_id"])].append(found)
+    chosen = {category: spread(rows, per_cluster) for category, rows in members.items()}
+    return _gallery(run, folder.space, chosen, sizes, notes)
+
+
+def _gallery(
+    run: LabelRun,
+    space: LabelSpace,
+    chosen: Mapping[int, Sequence[Any]],
+    sizes: Mapping[int, str],
+    notes: Notes,
+) -> list[ClusterRow]:
+    """Return rows of crops; ``chosen``: category -> (image id, what makes the mask) of each."""
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for category, rows in chosen.items():
+        for number, (image_id, _) in enumerate(rows):
+            wanted.setdefault(image_id, []).append((category, number))
+    crops: dict[tuple[int, int], Picture] = {}
+    nothing: dict[tuple[int, int], Picture] = {}
+    shown = [image for image in run.images if image.id in wanted]
+    for image in Bar(shown, desc="report: clusters", unit="img"):
+        makers = {place: chosen[place[0]][place[1]][1] for place in wanted[image.id]}
+        what = f"crops of {image.file_name}"
+        crops |= notes.attempt(what, nothing, _crops, run, image, makers)
+    return [
+        ClusterRow(
+            space.name(category),
+            css_color(space.colors()[category - 1]),
+            sizes[category],
+            [crops[category, i] for i in range(len(rows)) if (category, i) in crops],
+        )
+        for category, rows in chosen.items()
+    ]
+
+
+def _crops(
+    run: LabelRun, image: ImageRecord, makers: Mapping[tuple[int, int], Any]
+) -> dict[tuple[int, int], Picture]:
+    photo = _full_photo(run.image_root, image)
+    maps: list[npt.NDArray[np.int32]] = []
+
+    def ids() -> npt.NDArray[np.int32]:
+        if run.panoptic and not maps:
+            png = run.panoptic.by_file[image.file_name].png
+            maps.append(read_panoptic_png(safe_join(run.panoptic.root / "panoptic", png)))
+        return maps[0]
+
+    return {
+        place: Picture(
+            image.file_name,
+            data_uri(masked_crop(photo, make(ids), side=CROP, rim=RIM)),
+        )
+        for place, make in makers.items()
+    }
+
+
+def css_color(row: Iterable[int] | npt.NDArray[np.uint8]) -> str:
+    """Return an RGB triple as CSS.
+
+    Examples:
+        >>> css_color((255, 0, 16))
+        '#ff0010'
+    """
+    return "#" + "".join(f"{int(channel):02x}" for channel in row)
 
 
 def blank(height: int, width: int) -> Rgb:
@@ -163,46 +241,13 @@ def blank(height: int, width: int) -> Rgb:
     return magnify(shrink(grey, THUMBNAIL), THUMBNAIL)
 
 
-def cluster_gallery(
-    run: LabelRun, clusters: int, per_cluster: int, notes: Notes
-) -> list[ClusterRow]:
-    """Return the ``clusters`` largest clusters with up to ``per_cluster`` crops each."""
-    space = run.panoptic.space if run.panoptic else None
-    if space is None or not run.instances:
-        return []
-    ids = [int(row["category_id"]) - 1 for row in run.instances]
-    chosen = dict(list(exemplars(ids, per_cluster=per_cluster).items())[:clusters])
-    wanted: dict[int, list[int]] = {}
-    for indices in chosen.values():
-        for index in indices:
-            wanted.setdefault(int(run.instances[index]["image_id"]), []).append(index)
-    crops: dict[int, Picture] = {}
-    nothing: dict[int, Picture] = {}
-    shown = [image for image in run.images if image.id in wanted]
-    for image in Bar(shown, desc="report: clusters", unit="img"):
-        what = f"crops of {printable(image.file_name)}"
-        crops.update(notes.attempt(what, nothing, _crops, run, image, wanted[image.id]))
-    colors = space.colors()
-    counts = {cluster: ids.count(cluster) for cluster in chosen}
-    return [
-        ClusterRow(
-            space.name(space.thing_category(cluster)),
-            css_color(colors[cluster]),
-            counts[cluster],
-            [crops[i] for i in indices if i in crops],
-        )
-        for cluster, indices in chosen.items()
-    ]
+def thumbnail(root: Path | None, record: ImageRecord) -> Rgb:
+    """Return a photograph at the size of the page.
 
-
-def _crops(run: LabelRun, image: ImageRecord, indices: list[int]) -> dict[int, Picture]:
-    photo = _full_photo(run.image_root, image)
-    found = {}
-    for index in indices:
-        mask = decode_mask(run.instances[index]["segmentation"])
-        crop = masked_crop(photo, mask, side=CROP, rim=RIM)
-        found[index] = Picture(printable(image.file_name), data_uri(crop))
-    return found
+    Raises:
+        UserError: if it is missing, unreadable or of another size than the record says.
+    """
+    return magnify(shrink(_full_photo(root, record), THUMBNAIL), THUMBNAIL)
 
 
 def _full_photo(root: Path | None, record: ImageRecord) -> Rgb:
@@ -220,71 +265,22 @@ def _full_photo(root: Path | None, record: ImageRecord) -> Rgb:
     return photo
 
 
-def thumbnail(root: Path | None, record: ImageRecord) -> Rgb:
-    """Return a photograph at the size of the page.
-
-    Raises:
-        UserError: if it is missing, unreadable or of another size than the record says.
-    """
-    return magnify(shrink(_full_photo(root, record), THUMBNAIL), THUMBNAIL)
-
-
-def _masks(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
+def _masks(run: LabelRun, record: ImageRecord, photo: Rgb) -> list[Picture]:
+    """Return a picture of the masks; of a hierarchy one for each level, wholes first."""
     if run.masks is None:
-        return None
-    records = run.masks.get(record.id, [])
-    masks = [fit_labels(decode_mask(r["segmentation"]), photo).astype(bool) for r in records]
-    count = f"{len(masks)} mask" + ("" if len(masks) == 1 else "s")
-    return Picture(
-        count if masks else "no mask", data_uri(draw_masks(_pale(photo), masks, alpha=0.7))
-    )
-
-
-def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
-    path = safe_join(run.root / "semantics", f"{record.stem}.png")
-    if not path.exists():
-        return None
-    values = fit_labels(read_label_png(path), photo)
-    space = run.panoptic.space if run.panoptic else None
-    if space is None:  # the panoptic stage has not run: as many classes as the map shows
-        used = values[values != VOID_STUFF]
-        space = LabelSpace(1, int(used.max(initial=0)) + 1)
-    return Picture("stuff map", data_uri(draw_stuff(photo, values, space)))
-
-
-def _label(run: LabelRun, record: ImageRecord, photo: Rgb) -> Picture | None:
-    if run.panoptic is None or record.file_name not in run.panoptic.by_file:
-        return None
-    return panoptic_picture(run.panoptic, record.file_name, photo, "panoptic label")
-
-
-def panoptic_picture(folder: PanopticFolder, name: str, photo: Rgb, caption: str) -> Picture | None:
-    """Return the panoptic label of a photograph drawn on it; None without a label space.
-
-    Raises:
-        UserError: if the PNG is missing or unreadable.
-        KeyError: if the folder has no label of that name.
-    """
-    if folder.space is None:
-        return None
-    record = folder.by_file[name]
-    ids = fit_labels(read_panoptic_png(safe_join(folder.root / "panoptic", record.png)), photo)
-    label = PanopticLabel(ids, _segments(record, folder.space))
-    drawn = draw_panoptic(photo, label, folder.space, name_size=LETTERS)
-    return Picture(caption, data_uri(drawn))
-
-
-def _segments(record: PanopticRecord, space: LabelSpace) -> tuple[Segment, ...]:
-    return tuple(
-        Segment(
-            id=int(row["id"]),
-            category_id=int(row["category_id"]),
-            isthing=space.is_thing(int(row["category_id"])),
-            area=int(row.get("area", 0)),
-            bbox=(0.0, 0.0, 0.0, 0.0),
-        )
-        for row in record.segments
-    )
+        return []
+    levels: dict[int, list[npt.NDArray[np.bool_]]] = {}
+    for row in run.masks.get(record.id, []):
+        mask = fit_labels(decode_mask(row["segmentation"]), photo).astype(bool)
+        levels.setdefault(int(row.get("level") or 0), []).append(mask)
+    pictures = []
+    for level in sorted(levels)[:MAX_LEVELS] or [0]:
+        masks = levels.get(level, [])
+        caption = f"{len(masks) or 'no'} mask{'' if len(masks) < 2 else 's'}"
+        where = f", level {level}" if len(levels) > 1 else ""
+        drawn = draw_masks(_pale(photo), masks, alpha=0.7)
+        pictures.append(Picture(caption + where, data_uri(drawn)))
+    return pictures
 
 
 def _pale(photo: Rgb) -> Rgb:
@@ -293,6 +289,47 @@ def _pale(photo: Rgb) -> Rgb:
     grey = wide.sum(axis=2, keepdims=True) // 3
     pale: Rgb = ((wide + 3 * grey + 2 * 255) // 6).astype(np.uint8)
     return pale
+
+
+def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> list[Picture]:
+    path = safe_join(run.root / "semantics", f"{record.stem}.png")
+    if not path.exists():
+        return []
+    values = fit_labels(read_label_png(path), photo)
+    space = run.panoptic.space if run.panoptic else None
+    if space is None:  # the panoptic stage has not run: as many classes as the map shows
+        used = values[values != VOID_STUFF]
+        space = LabelSpace(1, int(used.max(initial=0)) + 1)
+    return [Picture("stuff map", data_uri(draw_stuff(photo, values, space)))]
+
+
+def panoptic_picture(folder: PanopticFolder, name: str, photo: Rgb, caption: str) -> list[Picture]:
+    """Return the label of a photograph drawn on it; nothing if the folder has none of it.
+
+    Raises:
+        UserError: if the PNG is missing or unreadable.
+    """
+    record = folder.by_file.get(name)
+    if folder.space is None or record is None:
+        return []
+    ids = fit_labels(read_panoptic_png(safe_join(folder.root / "panoptic", record.png)), photo)
+    categories = {int(row["id"]): int(row["category_id"]) for row in record.segments}
+    return [Picture(caption, data_uri(draw_ids(photo, ids, categories, folder.space)))]
+
+
+def draw_ids(
+    photo: Rgb, ids: npt.NDArray[np.int32], categories: Mapping[int, int], space: LabelSpace
+) -> Rgb:
+    """Return an id map drawn on a photograph of its size; ``categories``: id -> category."""
+    box = (0.0, 0.0, 0.0, 0.0)
+    values, areas = np.unique(ids, return_counts=True)
+    segments = tuple(
+        Segment(i, categories[i], space.is_thing(categories[i]), area, box)
+        for i, area in zip(values.tolist(), areas.tolist(), strict=True)
+        if i != VOID_ID
+    )
+    size = round(LETTERS * max(ids.shape) / THUMBNAIL)
+    return draw_panoptic(photo, PanopticLabel(ids, segments), space, name_size=size)
 
 
 def fit_labels(labels: npt.NDArray[Any], photo: Rgb) -> npt.NDArray[Any]:

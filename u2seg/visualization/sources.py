@@ -1,7 +1,7 @@
 """Read what a labelling run, a training and an evaluation left, for the report.
 
 A report must come out of half a run as well, so nothing here fails: what is missing or garbled
-becomes a sentence in ``Found.notes``.
+becomes a sentence in ``Notes``.
 """
 
 from __future__ import annotations
@@ -104,6 +104,12 @@ class TrainRun:
     timings: dict[str, float] = field(default_factory=dict)
     config: str = ""
     eval_images: Path | None = None
+
+    @property
+    def iterations(self) -> int:
+        """How many the training went; 0 if its curves do not say."""
+        total = self.curves.get("total_loss")
+        return round(total[0][-1]) + 1 if total and total[0] else 0
 
 
 @dataclass
@@ -214,8 +220,8 @@ def _space(root: Path) -> LabelSpace | None:
 
 
 def _instances(root: Path) -> list[dict[str, Any]]:
-    content = read_json_object(root / "panoptic" / "instances.json", "annotations")
-    rows = [dict(row) for row in content["annotations"]]
+    path = root / "panoptic" / "instances.json"
+    rows = read_json_object(path, "annotations")["annotations"] if path.is_file() else []
     return [
         {**row, "image_id": int(row["image_id"]), "category_id": int(row["category_id"])}
         for row in rows

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from u2seg.data.consistency import panoptic_ids
 from u2seg.io.images import BadImageError, read_image
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
-from u2seg.visualization.compose import magnify, shrink, side_by_side
-from u2seg.visualization.draw import draw_panoptic
-from u2seg.visualization.samples import JPEG_QUALITY, RIM, Picture, data_uri
+from u2seg.visualization.compose import data_uri, magnify, shrink, side_by_side
+from u2seg.visualization.draw import Rgb, borders, draw_panoptic, printable
+from u2seg.visualization.samples import RIM, Picture
 from u2seg.visualization.sources import Notes
-from u2seg.visualization.text import printable
 
 Sample = dict[str, Any]
-Rgb = npt.NDArray[np.uint8]
 PICTURES = "pictures"
 """Folder of the pictures in ``OUTPUT_DIR``."""
 LONGEST = 480
@@ -53,7 +49,7 @@ def draw_training_sample(sample: Sample, space: LabelSpace, image_format: str = 
     drawn = draw_panoptic(small, label, space, name_size=LETTERS)
     marks = sample["pasted"].numpy() if "pasted" in sample else np.zeros(0, dtype=bool)
     pasted = np.flatnonzero(marks) + 1
-    rim = _rim(label.ids, pasted)
+    rim = borders(label.ids, 2) & np.isin(label.ids, pasted)
     small = small.copy()
     small[rim] = drawn[rim] = RIM
     name = printable(Path(str(sample.get("file_name", "image"))).name)
@@ -68,13 +64,6 @@ def draw_training_batch(
 ) -> list[Rgb]:
     """Return a picture per sample, see ``draw_training_sample``."""
     return [draw_training_sample(sample, space, image_format) for sample in samples]
-
-
-def encode_picture(picture: Rgb) -> bytes:
-    """Return a picture as the content of a JPEG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-    return buffer.getvalue()
 
 
 def training_pictures(folder: Path, count: int, notes: Notes) -> list[Picture]:
@@ -116,15 +105,3 @@ def _segments(sample: Sample, ids: npt.NDArray[np.int32], space: LabelSpace) -> 
         )
         segments.append(Segment(number, category, thing, area, (0.0, 0.0, 0.0, 0.0)))
     return tuple(segments)
-
-
-def _rim(ids: npt.NDArray[np.int32], chosen: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """Return the pixels of the chosen ids that lie beside another id, two pixels wide."""
-    rim = np.zeros(ids.shape, dtype=bool)
-    for step in (1, 2):
-        across, down = ids[:, step:] != ids[:, :-step], ids[step:] != ids[:-step]
-        rim[:, step:] |= across
-        rim[:, :-step] |= across
-        rim[step:] |= down
-        rim[:-step] |= down
-    return rim & np.isin(ids, chosen)

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from u2seg.errors import UserError
-from u2seg.visualization.compose import PAPER, draw_legend, shrink, side_by_side
-from u2seg.visualization.gallery import contact_sheet, exemplars, masked_crop
+from u2seg.visualization.compose import (
+    PAPER,
+    draw_legend,
+    masked_crop,
+    shrink,
+    side_by_side,
+)
 
 
 def flat(height, width, value):
@@ -87,16 +92,3 @@ def test_crop_refuses_empty_and_foreign_masks():
         masked_crop(flat(4, 4, 0), np.zeros((4, 4), bool))
     with pytest.raises(UserError, match="differ"):
         masked_crop(flat(4, 4, 0), np.ones((2, 2), bool))
-
-
-def test_exemplars_are_ordered_by_size_then_id():
-    assert list(exemplars([3, 1, 1, 2, 2], per_cluster=1)) == [1, 2, 3]
-
-
-def test_contact_sheet_layout():
-    sheet = contact_sheet({7: [flat(3, 3, 1)] * 5, 8: [flat(3, 3, 2)]}, columns=2, gap=1)
-    assert sheet.shape == (7, 7, 3)
-    assert sheet[0, :, 0].tolist() == [1, 1, 1, 255, 1, 1, 1]
-    assert sheet[4, :, 0].tolist() == [2, 2, 2, 255, 255, 255, 255]
-    with pytest.raises(UserError, match="at least one"):
-        contact_sheet({1: []}, columns=2)
