@@ -14,7 +14,6 @@ from tests.pipeline.conftest import tree
 from tests.pipeline.test_executors import BAD_HEIGHT, Trap
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
-from u2seg.io.atomic import write_json
 from u2seg.io.lock import only_run
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.runner import ORDER
@@ -47,10 +46,14 @@ def test_a_run_at_work_is_told_by_its_files(
     for _ in range(5):
         ledger.fail(2, "MemoryError", raised=True)
     assert table(tmp_path)["masks"][:6] == ["stopped", "3", "1", "1", "1", "0"]
-    write_json(space.progress, {"stage": "masks", "images_per_s": 0.01})
     with only_run(space.lock):
         rows = table(tmp_path)
-    assert rows["masks"] == ["running", "3", "1", "1", "1", "0", "0.01", "0:03:20"]  # 2 images
+    assert rows["masks"] == ["running", "3", "1", "1", "1", "0", "-", "-"]
+    ledger.path(2, "failed").rename(ledger.path(2, "done"))  # two images 100 s after the first
+    os.utime(ledger.path(0, "done"), (1000, 1000))
+    os.utime(ledger.path(2, "done"), (1100, 1100))
+    with only_run(space.lock):
+        assert table(tmp_path)["masks"][-2:] == ["0.01", "0:03:20"]
     assert rows["driver:"][:2] == ["process", str(os.getpid())]
 
 

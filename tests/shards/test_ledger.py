@@ -11,9 +11,8 @@ import pytest
 
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import write_text
-from u2seg.shards import records
 from u2seg.shards.attempts import Part, Phase, attempt
-from u2seg.shards.driver import Progress, drive
+from u2seg.shards.driver import drive
 from u2seg.shards.ledger import DRIVER, LOST_LIMIT, RAISED_LIMIT, Ledger, ShardLostError, Trouble
 from u2seg.shards.records import ShardFile, write_shards
 
@@ -43,15 +42,9 @@ class Writer:
         return [path]
 
 
-class Quiet:
-    def update(self, _: int) -> None:
-        return
-
-
 def run(ledger: Ledger, work: Callable[[Part], list[Path]]) -> None:
     phase = Phase("writer", SHARDS, ledger, work)
-    progress = Progress([3, 3], Quiet(), lambda _: None)
-    drive(phase, ("writer", "make"), pool=None, patience=9, progress=progress)
+    drive(phase, ("writer", "make"), pool=None, patience=9)
 
 
 def test_a_settled_shard_is_never_taken_again(ledger: Ledger, tmp_path: Path) -> None:
@@ -222,16 +215,12 @@ def test_a_mark_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "x", tmp_path).take(0, "me")
 
 
-@pytest.mark.parametrize("piece", [1, 17, 1 << 20])
 @pytest.mark.parametrize("count", [0, 1, 50])
-def test_shards_come_back_whatever_is_read_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, count: int
-) -> None:
-    monkeypatch.setattr(records, "PIECE", piece)
+def test_shards_come_back_as_written(tmp_path: Path, count: int) -> None:
     rows = [{"id": i, "file_name": f"é {i}.jpg"} for i in range(count)]
     write_shards(tmp_path / "x.jsonl", rows, 7)
     shards = ShardFile(tmp_path / "x.jsonl")
-    assert [row for shard in shards for row in shard] == rows
+    assert [row for shard in shards for row in shard] == list(shards.records) == rows
     assert shards.sizes == [len(shard) for shard in shards]
 
 
@@ -241,4 +230,4 @@ def test_a_file_that_ends_too_early_is_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
     for name in ("x", "none"):
         with pytest.raises(UserError, match=rf"{name}\.jsonl is damaged"):
-            ShardFile(tmp_path / f"{name}.jsonl")[0]
+            list(ShardFile(tmp_path / f"{name}.jsonl"))

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from u2seg.clusters.describe import describe
 from u2seg.config.load import settings_hash
 from u2seg.errors import StageError
-from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, write_json
+from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes
 from u2seg.io.coco import image_sizes, read_results
 from u2seg.io.jsonfile import read_json
-from u2seg.pipeline.stage import Record, RunContext, Stage, check_share
+from u2seg.pipeline.stage import RunContext, Stage, check_share
 from u2seg.pipeline.workspace import Workspace
 from u2seg.shards.attempts import Part
+from u2seg.shards.records import Record
 from u2seg.structures.features import ImageInputs
 from u2seg.structures.masks import InstanceMask
 
@@ -81,15 +82,6 @@ def handed_over(context: RunContext, shard: int) -> Path:
     return context.space.folder("masks") / ".descriptors" / name
 
 
-def write_stage_skips(stage: Stage, shard: int, skipped: list[Record]) -> Path:
-    """Write what a shard skipped beside its part, before the part itself; return the file."""
-    path = stage.context.space.part(stage.name, shard, ".skipped")
-    path.unlink(missing_ok=True)  # of an interrupted run, which may have met other files
-    if skipped:
-        write_json(path, skipped)
-    return path
-
-
 def check_skipped(stage: Stage, total: int) -> int:
     """Return how many of ``total`` images a stage skipped.
 
@@ -97,8 +89,7 @@ def check_skipped(stage: Stage, total: int) -> int:
         StageError: if it skipped all of them, or more than ``RUN.MAX_BAD``: weights that give NaN
             must not end as labels of nothing.
     """
-    folder = stage.folder.glob("part-*.skipped")
-    entries = [entry for path in sorted(folder) for entry in read_json(path)]
+    entries = skipped_by(stage.space, stage.name)
     if entries and len(entries) >= total:
         raise StageError(
             f"stage {stage.name} could use none of {total} images; the first, "
@@ -108,22 +99,17 @@ def check_skipped(stage: Stage, total: int) -> int:
     return len(entries)
 
 
-def collect_skips(context: RunContext, stages: Sequence[str]) -> int:
+def collect_skips(space: Workspace, stages: Sequence[str]) -> int:
     """Rewrite ``skipped.jsonl`` from the parts of all stages; return the number of lines."""
-    entries = [entry for stage in stages for entry in skipped_by(context.space, stage)]
-    write_bytes(context.space.skipped, b"".join(json_bytes(entry) for entry in entries))
+    entries = [entry for stage in stages for entry in skipped_by(space, stage)]
+    write_bytes(space.skipped, b"".join(json_bytes(entry) for entry in entries))
     return len(entries)
 
 
 def skipped_by(space: Workspace, stage: str) -> list[Record]:
     """Return what a stage skipped, by its parts."""
-    folder = space.folder(stage)
-    entries: list[Record] = []
-    for path in sorted(folder.glob("part-*.json")) if stage == "images" else []:
-        entries += read_json(path)["skipped"]
-    for path in sorted(folder.glob("part-*.skipped")):
-        entries += read_json(path)
-    return entries
+    paths = sorted(space.folder(stage).glob("part-*.skipped"))
+    return [entry for path in paths for entry in read_json(path)]
 
 
 def read_masks(
@@ -134,9 +120,8 @@ def read_masks(
     Raises:
         UserError: if the part is damaged or does not belong to these images.
     """
-    sizes = image_sizes(records)
-    results = read_results(context.space.part("masks", shard), sizes, categories=(1,))
+    path = context.space.part("masks", shard)
     masks: dict[int, list[InstanceMask]] = {record["id"]: [] for record in records}
-    for result in results:
+    for result in read_results(path, image_sizes(records), categories=(1,)):
         masks[result["image_id"]].append(InstanceMask.from_result(result))
-    return [masks[record["id"]] for record in records]
+    return list(masks.values())

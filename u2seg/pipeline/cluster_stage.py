@@ -29,7 +29,6 @@ from u2seg.pipeline.batches import (
     handed_over,
     read_masks,
     with_features,
-    write_stage_skips,
 )
 from u2seg.pipeline.stage import Stage
 from u2seg.pipeline.workspace import shard_assignments
@@ -192,7 +191,7 @@ class ClusterStage(Stage):
         blocks = [
             rows.get(r["id"], np.zeros((len(masks[r["id"]]), dim), np.float32)) for r in wanted
         ]
-        files = [write_stage_skips(self, part.index, skipped), path]
+        files = [*self.write_part(part.index, None, skipped), path]
         write_npy(path, np.concatenate([np.zeros((0, dim), np.float32), *blocks]))
         return files
 

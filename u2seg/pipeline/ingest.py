@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from u2seg.errors import UserError
-from u2seg.io.atomic import json_bytes, sha256_bytes, write_bytes, write_json
+from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
 from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, check_jpeg, decode_image, read_content
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.names import distinct_stems
 from u2seg.io.paths import stem_of
 from u2seg.io.sources import tell_passed_over
-from u2seg.pipeline.stage import Record, Stage, check_share
+from u2seg.pipeline.batches import collect_skips
+from u2seg.pipeline.stage import Stage, check_share
 from u2seg.shards.attempts import Part, Work
-from u2seg.shards.records import ShardFile, write_shards
+from u2seg.shards.records import Record, ShardFile, write_shards
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -57,11 +58,11 @@ class ImagesStage(Stage):
 
     def exports(self) -> tuple[Path, ...]:
         """The list for all who read labels."""
-        return (self.context.space.images_json,)
+        return (self.space.images_json,)
 
     def shards(self) -> ShardFile:
         """Return the entries of every shard."""
-        return ShardFile(self.context.space.entries)
+        return ShardFile(self.space.entries)
 
     def sections(self) -> tuple[Any, ...]:
         """Image settings."""
@@ -82,23 +83,20 @@ class ImagesStage(Stage):
 
     def run(self) -> dict[str, int]:
         """Decode every image once; write one part per shard, then the lists."""
-        size = self.context.settings.run.shard_size
-        write_shards(self.context.space.entries, self.entries, size)
+        write_shards(self.space.entries, self.entries, self.context.settings.run.shard_size)
         self.each_shard("list")
-        good: list[Record] = []
-        bad: list[Record] = []
-        plain: list[str] = []
-        for index in range(len(self.shards())):
-            part = self.context.space.part(self.name, index)
-            content = read_json_object(part, "images", "skipped")
-            good += content["images"]
-            bad += content["skipped"]
-            plain += content.get("plain", [])
-        if plain:
-            told = "%d images have one value in every pixel, such as %s: was it decoded rightly?"
-            logger.warning(told, len(plain), plain[0])
+        parts = [
+            read_json_object(self.space.part(self.name, index), "images", "plain")
+            for index in range(len(self.shards()))
+        ]
+        if plain := [name for part in parts for name in part["plain"]]:
+            logger.warning(
+                "%d images have one value in every pixel, such as %s: was it decoded rightly?",
+                len(plain), plain[0],
+            )  # fmt: skip
+        good = [record for part in parts for record in part["images"]]
         _name_twins(good)
-        return self._write_lists(good, bad)
+        return self._write_lists(good, collect_skips(self.space, [self.name]))
 
     def _list(self, part: Part) -> list[Path]:
         images: list[Record] = []
@@ -119,10 +117,7 @@ class ImagesStage(Stage):
             except UnicodeEncodeError as error:
                 entry = {"file_name": ascii(name)}
                 skipped.append(self.skip(entry, f"cannot be used: {error}"))
-        content = {"images": images, "skipped": skipped, "plain": plain}
-        path = self.context.space.part(self.name, part.index)
-        write_json(path, content)
-        return [path]
+        return self.write_part(part.index, {"images": images, "plain": plain}, skipped)
 
     def _look(self, entry: Record, plain: list[str]) -> Record:
         """Return the record of an entry; BadImageError or UserError if it cannot be used.
@@ -132,25 +127,22 @@ class ImagesStage(Stage):
         limit = self.context.settings.images.max_pixels
         content = read_content(image_file(self.context.source.root, entry), limit)
         pixels = decode_image(content, limit)
-        height, width = pixels.shape[:2]
         check_jpeg(content)
         if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():
             plain.append(entry["file_name"])
+        height, width = pixels.shape[:2]
         return {**entry, "height": height, "width": width, "sha256": sha256_bytes(content)}
 
-    def _write_lists(self, good: list[Record], bad: list[Record]) -> dict[str, int]:
+    def _write_lists(self, good: list[Record], bad: int) -> dict[str, int]:
         for index, record in enumerate(good):
             record["id"] = index + 1
-        space = self.context.space
-        lines = b"".join(json_bytes(entry) for entry in bad)
-        write_bytes(space.skipped, lines)
+        source = self.context.source
         if not good:
             raise UserError(
-                f"none of the {len(bad)} images below {self.context.source.root} can be read; "
-                f"reasons are in {space.skipped}"
+                f"none of the {bad} images below {source.root} can be read; "
+                f"reasons are in {self.space.skipped}"
             )
-        check_share(len(bad), len(bad) + len(good), self.context.settings.run.max_bad)
-        source = self.context.source
+        check_share(bad, bad + len(good), self.context.settings.run.max_bad)
         tell_passed_over(source)
         info = {
             "image_root": str(source.root.resolve()),
@@ -158,10 +150,10 @@ class ImagesStage(Stage):
             "found": len(self.found),
             "passed_over": source.passed_over,
         }
-        write_json(space.images_json, {"info": info, "images": good}, indent=1)
-        write_shards(space.records, good, self.context.settings.run.shard_size)
-        counts = {"images": len(good), "skipped": len(bad)}
+        write_json(self.space.images_json, {"info": info, "images": good}, indent=1)
+        write_shards(self.space.records, good, self.context.settings.run.shard_size)
         passed_over = sum(source.passed_over.values())
+        counts = {"images": len(good), "skipped": bad}
         return {**counts, "passed over": passed_over} if passed_over else counts
 
 

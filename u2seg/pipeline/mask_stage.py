@@ -23,7 +23,7 @@ from u2seg.config.schema import FeatureSettings, MaskSettings, Settings
 from u2seg.errors import UserError
 from u2seg.features import FeatureExtractor
 from u2seg.features.base import check_name, image_inputs, target_size
-from u2seg.io.atomic import write_json, write_npy
+from u2seg.io.atomic import write_npy
 from u2seg.masks.base import DETECTOR, MASK_PROPOSERS, ImageProposer, detector_missing
 from u2seg.masks.naming import image_name, image_named
 from u2seg.masks.ncut import DENSE_LIMIT
@@ -38,7 +38,6 @@ from u2seg.pipeline.batches import (
     handed_over,
     read_masks,
     with_features,
-    write_stage_skips,
 )
 from u2seg.pipeline.stage import Stage
 from u2seg.shards.attempts import Part, Work
@@ -118,9 +117,7 @@ class MaskStage(Stage):
             results += [mask.to_result(record["id"]) for mask in masks]
             if masks and self.context.describe:
                 rows.append(describe_masks(self.context, inputs, masks))
-        path = self.context.space.part(self.name, part.index)
-        files = [write_stage_skips(self, part.index, skipped), path]
-        write_json(path, results)
+        files = self.write_part(part.index, results, skipped)
         if self.context.describe and not any(row is None for row in rows):
             blank = np.zeros((0, self.context.extractor.dim), np.float32)
             write_npy(handed_over(self.context, part.index), np.concatenate([blank, *rows]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from u2seg.panoptic.export import export_image, merge_parts, written_files
 from u2seg.panoptic.merger import merge_panoptic
 from u2seg.panoptic.parts import read_part, write_part
 from u2seg.pipeline.batches import read_masks
-from u2seg.pipeline.stage import Record, Stage
+from u2seg.pipeline.stage import Stage
 from u2seg.pipeline.workspace import shard_assignments
 from u2seg.shards.attempts import Part, Work
+from u2seg.shards.records import Record
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
 
 
@@ -48,13 +48,13 @@ class PanopticStage(Stage):
         """Merge shard by shard, then join the records."""
         self.each_shard("merge")
         shards = self.context.shards()
-        part = functools.partial(self.context.space.part, self.name)
+        part = functools.partial(self.space.part, self.name)
         parts = (read_part(part(i)) for i in range(len(shards)))
-        return merge_parts(parts, self.folder, Chained(shards), self.label_space)
+        return merge_parts(parts, self.folder, shards.records, self.label_space)
 
     def _merge(self, part: Part) -> list[Path]:
         per_image = read_masks(self.context, part.index, part.records)
-        ids = shard_assignments(self.context.space, part.index)
+        ids = shard_assignments(self.space, part.index)
         if len(ids) != sum(len(masks) for masks in per_image):
             raise UserError(
                 f"the clusters stage has {len(ids)} ids for shard {part.index}, its part has other "
@@ -70,24 +70,13 @@ class PanopticStage(Stage):
                 masks, own, stuff, self.label_space, self.context.settings.panoptic
             )
             exported.append(export_image(self.folder, record, label, self.label_space))
-        path = self.context.space.part(self.name, part.index)
+        path = self.space.part(self.name, part.index)
         write_part(path, exported)
         return [path, *written_files(self.folder, part.records)]
 
     def _stuff(self, record: Record) -> Any:
         name = label_stem(record) + ".png"
-        path = safe_join(self.context.space.folder("semantics"), name)
+        path = safe_join(self.space.folder("semantics"), name)
         if not path.is_file():  # listed in skipped.jsonl by the stage before
             return np.full((record["height"], record["width"]), VOID_STUFF, dtype=np.uint8)
         return read_label_png(path, self.context.settings.images.max_pixels)
-
-
-class Chained(Iterable[Record]):
-    """The records of all shards, read anew each time they are gone through."""
-
-    def __init__(self, shards: Sequence[list[Record]]) -> None:
-        self.shards = shards
-
-    def __iter__(self) -> Iterator[Record]:
-        for index in range(len(self.shards)):
-            yield from self.shards[index]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.config.load import settings_hash
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file, write_json
@@ -30,20 +28,17 @@ from u2seg.panoptic.export import (
 )
 from u2seg.panoptic.parts import LabelRecord, read_part, write_part
 from u2seg.panoptic.relabel import merged, relabel
-from u2seg.pipeline.batches import collect_skips, write_stage_skips
+from u2seg.pipeline.batches import collect_skips
 from u2seg.pipeline.ingest import ImagesStage
-from u2seg.pipeline.panoptic_stage import Chained
-from u2seg.pipeline.runner import at_work
-from u2seg.pipeline.stage import Record, RunContext, Stage, library_versions
+from u2seg.pipeline.runner import at_work, finish
+from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.pipeline.workspace import Workspace, check_apart
 from u2seg.shards.attempts import Part, Work
-from u2seg.shards.records import ShardFile
+from u2seg.shards.records import Record, ShardFile
 from u2seg.structures.draws import derived_seed
 from u2seg.structures.labels import LabelSpace
-from u2seg.structures.manifest import StageManifest
 from u2seg.structures.masks import InstanceMask
 from u2seg.structures.segmentation import Segmentation
-from u2seg.version import __version__
 
 
 class Teacher(Protocol):
@@ -111,10 +106,9 @@ class RelabelStage(Stage):
         """
         self._check_same_images()
         self.each_shard("relabel")
-        shards = self.context.shards()
-        space = self.context.space
+        shards, space = self.context.shards(), self.space
         parts = (read_part(space.part(self.name, i)) for i in range(len(shards)))
-        counts = merge_parts(parts, self.folder, Chained(shards), self.label_space)
+        counts = merge_parts(parts, self.folder, shards.records, self.label_space)
         for index in range(len(shards)):
             for key, value in read_json_object(space.part(self.name, index, ".counts")).items():
                 counts[key] = counts.get(key, 0) + value
@@ -155,9 +149,9 @@ class RelabelStage(Stage):
                 labels[record["id"]] = merged(previous, space, settings.panoptic)
             label = labels.pop(record["id"])
             exported.append(export_image(self.folder, record, label, space))
-        path = self.context.space.part(self.name, part.index)
-        counted_in = self.context.space.part(self.name, part.index, ".counts")
-        files = [write_stage_skips(self, part.index, skipped), counted_in, path]
+        path = self.space.part(self.name, part.index)
+        counted_in = self.space.part(self.name, part.index, ".counts")
+        files = [*self.write_part(part.index, None, skipped), counted_in]
         write_json(counted_in, counts)
         write_part(path, exported)
         return files + written_files(self.folder, part.records)
@@ -177,10 +171,10 @@ def _changed(before: Path, now: Path) -> list[str]:
     """Return the photographs that two lists of records know with another SHA-256."""
     if not before.is_file():
         return []
-    known = {r["file_name"]: r["sha256"] for r in Chained(ShardFile(before))}
+    known = {r["file_name"]: r["sha256"] for r in ShardFile(before).records}
     return [
         r["file_name"]
-        for r in Chained(ShardFile(now))
+        for r in ShardFile(now).records
         if known.get(r["file_name"], r["sha256"]) != r["sha256"]
     ]
 
@@ -223,20 +217,6 @@ def relabel_images(
     with only_run(context.space.lock), at_work(context):
         for stage in stages:
             stage.execute()
-            collect_skips(context, names)
-        write_json(context.space.manifest, _manifest(context, names).to_json(), indent=1)
+            collect_skips(context.space, names)
+        finish(context, names)
     return output
-
-
-def _manifest(context: RunContext, names: Sequence[str]) -> StageManifest:
-    space = context.space
-    found = read_json_object(space.stage_manifest("panoptic"), "counts")["counts"]
-    return StageManifest(
-        stage="labels",
-        settings_hash=settings_hash(context.settings),
-        inputs={name: sha256_file(space.stage_manifest(name)) for name in names},
-        files={p.name: sha256_file(p) for p in (space.images_json, space.skipped)},
-        counts={f"panoptic.{key}": value for key, value in found.items()},
-        version=__version__,
-        libraries=library_versions(),
-    )

@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 ORDER: tuple[type[Stage], ...] = (
     ImagesStage, MaskStage, ClusterStage, SemanticStage, PanopticStage,
 )  # fmt: skip
-STAGES = tuple(stage.name for stage in ORDER if stage is not ImagesStage)
+NAMES = tuple(stage.name for stage in ORDER)
+STAGES = tuple(name for name in NAMES if name != ImagesStage.name)
 """Stages a user can ask for; listing the images always comes first."""
 
 
@@ -87,26 +88,26 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     finished = space.stage_manifest(ClusterStage.name).is_file() and not overwrite
     describe = ClusterStage.name in wanted and not finished
     context = RunContext(settings, space, source, limit, progress, detector, pool, describe)
-    check_apart(source, context.space, [stage.name for stage in ORDER])
+    check_apart(source, space, NAMES)
     todo = [kind(context) for kind in ORDER if kind is ImagesStage or kind.name in wanted]
     for stage in todo:  # before hours of work, and before anything is deleted
         stage.check()
-    with only_run(context.space.lock), at_work(context):
+    with only_run(space.lock), at_work(context):
         if overwrite:
             _forget(context, wanted)
         if asked == AUTO:
             remember(settings, space.features)
         if retry_failed:
-            _forgive(context.space)
+            _forgive(space)
         for stage in todo:
             if retry_failed and stage.outdated():
-                remove_stage(context.space, stage.name)
+                remove_stage(space, stage.name)
             stage.execute()
-            skipped = collect_skips(context, [kind.name for kind in ORDER])
+            skipped = collect_skips(space, NAMES)
             if skipped and isinstance(stage, ImagesStage):
-                logger.warning("%d images skipped, see %s", skipped, context.space.skipped)
-        if all(context.space.stage_manifest(s.name).is_file() for s in ORDER):
-            _finish(context)
+                logger.warning("%d images skipped, see %s", skipped, space.skipped)
+        if all(space.stage_manifest(name).is_file() for name in NAMES):
+            finish(context, NAMES)
     return output
 
 
@@ -136,7 +137,6 @@ def at_work(context: RunContext) -> Iterator[None]:
     finally:
         if context.pool:
             context.pool.close()
-        context.space.progress.unlink(missing_ok=True)
 
 
 def check_stages(stages: Sequence[str]) -> set[str]:
@@ -174,17 +174,17 @@ def _forgive(space: Workspace) -> None:
             remove_stage(space, stage.name)
 
 
-def _finish(context: RunContext) -> None:
+def finish(context: RunContext, names: Sequence[str]) -> None:
+    """Write the manifest of a run all of whose stages are done."""
     space = context.space
-    inputs = {s.name: sha256_file(space.stage_manifest(s.name)) for s in ORDER}
     counts = {}
-    for stage in ORDER:
-        found = read_json_object(space.stage_manifest(stage.name), "counts")["counts"]
-        counts.update({f"{stage.name}.{key}": value for key, value in found.items()})
+    for name in names:
+        made = read_json_object(space.stage_manifest(name), "counts")["counts"]
+        counts.update({f"{name}.{key}": value for key, value in made.items()})
     manifest = StageManifest(
         stage="labels",
         settings_hash=settings_hash(context.settings),
-        inputs=inputs,
+        inputs={name: sha256_file(space.stage_manifest(name)) for name in names},
         files={p.name: sha256_file(p) for p in (space.images_json, space.skipped)},
         counts=counts,
         version=__version__,
@@ -200,21 +200,17 @@ def estimate(output: Path, workers: int = 1) -> str:
         output: Output folder of ``generate_labels`` with a limit.
         workers: How many processes it used.
     """
-    space = Workspace(output)
-    content = read_json_object(space.images_json, "images", "info")
-    used, found = len(content["images"]), int(content["info"]["found"])
-    seconds: dict[str, float] = read_json(space.timings)
-    size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
+    content = read_json_object(Workspace(output).images_json, "images", "info")
+    used, total = len(content["images"]), int(content["info"]["found"])
     # Fitting the stuff model takes the same number of steps however many images there are.
-    lines = [f"{'stage':<12}{'s/image':>10}{'hours for ' + str(found):>20}"]
-    total = 0.0
-    for stage, value in seconds.items():
-        hours = value / used * found / 3600
-        total += hours
-        lines.append(f"{stage:<12}{value / used:>10.3f}{hours:>20.3f}")
+    seconds = {stage: s / used for stage, s in read_json(Workspace(output).timings).items()}
+    lines = [f"{'stage':<12}{'s/image':>10}{'hours for ' + str(total):>20}"]
+    lines += [f"{stage:<12}{s:>10.3f}{s * total / 3600:>20.3f}" for stage, s in seconds.items()]
+    size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     memory = max(usage.ru_maxrss for usage in usages) / 2**20
     processes = "one process" if workers == 1 else f"{workers} workers"
-    lines.append(f"all: {total:.2f} h at most (fitting counted in proportion), {processes}")
-    lines.append(f"disk: {size / used * found / 2**20:.0f} MiB; peak memory: {memory:.1f} GiB each")
+    hours = sum(seconds.values()) * total / 3600
+    lines.append(f"all: {hours:.2f} h at most (fitting counted in proportion), {processes}")
+    lines.append(f"disk: {size / used * total / 2**20:.0f} MiB; peak memory: {memory:.1f} GiB each")
     return "\n".join(lines)

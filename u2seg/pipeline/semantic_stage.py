@@ -18,7 +18,7 @@ from u2seg.io.images import BadImageError
 from u2seg.io.names import label_stem
 from u2seg.io.paths import safe_join
 from u2seg.io.png import write_label_png
-from u2seg.pipeline.batches import check_skipped, with_features, write_stage_skips
+from u2seg.pipeline.batches import check_skipped, with_features
 from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.semantics import SEMANTIC_SEGMENTERS, SemanticSegmenter
 from u2seg.semantics.crops import CROPS, crop_box
@@ -182,7 +182,5 @@ class SemanticStage(Stage):
             name = label_stem(record) + ".png"
             write_label_png(safe_join(self.folder, name), stuff)
             written.append(name)
-        path = self.context.space.part(self.name, part.index)
-        files = [write_stage_skips(self, part.index, skipped), path]
-        write_json(path, written)
+        files = self.write_part(part.index, written, skipped)
         return files + [safe_join(self.folder, name) for name in written]

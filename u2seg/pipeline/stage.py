@@ -8,7 +8,6 @@ A bad image never stops a shard.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.metadata
 import logging
@@ -21,16 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.config.load import settings_hash
-from u2seg.config.schema import SECTIONS, Settings
+from u2seg.config.schema import Settings
 from u2seg.errors import StageError, UserError
 from u2seg.features import FeatureExtractor, build_extractor
-from u2seg.io.atomic import (
-    json_bytes,
-    remove_temporaries,
-    sha256_bytes,
-    sha256_file,
-    write_json,
-)
+from u2seg.io.atomic import json_bytes, remove_temporaries, sha256_bytes, sha256_file, write_json
 from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, decode_image, read_content
 from u2seg.io.jsonfile import read_json, read_json_object
@@ -39,10 +32,9 @@ from u2seg.io.sources import ImageSource
 from u2seg.masks.base import ImageProposer
 from u2seg.pipeline.workspace import LEDGER, Workspace, check_owned
 from u2seg.shards.attempts import Part, Phase, Work
-from u2seg.shards.driver import Progress, drive
+from u2seg.shards.driver import drive
 from u2seg.shards.pool import WorkerPool
-from u2seg.shards.records import Record as Record
-from u2seg.shards.records import ShardFile
+from u2seg.shards.records import Record, ShardFile
 from u2seg.structures.manifest import StageManifest
 from u2seg.version import __version__
 
@@ -51,15 +43,8 @@ logger = logging.getLogger(__name__)
 _OF_A_SHARD = re.compile(r"-\d{5,}\.[a-z]+$|\*\*\.png$")
 """File names of one shard, and digests of pictures."""
 LIBRARIES = (
-    "numpy",
-    "scipy",
-    "pillow",
-    "torch",
-    "timm",
-    "scikit-learn",
-    "scikit-image",
-    "faiss-cpu",
-)
+    "numpy", "scipy", "pillow", "torch", "timm", "scikit-learn", "scikit-image", "faiss-cpu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,8 +79,7 @@ class RunContext:
 
     def images(self) -> list[Record]:
         """Return the records of ``images.json``."""
-        content = read_json_object(self.space.images_json, "images")
-        records: list[Record] = content["images"]
+        records: list[Record] = read_json_object(self.space.images_json, "images")["images"]
         return records
 
     def shards(self) -> ShardFile:
@@ -105,8 +89,7 @@ class RunContext:
     def read(self, record: Record) -> Any:
         """Return the (H, W, 3) uint8 RGB pixels of a record; BadImageError if it changed."""
         limit = self.settings.images.max_pixels
-        content = read_content(image_file(self.source.root, record), limit)
-        return decode_image(content, limit)
+        return decode_image(read_content(image_file(self.source.root, record), limit), limit)
 
     def on_gpu(self, number: int | None) -> RunContext:
         """Return the context of a worker; those of one machine share its GPUs out."""
@@ -119,6 +102,19 @@ class RunContext:
         device = f"cuda:{number % torch.cuda.device_count()}"
         features = replace(self.settings.features, device=device)
         return replace(self, settings=replace(self.settings, features=features))
+
+
+class OtherRunError(UserError):
+    """A folder holds the results of another run.
+
+    Args:
+        finding: Which folder, and in what the runs differ.
+        advice: What a user of ``u2seg label`` can do; other tools know other ways.
+    """
+
+    def __init__(self, finding: str, advice: str) -> None:
+        super().__init__(f"{finding}. {advice}")
+        self.finding = finding
 
 
 class Stage(ABC):
@@ -134,6 +130,7 @@ class Stage(ABC):
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
+        self.space = context.space
         self.folder = context.space.folder(self.name)
 
     @abstractmethod
@@ -142,10 +139,10 @@ class Stage(ABC):
 
     @abstractmethod
     def works(self) -> dict[str, Work]:
-        """Return the sharded phases by name: what makes a part and returns the files it wrote.
+        """Return the sharded phases by name.
 
-        It may be called in another process, on a stage built from the same settings, so it uses
-        nothing that ``run`` did but what is in files. Called again it writes the same files.
+        They may be called in another process, on a stage built from the same settings, so they
+        use nothing that ``run`` did but what is in files.
         """
 
     @abstractmethod
@@ -175,23 +172,24 @@ class Stage(ABC):
             UserError: if an input stage is missing, or the folder was made with other settings
                 or from other inputs, or holds files of others.
         """
-        plan = self._plan()
+        plan, path = self._plan(), self.space.plan(self.name)
         self._check_plan(plan)
-        if self.context.space.stage_manifest(self.name).is_file() and self._intact():
-            if not self.context.space.plan(self.name).is_file():  # lost, and checked above
-                write_json(self.context.space.plan(self.name), plan, indent=1)
+        if self.space.stage_manifest(self.name).is_file() and self._intact():
+            if not path.is_file():  # lost, and checked above
+                write_json(path, plan, indent=1)
             logger.info("%s: done already", self.name)
             return
-        check_owned(self.folder, self.context.space.plan(self.name))
+        check_owned(self.folder, path)
         remove_temporaries(self.folder)
-        write_json(self.context.space.plan(self.name), plan, indent=1)
+        write_json(path, plan, indent=1)
         start = time.perf_counter()
         counts = self.run()
         self._finish(plan, counts)
         seconds = time.perf_counter() - start
-        self._record_seconds(seconds)
-        told = ", ".join(f"{value} {key}" for key, value in counts.items())
-        logger.info("%s: %s in %.1f s", self.name, told, seconds)
+        timings = read_json(self.space.timings) if self.space.timings.is_file() else {}
+        write_json(self.space.timings, {**timings, self.name: round(seconds, 2)}, indent=1)
+        made = ", ".join(f"{value} {key}" for key, value in counts.items())
+        logger.info("%s: %s in %.1f s", self.name, made, seconds)
 
     def _plan(self) -> dict[str, Any]:
         return {
@@ -205,40 +203,55 @@ class Stage(ABC):
 
     def outdated(self) -> bool:
         """Return whether the stage's plan names other inputs than there are now."""
-        path = self.context.space.plan(self.name)
+        path = self.space.plan(self.name)
         return path.is_file() and read_json_object(path).get("inputs") != self._plan()["inputs"]
 
     def _input_hash(self, name: str) -> str:
-        path = self.context.space.stage_manifest(name)
+        path = self.space.stage_manifest(name)
         if not path.is_file():
             raise UserError(
                 f"stage {self.name} needs stage {name}, which has not finished in "
-                f"{self.context.space.root}: run u2seg label with --stages {name} "
+                f"{self.space.root}: run u2seg label with --stages {name} "
                 "(or without --stages) first"
             )
         return sha256_file(path)
 
     def _check_plan(self, plan: dict[str, Any]) -> None:
-        path = self.context.space.plan(self.name)
-        lost = not path.is_file()
-        if lost:  # the manifest of a finished stage says what matters most
-            path = self.context.space.stage_manifest(self.name)
+        path = self.space.plan(self.name)
+        if not path.is_file():  # the manifest of a finished stage says what matters most
+            path = self.space.stage_manifest(self.name)
             plan = {key: plan[key] for key in ("stage", "settings_hash", "inputs")}
         if not path.is_file():
             return
-        found = read_json(path)
-        known = found if isinstance(found, dict) else {}
-        if lost:
-            known = {key: known.get(key) for key in plan}
+        known = read_json(path)
+        known = {key: known.get(key) for key in plan} if isinstance(known, dict) else {}
         if known == plan:
             return
-        changed = differences(known, plan, self.sections()) or "facts"
         raise OtherRunError(
-            f"{self.folder} was made with other {changed} than this command asks for; results are "
-            "never mixed",
+            f"{self.folder} was made with other {self.differences(known, plan)} than this command "
+            "asks for; results are never mixed",
             "Choose another --output-dir, or add --overwrite: it makes the stages named by "
             "--stages (all without) and those built on them anew",
         )
+
+    def differences(self, known: dict[str, Any], plan: dict[str, Any]) -> str:
+        """Return in words what of a plan differs from that which a folder was made with."""
+        sections = {type(value): key for key, value in vars(self.context.settings).items()}
+        keys = [
+            f"U2SEG.{sections[type(s)].upper()}" for s in self.sections() if type(s) in sections
+        ]
+        words = {
+            "settings_hash": f"settings (of {', '.join(keys)})",
+            "image_list": "photographs (files were added, removed or changed, or others are asked)",
+            "shard_size": f"shards (U2SEG.RUN.SHARD_SIZE {known.get('shard_size')}, now "
+            f"{plan.get('shard_size')})",
+        }
+        for key in ("inputs", "versions"):
+            then, now = known.get(key) or {}, plan.get(key) or {}
+            names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+            told = [f"{n} {then.get(n, 'absent')}, now {now.get(n, 'absent')}" for n in names]
+            words[key] = f"{key} ({'; '.join(names if key == 'inputs' else told)})"
+        return ", ".join(words.get(key, key) for key in plan if known.get(key) != plan[key])
 
     def _finish(self, plan: dict[str, Any], counts: dict[str, int]) -> None:
         manifest = StageManifest(
@@ -252,14 +265,7 @@ class Stage(ABC):
             libraries=library_versions(),
             settings={type(s).__name__: asdict(s) for s in self.sections()},
         )
-        write_json(self.context.space.stage_manifest(self.name), manifest.to_json(), indent=1)
-
-    def _record_seconds(self, seconds: float) -> None:
-        path = self.context.space.timings
-        content = read_json(path) if path.is_file() else {}
-        # An interrupted stage adds up over its runs only as far as its last one: say so in docs.
-        content[self.name] = round(seconds, 2)
-        write_json(path, content, indent=1)
+        write_json(self.space.stage_manifest(self.name), manifest.to_json(), indent=1)
 
     def shards(self) -> ShardFile:
         """Return the records of every shard."""
@@ -267,61 +273,45 @@ class Stage(ABC):
 
     def phase(self, name: str) -> Phase:
         """Return a sharded phase."""
-        space = self.context.space
-        ledger = space.ledger(self.name, name)
-        return Phase(self.name, self.shards(), ledger, self.works()[name], space.aside())
+        ledger = self.space.ledger(self.name, name)
+        return Phase(self.name, self.shards(), ledger, self.works()[name], self.space.aside())
 
     def each_shard(self, name: str) -> None:
-        """Have every shard of a phase made that has no receipt, with progress.
-
-        Raises:
-            UserError: for settings, files or a disk that cannot be used.
-            StageError: if a shard fails again and again.
-        """
-        sizes = self.shards().sizes
-        with self.bar(sum(sizes)) as bar:
+        """Have every shard of a phase made that has no receipt, with progress; see ``drive``."""
+        sizes, quiet = self.shards().sizes, not self.context.progress
+        with Bar(total=sum(sizes), desc=self.name, unit="img", disable=quiet, smoothing=0.1) as bar:
             drive(
                 self.phase(name),
                 (self.name, name),
                 pool=self.context.pool,
                 patience=self.context.settings.run.lease_seconds,
-                progress=Progress(sizes, bar, self._note),
+                settled=lambda shard: bar.update(sizes[shard]),
             )
-
-    def _note(self, rate: float) -> None:
-        note = {"stage": self.name, "images_per_s": round(rate, 3)}
-        with contextlib.suppress(UserError):  # a note is not worth a run
-            write_json(self.context.space.progress, note)
 
     def _intact(self) -> bool:
         """Return whether all files are as the manifest says; prepare to make the others again."""
-        path = self.context.space.stage_manifest(self.name)
-        expected = read_json_object(path, "files")["files"]
-        found = self._hashes()
-        changed = [name for name in expected if expected[name] != found.get(name)]
+        path = self.space.stage_manifest(self.name)
+        expected, hashes = read_json_object(path, "files")["files"], self._hashes()
+        changed = {name for name in expected if expected[name] != hashes.get(name)}
         if not changed:
             return True
         logger.warning("%s: %s changed; making it again", self.name, ", ".join(sorted(changed)))
-        self.context.space.manifest.unlink(missing_ok=True)
+        self.space.manifest.unlink(missing_ok=True)
         path.unlink()
         # Shards with a changed file are found by their receipts. What was made from the whole set
         # is made again as a whole: a model whose losses are lost says nothing about them.
         whole = {name for name in expected if not _OF_A_SHARD.search(name)}
-        if whole.intersection(changed):
-            for name in whole.intersection(found):
+        if whole & changed:
+            for name in whole & hashes.keys():
                 (self.folder / name).unlink()
         return False
 
     def _hashes(self) -> dict[str, str]:
-        outside = {
-            f"../{path.name}": sha256_file(path) for path in self.exports() if path.is_file()
+        outside = [path for path in self.exports() if path.is_file()]
+        return {
+            **hash_files(self.folder),
+            **{f"../{path.name}": sha256_file(path) for path in outside},
         }
-        return {**hash_files(self.folder), **outside}
-
-    def bar(self, total: int) -> Any:
-        """Return a progress bar of ``total`` images with rate and ETA."""
-        quiet = not self.context.progress
-        return Bar(total=total, desc=self.name, unit="img", disable=quiet, smoothing=0.1)
 
     def readable(
         self, part: Part, records: Iterable[Record], skipped: list[Record]
@@ -340,65 +330,24 @@ class Stage(ABC):
         logger.warning("%s: skipped %s: %s", self.name, record["file_name"], reason)
         return {"file_name": record["file_name"], "reason": reason, "stage": self.name}
 
-
-class OtherRunError(UserError):
-    """A folder holds the results of another run.
-
-    Args:
-        finding: Which folder, and in what the runs differ.
-        advice: What a user of ``u2seg label`` can do; other tools know other ways.
-    """
-
-    def __init__(self, finding: str, advice: str) -> None:
-        super().__init__(f"{finding}. {advice}")
-        self.finding = finding
-
-
-def differences(known: dict[str, Any], plan: dict[str, Any], sections: Sequence[Any]) -> str:
-    """Return which facts of a plan differ from those that a folder was made with.
-
-    Args:
-        known: Of the folder; may lack keys.
-        plan: Of this command.
-        sections: The settings that decide the output of the stage.
-
-    Examples:
-        >>> known = {"shard_size": 8, "versions": {"numpy": "2.1", "scipy": "1.14"}}
-        >>> plan = {"shard_size": 8, "versions": {"numpy": "2.2", "scipy": "1.14"}}
-        >>> differences(known, plan, ())
-        'versions (numpy 2.1, now 2.2)'
-    """
-    changed = [key for key in plan if known.get(key) != plan[key]]
-    return ", ".join(_in_words(key, known.get(key), plan[key], sections) for key in changed)
-
-
-def _in_words(key: str, then: Any, now: Any, sections: Sequence[Any]) -> str:
-    if key == "settings_hash":
-        names = [f"U2SEG.{name.upper()}" for name in SECTIONS if _is_one(name, sections)]
-        return f"settings (of {', '.join(names)})"
-    if key == "image_list":
-        return "photographs (files were added, removed or changed, or others are asked for)"
-    if key == "shard_size":
-        return f"shards (U2SEG.RUN.SHARD_SIZE {then}, now {now})"
-    if key == "inputs":
-        known = then if isinstance(then, dict) else {}
-        made = [name for name in now if known.get(name) != now[name]]
-        return f"inputs (made anew since: {', '.join(made)})"
-    if key == "versions" and isinstance(then, dict):
-        names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-        told = [f"{n} {then.get(n, 'absent')}, now {now.get(n, 'absent')}" for n in names]
-        return f"versions ({'; '.join(told)})"
-    return key
-
-
-def _is_one(name: str, sections: Sequence[Any]) -> bool:
-    return any(isinstance(section, SECTIONS[name]) for section in sections)
+    def write_part(self, index: int, content: Any, skipped: Sequence[Record]) -> list[Path]:
+        """Write a shard's part, and before it what was skipped; return the files."""
+        path, listed = (
+            self.space.part(self.name, index),
+            self.space.part(self.name, index, ".skipped"),
+        )
+        listed.unlink(missing_ok=True)  # of an interrupted run, which may have met other files
+        if skipped:
+            write_json(listed, list(skipped))
+        if content is not None:
+            write_json(path, content)
+        return [listed, path]
 
 
 def hash_files(folder: Path) -> dict[str, str]:
     """Return relative name -> SHA-256 of a stage's files; PNG trees as one digest per folder.
 
-    Plans, manifests and ledgers are left out.
+    Plans, manifests, ledgers and what is hidden are left out.
     """
     files: dict[str, str] = {}
     pictures: dict[str, list[tuple[str, str]]] = {}
@@ -413,9 +362,7 @@ def hash_files(folder: Path) -> dict[str, str]:
             pictures.setdefault(f"{top}**.png", []).append((name, sha256_file(path)))
         else:
             files[name] = sha256_file(path)
-    for name, entries in pictures.items():
-        files[name] = sha256_bytes(json_bytes(entries))
-    return files
+    return {**files, **{n: sha256_bytes(json_bytes(entries)) for n, entries in pictures.items()}}
 
 
 def library_versions() -> dict[str, str]:

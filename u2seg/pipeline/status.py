@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.lock import holder_of, may_live, told
 from u2seg.pipeline.workspace import Workspace
-from u2seg.shards.ledger import Ledger
+from u2seg.shards.ledger import DONE, Ledger
 from u2seg.shards.records import ShardFile
 
 HEAD = (
@@ -42,74 +42,40 @@ def status(output: Path, stages: Sequence[str]) -> str:
 
 
 def _rows(space: Workspace, stage: str, *, alive: bool) -> list[tuple[str, ...]]:
-    finished = space.stage_manifest(stage).is_file()
-    begun = space.plan(stage).is_file()
-    sizes = _sizes(space, stage)
-    images_per_s = _finished_rate(space, stage, sum(sizes)) if finished else None
+    finished, begun = space.stage_manifest(stage).is_file(), space.plan(stage).is_file()
     state = "done" if finished else ("waiting" if not begun else "running" if alive else "stopped")
+    try:
+        sizes = ShardFile(space.entries if stage == "images" else space.records).sizes
+    except UserError:  # not made yet
+        sizes = []
     ledgers = space.ledgers(stage) if begun else []
     if not ledgers:
-        return [(stage, state, *[_cell(len(sizes) or None)], "-", "-", "-", "-", "-", "-")]
+        return [(stage, state, str(len(sizes) or "-"), *["-"] * 6)]
+    seconds = read_json_object(space.timings).get(stage) if finished else None
     rows = []
     for ledger in ledgers:
         name = stage if len(ledgers) == 1 else f"{stage}: {ledger.folder.name}"
-        rows.append(_row(space, name, state, ledger, sizes, images_per_s))
+        rate = sum(sizes) / seconds if seconds else None
+        rows.append((name, state, *_cells(ledger, sizes, rate, running=state == "running")))
     return rows
 
 
-def _row(
-    space: Workspace,
-    name: str,
-    state: str,
-    ledger: Ledger,
-    sizes: Sequence[int],
-    images_per_s: float | None,
+def _cells(
+    ledger: Ledger, sizes: Sequence[int], rate: float | None, *, running: bool
 ) -> tuple[str, ...]:
     look = ledger.snapshot()
-    settled = look.settled
-    left = sum(size for shard, size in enumerate(sizes) if shard not in settled)
-    eta = ""
-    if state == "running":
-        note = _read(space.progress)
-        if note.get("stage") == ledger.folder.parents[1].name and left:
-            images_per_s = note.get("images_per_s")
-            eta = _duration(left / images_per_s) if images_per_s else ""
-    counts = (len(sizes), len(look.done), len(look.at), len(look.failed))
+    left = sum(size for shard, size in enumerate(sizes) if shard not in look.settled)
+    if running and left:
+        rate = _rate(ledger, sizes, look.done)
+    eta = str(timedelta(seconds=round(left / rate))) if running and left and rate else "-"
     aside = len(ledger.aside()) if look.troubled or look.failed else 0
-    rate = f"{images_per_s:.2f}" if images_per_s else "-"
-    return (name, state, *map(str, counts), str(aside), rate, eta or "-")
+    counts = (len(sizes), len(look.done), len(look.at), len(look.failed), aside)
+    return (*map(str, counts), f"{rate:.2f}" if rate else "-", eta)
 
 
-def _sizes(space: Workspace, stage: str) -> list[int]:
-    path = space.records if stage != "images" else space.entries
-    try:
-        return ShardFile(path).sizes
-    except UserError:  # not made yet
-        return []
-
-
-def _finished_rate(space: Workspace, stage: str, images: int) -> float | None:
-    seconds = _read(space.timings).get(stage)
-    return images / seconds if seconds else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(path)
-    except UserError:  # not there, or being removed
-        return {}
-
-
-def _cell(value: int | None) -> str:
-    return "-" if value is None else str(value)
-
-
-def _duration(seconds: float) -> str:
-    """Return hours, minutes and seconds.
-
-    Examples:
-        >>> _duration(59.6), _duration(3725), _duration(360000)
-        ('0:01:00', '1:02:05', '100:00:00')
-    """
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+def _rate(ledger: Ledger, sizes: Sequence[int], done: frozenset[int]) -> float | None:
+    """Return the images per second between the first receipt and the last; None if too few."""
+    times = sorted((ledger.path(shard, DONE).stat().st_mtime, sizes[shard]) for shard in done)
+    if len(times) < 2 or times[-1][0] <= times[0][0]:
+        return None
+    return sum(size for _, size in times[1:]) / (times[-1][0] - times[0][0])

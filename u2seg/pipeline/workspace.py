@@ -74,11 +74,6 @@ class Workspace:
         """Held by the driver of a run, and touched while it lives."""
         return self.root / LOCK
 
-    @property
-    def progress(self) -> Path:
-        """The driver's note for ``--status``; removed when it ends."""
-        return self.root / ".progress.json"
-
     def folder(self, stage: str) -> Path:
         """Folder of a stage."""
         return self.root / stage

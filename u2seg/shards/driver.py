@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from u2seg.errors import StageError
 from u2seg.shards.attempts import Phase, attempt
-from u2seg.shards.ledger import DRIVER, Ledger, Snapshot
+from u2seg.shards.ledger import DRIVER, Ledger
 from u2seg.shards.pool import WorkerPool
 from u2seg.shards.threads import steady_blas
 
@@ -20,46 +19,6 @@ POLL_S = 0.1
 """Shortest pause between two looks at the ledger."""
 POLL_SHARE = 20.0
 """A pause is so many times as long as a look: the driver leaves the machine to the workers."""
-NOTE_S = 2.0
-"""Pause between two notes of progress."""
-
-
-class Progress:
-    """A progress bar and a note now and then.
-
-    Args:
-        sizes: Images of each shard.
-        bar: Is updated by images.
-        note: Is called with the images per second.
-    """
-
-    def __init__(self, sizes: Sequence[int], bar: Any, note: Callable[[float], None]) -> None:
-        self._sizes = sizes
-        self._bar = bar
-        self._note = note
-        self._known: set[int] = set()
-        self._start = self._noted = time.monotonic()
-        self._images = 0
-
-    def look(self, look: Snapshot) -> None:
-        """Count all shards that are settled."""
-        before, first = self._images, not self._known
-        for shard in look.settled - self._known:
-            self.done(shard)
-        if first:
-            self._images = before  # made by earlier runs
-
-    def done(self, shard: int) -> None:
-        """Count a shard."""
-        if shard in self._known or shard >= len(self._sizes):
-            return
-        self._known.add(shard)
-        self._images += self._sizes[shard]
-        self._bar.update(self._sizes[shard])
-        now = time.monotonic()
-        if now - self._noted >= NOTE_S:
-            self._noted = now
-            self._note(self._images / (now - self._start))
 
 
 class Watch:
@@ -79,15 +38,13 @@ class Watch:
     def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.patience = patience
         self._clock = clock
-        self._seen: dict[int, tuple[tuple[int, int], float]] = {}
+        self._seen: dict[tuple[int, tuple[int, int]], float] = {}
 
     def silent(self, at: dict[int, tuple[int, int]]) -> list[int]:
         """Return the shards whose marks are the same as ``patience`` seconds ago."""
         now = self._clock()
-        fresh = {shard: (state, now) for shard, state in at.items()}
-        kept = {s: seen for s, seen in self._seen.items() if fresh.get(s, ((), 0))[0] == seen[0]}
-        self._seen = {**fresh, **kept}
-        return [shard for shard, (_, since) in self._seen.items() if now - since > self.patience]
+        self._seen = {mark: self._seen.get(mark, now) for mark in at.items()}
+        return [shard for (shard, _), since in self._seen.items() if now - since > self.patience]
 
 
 def drive(
@@ -96,7 +53,7 @@ def drive(
     *,
     pool: WorkerPool | None,
     patience: float,
-    progress: Progress,
+    settled: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Have every shard of a phase done, in this process or by a pool.
 
@@ -105,31 +62,36 @@ def drive(
         key: Stage and phase, as the pool's source knows them.
         pool: Who works; None = this process.
         patience: Seconds after which a worker that does not get on counts as dead.
-        progress: Is told of every look.
+        settled: Is called with every shard that is done or given up, once.
 
     Raises:
         UserError: for settings, files or a disk that cannot be used.
         StageError: if a shard was given up, or no worker can be kept alive.
     """
-    ledger = phase.ledger
+    ledger, watch = phase.ledger, Watch(patience)
     ledger.begin(pool.run if pool else uuid.uuid4().hex)
     distrust(ledger, ledger.snapshot().done, phase.name)
-    watch = Watch(patience)
+    told: set[int] = set()
     troubled: set[int] = set()
     while True:
         start = time.perf_counter()
         look = ledger.snapshot()
         pause = max(POLL_S, POLL_SHARE * (time.perf_counter() - start))
         troubled |= look.troubled
-        progress.look(look)
+        for shard in look.settled - told:
+            told.add(shard)
+            settled(shard)
         waiting = [shard for shard in range(len(phase.shards)) if shard not in look.settled]
-        if not waiting:
-            # Who came back from the dead may have written over a shard made by another.
-            if distrust(ledger, troubled & look.done, phase.name):
-                continue
+        # Who came back from the dead may have written over a shard made by another.
+        if not waiting and not distrust(ledger, troubled & look.done, phase.name):
             break
         if pool is None:
-            _work(phase, waiting, progress)
+            with steady_blas():
+                for shard in waiting:
+                    while not ledger.is_settled(shard):
+                        attempt(phase, shard, DRIVER)
+                    told.add(shard)
+                    settled(shard)
             continue
         pool.work(phase, key, waiting, pause)
         for shard in watch.silent(look.at):
@@ -140,15 +102,7 @@ def drive(
             ledger.lose(shard, f"no progress for {patience:g} s")
             pool.stop(shard)
     ledger.end()
-    _check_failed(phase.name, ledger, look)
-
-
-def _work(phase: Phase, waiting: Sequence[int], progress: Progress) -> None:
-    with steady_blas():
-        for shard in waiting:
-            while not phase.ledger.is_settled(shard):
-                attempt(phase, shard, DRIVER)
-            progress.done(shard)
+    _check_failed(phase)
 
 
 def distrust(ledger: Ledger, shards: Iterable[int], name: str) -> bool:
@@ -160,13 +114,14 @@ def distrust(ledger: Ledger, shards: Iterable[int], name: str) -> bool:
     return bool(damaged)
 
 
-def _check_failed(name: str, ledger: Ledger, look: Snapshot) -> None:
+def _check_failed(phase: Phase) -> None:
+    look = phase.ledger.snapshot()
     if not look.failed:
         return
     first = min(look.failed)
-    trouble = ledger.trouble(first)
+    trouble = phase.ledger.trouble(first)
     raise StageError(
-        f"stage {name}: {len(look.failed)} of {len(look.settled)} shards failed again and again, "
-        f"the first is {first}: {[*trouble.raised, *trouble.lost][-1]}. The others are done; when "
-        "that is mended, run again with --retry-failed"
+        f"stage {phase.name}: {len(look.failed)} of {len(look.settled)} shards failed again and "
+        f"again, the first is {first}: {[*trouble.raised, *trouble.lost][-1]}. The others are "
+        "done; when that is mended, run again with --retry-failed"
     )

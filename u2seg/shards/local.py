@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess, parent_process
 
 from u2seg.errors import UserError
 from u2seg.shards.pool import Job, Result, Task, Worker
-from u2seg.shards.threads import share
+from u2seg.shards.threads import cores
 
 GOODBYE_S = 5.0
 """How long workers may take to end by themselves."""
@@ -39,7 +39,7 @@ class LocalExecutor:
 
     def threads(self, workers: int) -> int:
         """Return a worker's share of the cores."""
-        return share(workers)
+        return max(cores() // workers, 1)
 
     def give(self, job: Job, tasks: dict[int, Task]) -> None:
         """Send tasks through pipes."""

@@ -1,7 +1,7 @@
 """A pool of worker processes: hands shards to them and replaces those that end.
 
-An executor starts processes that each keep a ``Worker``, gives them tasks and tells what came of
-them. What became of the shards themselves is in the ledger.
+An executor starts processes with a ``Worker`` each, gives them tasks and tells what came of them.
+What became of the shards themselves is in the ledger.
 """
 
 from __future__ import annotations
@@ -96,10 +96,8 @@ class Worker:
     def _open(self, task: Task) -> Phase:
         key = (task.stage, task.phase)
         if self._phase is None or self._opened != key:
-            if self._phase is None:
-                limit_threads(self.job.threads)
-                _enter(self.job.folder)
-            self._phase = None  # lets go of its models first
+            limit_threads(self.job.threads)
+            _enter(self.job.folder)
             gpu = self.number if self.job.deal_gpus else None
             self._phase, self._opened = self.job.source.open(*key, gpu), key
             self._phase.ledger.run = self.job.run
@@ -138,15 +136,12 @@ class Result:
 
 
 class Executor(Protocol):
-    """Starts processes with a ``Worker`` each and has them work.
-
-    Attributes:
-        deal_gpus: Whether all workers see all GPUs of one machine.
-        whole: Whether a worker gets all its shards at once, as a job that waits in a queue does.
-    """
+    """Starts processes with a ``Worker`` each and has them work."""
 
     deal_gpus: bool
+    """Whether all workers see all GPUs of one machine."""
     whole: bool
+    """Whether a worker gets all its shards at once, as a job that waits in a queue does."""
 
     def threads(self, workers: int) -> int:
         """Return how many threads each of so many workers should use."""
@@ -253,8 +248,7 @@ def build_pool(executor: str, workers: int, options: Sequence[str] = ()) -> Work
         options: ``KEY=VALUE`` each; see the executors.
 
     Raises:
-        UserError: for an unknown executor or option, a number below 1, or what the executor
-            needs and has not.
+        UserError: for an unknown executor or option, or what the executor needs and has not.
 
     Examples:
         >>> build_pool("local", 1) is None, build_pool("local", 4).size

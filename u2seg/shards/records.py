@@ -6,20 +6,16 @@ With a million images the list takes a gigabyte in memory; a worker looks at 64 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
-
-import numpy as np
-import numpy.typing as npt
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import atomic_file, json_bytes
 
 Record = dict[str, Any]
-PIECE = 1 << 20
-"""Bytes that are read at a time while line ends are looked for."""
 
 
 def write_shards(path: Path, records: Sequence[Record], size: int) -> None:
@@ -32,9 +28,6 @@ def write_shards(path: Path, records: Sequence[Record], size: int) -> None:
 
 class ShardFile(Sequence[list[Record]]):
     """The shards of a file that ``write_shards`` wrote; each is read when it is asked for.
-
-    Args:
-        path: The file.
 
     Raises:
         UserError: on first use, if the file is missing or damaged.
@@ -52,25 +45,19 @@ class ShardFile(Sequence[list[Record]]):
         self.path = path
 
     @functools.cached_property
-    def _ends(self) -> npt.NDArray[np.int64]:
-        """Positions after the line ends; the first is that of the header."""
-        ends = [np.zeros(0, dtype=np.int64)]
-        position = 0
+    def _starts(self) -> list[int]:
+        """Where the lines begin; the first is the header."""
         try:
             with open(self.path, "rb") as file:
-                while piece := file.read(PIECE):
-                    found = np.flatnonzero(np.frombuffer(piece, dtype=np.uint8) == ord("\n"))
-                    ends.append(position + found + 1)
-                    position += len(piece)
+                return [0, *itertools.accumulate(len(line) for line in file)]
         except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
-        return np.concatenate(ends)
+            raise self._damaged() from error
 
     @functools.cached_property
     def sizes(self) -> list[int]:
         """Number of images of every shard, from the first line alone."""
-        header = self._line(0, 1000)
         try:
+            header = self._line(0)
             total, size = int(header["images"]), int(header["shard_size"])
             return [min(size, total - start) for start in range(0, total, size)]
         except (TypeError, KeyError, ValueError) as error:
@@ -90,19 +77,23 @@ class ShardFile(Sequence[list[Record]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends iteration by index
-        if len(self._ends) != len(self) + 1:
+        if len(self._starts) != len(self) + 2:
             raise self._damaged()
-        found: list[Record] = self._line(int(self._ends[index]), int(self._ends[index + 1]))
-        if not isinstance(found, list) or len(found) != self.sizes[index]:
+        records: list[Record] = self._line(self._starts[index + 1])
+        if len(records) != self.sizes[index]:
             raise self._damaged()
-        return found
+        return records
 
-    def _line(self, start: int, end: int) -> Any:
+    @property
+    def records(self) -> Iterable[Record]:
+        """The records of all shards, read anew each time they are gone through."""
+        return _Chained(self)
+
+    def _line(self, start: int) -> Any:
         try:
             with open(self.path, "rb") as file:
                 file.seek(start)
-                line = file.read(end - start).split(b"\n")[0]
-            return json.loads(line.decode("utf-8", "surrogateescape"))
+                return json.loads(file.readline().decode("utf-8", "surrogateescape"))
         except (OSError, ValueError, RecursionError) as error:
             raise self._damaged() from error
 
@@ -111,3 +102,11 @@ class ShardFile(Sequence[list[Record]]):
             f"{self.path} is damaged: remove manifest.json beside it and run the same command "
             "again, which makes it anew"
         )
+
+
+class _Chained(Iterable[Record]):
+    def __init__(self, shards: ShardFile) -> None:
+        self._shards = shards
+
+    def __iter__(self) -> Iterator[Record]:
+        return itertools.chain.from_iterable(self._shards)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
 
 
 def cores() -> int:
@@ -18,11 +17,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def share(workers: int) -> int:
-    """Return the threads of one of ``workers`` processes on this machine, at least 1."""
-    return max(cores() // max(workers, 1), 1)
 
 
 def limit_threads(count: int) -> None:
@@ -36,19 +30,11 @@ def limit_threads(count: int) -> None:
     faiss.omp_set_num_threads(count)
 
 
-def steady_blas() -> contextlib.AbstractContextManager[Any]:
-    """Give the matrix products of NumPy and SciPy one thread within the block.
-
-    Examples:
-        >>> import threadpoolctl
-        >>> with steady_blas():
-        ...     pools = threadpoolctl.threadpool_info()
-        >>> {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
-        {1}
-    """
+def steady_blas() -> contextlib.AbstractContextManager[object]:
+    """Give the matrix products of NumPy and SciPy one thread within the block."""
     from threadpoolctl import threadpool_limits
 
-    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    limits: contextlib.AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
     return limits
 
 
