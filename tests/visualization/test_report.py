@@ -4,14 +4,23 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.visualization.fake_run import METRICS, write_run
 from u2seg.cli import main
 from u2seg.errors import UserError
+from u2seg.io.png import (
+    read_label_png,
+    read_panoptic_png,
+    write_label_png,
+    write_panoptic_png,
+)
+from u2seg.structures.labels import LabelSpace
 from u2seg.visualization import report
 from u2seg.visualization.report import build_page, write_report
 
@@ -113,6 +122,50 @@ def test_label_half_alone_after_each_stage(tmp_path):
     captions = [p.caption for p in page.samples[0].pictures]
     assert captions[0] == "photograph" and captions[2] == "stuff map"
     assert "mask" in captions[1] and len(captions) == 3
+
+
+def test_levels_of_a_hierarchy_have_a_picture_each(tmp_path):
+    folders = write_run(tmp_path, count=1)
+    path = folders.labels / "masks" / "part-00000.json"
+    masks = json.loads(path.read_text())
+    parts = [{**masks[0], "level": level, "parent": 0} for level in (1, 1, 2)]
+    path.write_text(json.dumps([{**masks[0], "level": 0}, *parts]))
+    page = build_page(labels=folders.labels, title="t")
+    assert [p.caption for p in page.samples[0].pictures[1:4]] == [
+        "1 mask, level 0", "2 masks, level 1", "1 mask, level 2",
+    ]  # fmt: skip
+
+
+def test_semantic_labels_alone_are_drawn(tmp_path):
+    folders = write_run(tmp_path, count=2)
+    panoptic = folders.labels / "panoptic"
+    for name in ("panoptic.json", "instances.json"):
+        (panoptic / name).unlink()
+    for path in (folders.labels / "semantics").rglob("*.png"):
+        target = panoptic / "stuff" / path.relative_to(folders.labels / "semantics")
+        write_label_png(target, read_label_png(path) + 1)
+    page = build_page(labels=folders.labels, title="t")
+    assert [p.caption for p in page.samples[0].pictures][-2:] == ["stuff map", "panoptic label"]
+    assert not page.notes and not page.clusters and "stuff clusters" not in report.render(page)
+
+
+def test_things_alone_are_drawn(tmp_path):
+    folders = write_run(tmp_path, count=1)
+    panoptic = folders.labels / "panoptic"
+    content = json.loads((panoptic / "panoptic.json").read_text())
+    row = content["annotations"][0]
+    row["segments_info"] = [s for s in row["segments_info"] if s["isthing"]]
+    (panoptic / "panoptic.json").write_text(json.dumps(content))
+    (panoptic / "labelspace.json").write_text(json.dumps(LabelSpace(6, 0).to_json()))
+    path = panoptic / "panoptic" / row["file_name"]
+    ids = read_panoptic_png(path)
+    kept = [s["id"] for s in row["segments_info"]]
+    write_panoptic_png(path, np.where(np.isin(ids, kept), ids, 0).astype(np.int32))
+    shutil.rmtree(folders.labels / "semantics")
+    page = build_page(labels=folders.labels, title="t")
+    assert [p.caption for p in page.samples[0].pictures][-1] == "panoptic label"
+    assert not page.notes and not page.stuff and page.clusters
+    assert 'id="stuff"' not in report.render(page)
 
 
 def test_garbled_cluster_quality_is_a_note(tmp_path):

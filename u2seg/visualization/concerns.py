@@ -312,7 +312,7 @@ def _setting(run: LabelRun, stage: str, key: str, default: Any) -> Any:
 
 
 def _clusters(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
-    space, quality = run.panoptic.space if run.panoptic else None, run.quality
+    space, quality = run.space, run.quality
     if space is not None and numbers.cluster_sizes:
         count, sizes = space.num_things, numbers.cluster_sizes.values()
         used, masks, largest = len(sizes), sum(sizes), max(sizes)
@@ -349,7 +349,7 @@ def _clusters(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
 
 
 def _stuff(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
-    space = run.panoptic.space if run.panoptic else None
+    space = run.space
     covered = sum(numbers.stuff_share.values())
     if space is None or space.num_stuff < 2 or not covered:
         return []

@@ -239,7 +239,7 @@ def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Not
     page.samples = label_samples(run, shown, MAX_SAMPLES, notes)
     args = (run, MAX_CLUSTERS, MAX_CROPS, notes)
     page.clusters = notes.attempt("clusters", [], cluster_gallery, *args)
-    space = run.panoptic.space if run.panoptic else None
+    space = run.space
     if space:
         ranked = sorted(numbers.stuff_share.items(), key=lambda item: (-item[1], item[0]))
         sizes = {space.stuff_category(i): percent(share) for i, share in ranked[:MAX_CLUSTERS]}

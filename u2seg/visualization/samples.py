@@ -13,7 +13,7 @@ import numpy.typing as npt
 from u2seg.errors import UserError
 from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, read_image
-from u2seg.io.paths import safe_join
+from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.io.progress import Bar
 from u2seg.structures.labels import VOID_ID, VOID_STUFF, LabelSpace
@@ -136,8 +136,7 @@ def cluster_gallery(
     run: LabelRun, clusters: int, per_cluster: int, notes: Notes
 ) -> list[ClusterRow]:
     """Return the ``clusters`` largest thing clusters with up to ``per_cluster`` masks each."""
-    space = run.panoptic.space if run.panoptic else None
-    if space is None or not run.instances:
+    if run.space is None:
         return []
     members: dict[int, list[Any]] = {}
     for row in run.instances:
@@ -146,7 +145,7 @@ def cluster_gallery(
     largest = sorted(members, key=lambda c: (-len(members[c]), c))[:clusters]
     chosen = {category: spread(members[category], per_cluster) for category in largest}
     sizes = {c: f"{len(members[c])} mask{'s' * (len(members[c]) > 1)}" for c in largest}
-    return _gallery(run, space, chosen, sizes, notes)
+    return _gallery(run, run.space, chosen, sizes, notes)
 
 
 def stuff_gallery(
@@ -160,18 +159,17 @@ def stuff_gallery(
         per_cluster: Photographs, at equal steps through those that hold it.
         notes: Gets what cannot be drawn.
     """
-    folder = run.panoptic
-    if folder is None or folder.space is None:
+    if run.panoptic is None or run.space is None:
         return []
     members: dict[int, list[Any]] = {category: [] for category in sizes}
     for image in run.images:
-        record = folder.by_file.get(image.file_name)
+        record = run.panoptic.by_file.get(image.file_name)
         for row in record.segments if record else ():
             if int(row["category_id"]) in members:
                 found = (image.id, lambda ids, number=int(row["id"]): ids() == number)
                 members[int(row["category_id"])].append(found)
     chosen = {category: spread(rows, per_cluster) for category, rows in members.items()}
-    return _gallery(run, folder.space, chosen, sizes, notes)
+    return _gallery(run, run.space, chosen, sizes, notes)
 
 
 def _gallery(
@@ -296,7 +294,7 @@ def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> list[Picture]:
     if not path.exists():
         return []
     values = fit_labels(read_label_png(path), photo)
-    space = run.panoptic.space if run.panoptic else None
+    space = run.space
     if space is None:  # the panoptic stage has not run: as many classes as the map shows
         used = values[values != VOID_STUFF]
         space = LabelSpace(1, int(used.max(initial=0)) + 1)
@@ -306,15 +304,24 @@ def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> list[Picture]:
 def panoptic_picture(folder: PanopticFolder, name: str, photo: Rgb, caption: str) -> list[Picture]:
     """Return the label of a photograph drawn on it; nothing if the folder has none of it.
 
+    A folder of semantic labels alone has its stuff map drawn.
+
     Raises:
         UserError: if the PNG is missing or unreadable.
     """
-    record = folder.by_file.get(name)
-    if folder.space is None or record is None:
+    record, space = folder.by_file.get(name), folder.space
+    if space is None:
         return []
-    ids = fit_labels(read_panoptic_png(safe_join(folder.root / "panoptic", record.png)), photo)
-    categories = {int(row["id"]): int(row["category_id"]) for row in record.segments}
-    return [Picture(caption, data_uri(draw_ids(photo, ids, categories, folder.space)))]
+    if record is None:
+        path = safe_join(folder.root / "stuff", f"{stem_of(name)}.png")
+        if not path.is_file():
+            return []
+        drawn = draw_stuff(photo, fit_labels(read_label_png(path), photo), space, target=True)
+    else:
+        ids = fit_labels(read_panoptic_png(safe_join(folder.root / "panoptic", record.png)), photo)
+        categories = {int(row["id"]): int(row["category_id"]) for row in record.segments}
+        drawn = draw_ids(photo, ids, categories, space)
+    return [Picture(caption, data_uri(drawn))]
 
 
 def draw_ids(

@@ -28,16 +28,7 @@ _TROUBLE = (UserError, KeyError, TypeError, ValueError, AttributeError, OSError,
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One photograph.
-
-    Args:
-        id: Of ``images.json``.
-        file_name: Relative.
-        height: Pixels.
-        width: Pixels.
-        shard: ``shard``, ``offset`` and ``size`` if it lies in a tar shard.
-        stem: Name of its label files, without suffix.
-    """
+    """One photograph; ``stem`` names its label files, ``shard`` its place in a tar file."""
 
     id: int
     file_name: str
@@ -57,13 +48,7 @@ class PanopticRecord:
 
 @dataclass
 class PanopticFolder:
-    """A folder with ``panoptic.json``, ``panoptic/*.png`` and ``labelspace.json``.
-
-    Args:
-        root: The folder.
-        space: None if ``labelspace.json`` is missing.
-        by_file: File name of the photograph -> record.
-    """
+    """``panoptic.json``, ``panoptic/*.png``, ``labelspace.json``; ``by_file``: image -> record."""
 
     root: Path
     space: LabelSpace | None = None
@@ -92,10 +77,15 @@ class LabelRun:
     timings: dict[str, float] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def space(self) -> LabelSpace | None:
+        """Names and colours, once there are panoptic labels."""
+        return self.panoptic.space if self.panoptic else None
+
 
 @dataclass
 class TrainRun:
-    """What ``train_net.py`` left: curves by name as (iterations, values).
+    """What a training left: curves by name as (iterations, values), its settings as YAML.
 
     ``eval_images`` is the folder of the evaluation photographs, if the settings name one.
     """
@@ -129,33 +119,30 @@ class Notes(list[str]):
         try:
             return read(*args)
         except _TROUBLE as error:
-            reason = (
-                str(error)
-                if isinstance(error, UserError | OSError)
-                else f"unexpected content ({type(error).__name__}: {error})"
-            )
+            known = isinstance(error, UserError | OSError)
+            reason = error if known else f"unexpected content ({type(error).__name__}: {error})"
             self.append(f"{what} left out: {reason}")
             return default
 
 
 def read_label_run(root: Path, notes: Notes) -> LabelRun:
     """Return what can be read of a labelling run; the rest goes into ``notes``."""
-    run = LabelRun(root)
+    run, empty = LabelRun(root), dict[str, Any]()
     notes.attempt("the list of images", None, _images, run)
-    run.skipped = notes.attempt("skipped images", [], _skipped, root)
+    if (root / "skipped.jsonl").exists():
+        run.skipped = notes.attempt("skipped images", [], _skipped, root / "skipped.jsonl")
     if (root / "masks" / "manifest.json").exists():
         run.masks = notes.attempt("masks", None, _masks, root)
-    if (root / "panoptic" / "manifest.json").exists():
+    if (root / "panoptic" / "instances.json").exists():
         run.instances = notes.attempt("clusters", [], _instances, root)
+    if (root / "panoptic" / "manifest.json").exists():
         run.panoptic = read_panoptic_folder(root / "panoptic", notes)
-    losses = root / "semantics" / "losses.json"
+    losses, quality = root / "semantics" / "losses.json", root / "clusters" / "quality.json"
     if losses.exists():
         run.losses = notes.attempt("STEGO losses", {}, _losses, losses)
-    quality = root / "clusters" / "quality.json"
     if quality.exists():
-        run.quality = notes.attempt("quality of the clusters", {}, read_json_object, quality)
+        run.quality = notes.attempt("quality of the clusters", empty, read_json_object, quality)
     run.timings = read_timings(root, notes)
-    empty: dict[str, Any] = {}
     for path in sorted(root.glob("*/manifest.json")):
         content = notes.attempt(str(path), empty, read_json_object, path, "stage")
         if content:
@@ -167,42 +154,36 @@ def read_panoptic_folder(root: Path, notes: Notes) -> PanopticFolder:
     """Return a folder of panoptic labels or predictions; what is missing goes into ``notes``."""
     folder = PanopticFolder(root)
     folder.space = notes.attempt(f"names and colours of {root.name}", None, _space, root)
-    folder.by_file = notes.attempt(f"panoptic labels of {root.name}", {}, _panoptic, root)
+    if (root / "panoptic.json").exists() or not (root / "stuff").is_dir():  # not stuff alone
+        folder.by_file = notes.attempt(f"panoptic labels of {root.name}", {}, _panoptic, root)
     return folder
 
 
 def read_train_run(root: Path, notes: Notes) -> TrainRun:
     """Return the curves and settings of a training; what is missing goes into ``notes``."""
-    run = TrainRun()
+    run = TrainRun(timings=read_timings(root, notes))
     run.curves = notes.attempt("training curves", {}, _curves, root / "metrics.json")
-    run.timings = read_timings(root, notes)
-    config = root / "config.yaml"
-    if config.exists():
-        run.config = notes.attempt("training settings", "", _config, config)
+    if (root / "config.yaml").exists():
+        run.config = notes.attempt("training settings", "", _text, root / "config.yaml")
         run.eval_images = notes.attempt("evaluation images", None, _eval_images, run.config)
     return run
 
 
 def read_predictions(root: Path, notes: Notes, results: Path | None = None) -> Predictions:
     """Return predictions and metrics; what is missing goes into ``notes``."""
-    results = results or root
-    found = Predictions(read_panoptic_folder(root, notes), results)
-    found.metrics = notes.attempt("metrics", {}, read_json_object, results / "metrics.json")
+    found = Predictions(read_panoptic_folder(root, notes), results or root)
+    found.metrics = notes.attempt("metrics", {}, read_json_object, found.results / "metrics.json")
     return found
 
 
 def read_timings(root: Path, notes: Notes) -> dict[str, float]:
     """Return ``timings.json`` of a folder as stage -> seconds; empty if there is none."""
-    path = root / "timings.json"
-    return notes.attempt("timings", {}, _timings, path) if path.exists() else {}
-
-
-def _timings(path: Path) -> dict[str, float]:
-    content = read_json_object(path)
+    path, empty = root / "timings.json", dict[str, Any]()
+    content = notes.attempt("timings", empty, read_json_object, path) if path.exists() else {}
     return {str(k): float(v) for k, v in content.items() if isinstance(v, int | float)}
 
 
-def _config(path: Path) -> str:
+def _text(path: Path) -> str:
     return path.read_text("utf-8", "replace")[:200_000]
 
 
@@ -220,38 +201,26 @@ def _space(root: Path) -> LabelSpace | None:
 
 
 def _instances(root: Path) -> list[dict[str, Any]]:
-    path = root / "panoptic" / "instances.json"
-    rows = read_json_object(path, "annotations")["annotations"] if path.is_file() else []
-    return [
-        {**row, "image_id": int(row["image_id"]), "category_id": int(row["category_id"])}
-        for row in rows
-    ]
+    rows = read_json_object(root / "panoptic" / "instances.json", "annotations")["annotations"]
+    ids = ("image_id", "category_id")
+    return [{**row, **{key: int(row[key]) for key in ids}} for row in rows]
 
 
 def _images(run: LabelRun) -> None:
     content = read_json_object(run.root / "images.json", "images")
     info = content.get("info", {})
-    root = info.get("image_root")
-    run.image_root = Path(str(root)) if root else None
+    run.image_root = Path(str(info["image_root"])) if info.get("image_root") else None
     run.found = int(info.get("found", 0))
     run.passed_over = {str(k): int(v) for k, v in info.get("passed_over", {}).items()}
-    run.images = [
-        ImageRecord(
-            int(r["id"]),
-            str(r["file_name"]),
-            int(r["height"]),
-            int(r["width"]),
-            {key: r[key] for key in SHARD_KEYS if key in r},
-            label_stem(r),
+    for row in content["images"]:
+        shard = {key: row[key] for key in SHARD_KEYS if key in row}
+        size = int(row["height"]), int(row["width"])
+        run.images.append(
+            ImageRecord(int(row["id"]), str(row["file_name"]), *size, shard, label_stem(row))
         )
-        for r in content["images"]
-    ]
 
 
-def _skipped(root: Path) -> list[tuple[str, str]]:
-    path = root / "skipped.jsonl"
-    if not path.exists():
-        return []
+def _skipped(path: Path) -> list[tuple[str, str]]:
     text = path.read_bytes().decode("utf-8", "surrogateescape")
     rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     return [(str(row["file_name"]), str(row["reason"])) for row in rows]
@@ -272,9 +241,7 @@ def _panoptic(root: Path) -> dict[str, PanopticRecord]:
     content = read_json_object(root / "panoptic.json", "images", "annotations")
     names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
     return {
-        names[int(row["image_id"])]: PanopticRecord(
-            str(row["file_name"]), list(row["segments_info"])
-        )
+        names[int(row["image_id"])]: PanopticRecord(str(row["file_name"]), row["segments_info"])
         for row in content["annotations"]
     }
 
@@ -287,11 +254,9 @@ def _losses(path: Path) -> dict[str, list[float]]:
 def _curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     """Read Detectron2's metrics file: JSON lines; a later line of an iteration wins."""
     by_iteration: dict[float, dict[str, Any]] = {}
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    for line in lines:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    for line in path.read_text("utf-8", "replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
