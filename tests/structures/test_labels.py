@@ -22,10 +22,18 @@ def test_published_numbering() -> None:
     assert [SPACE.is_thing(c) for c in (1, 800, 801, 827)] == [True, True, False, False]
 
 
+def test_stuff_alone_and_things_alone() -> None:
+    stuff, things = LabelSpace(0, 2), LabelSpace(2, 0)
+    assert [row["isthing"] for row in stuff.categories()] == [0, 0]
+    assert (stuff.stuff_category(1), things.semantic_classes) == (2, 1)
+    assert all(LabelSpace.from_json(space.to_json()) == space for space in (stuff, things))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: LabelSpace(0, 5), "thing clusters must be >= 1, got 0"),
+        (lambda: LabelSpace(0, 0), "0 thing and 0 stuff clusters: .* one of them > 0"),
+        (lambda: LabelSpace(-1, 5), "-1 thing and 5 stuff clusters"),
         (lambda: LabelSpace(1, 255), r"0\.\.254.*got 255"),
         (lambda: LabelSpace(1, -1), "got -1"),
         (lambda: LabelSpace(2, 0, ("a",)), "2 thing clusters but 1 thing names"),

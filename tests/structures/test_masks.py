@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,3 +104,13 @@ def test_results_round_trip_through_json() -> None:
     del record["area"], record["bbox"]
     assert InstanceMask.from_result(record) == made
     np.testing.assert_array_equal(made.to_array(), mask)
+
+
+def test_a_place_in_a_hierarchy_comes_back_from_a_record() -> None:
+    mask = InstanceMask.from_array(np.ones((2, 2), dtype=bool), 0.5, cluster=3)
+    part = replace(mask, parent=0, level=1, granularity=0.25, source="merge")
+    record = json.loads(json.dumps(part.to_result(7)))
+    assert InstanceMask.from_result(record) == part
+    assert set(mask.to_result(7, 4)) == {
+        "image_id", "category_id", "segmentation", "score", "bbox", "area"
+    }  # fmt: skip

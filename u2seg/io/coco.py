@@ -57,6 +57,7 @@ def read_instances(path: Path | str, categories: Collection[int] | None = None) 
         _check_box(where, record)
         _check_number(where, record, "area", 0.0)
         _check_flag(where, record, "iscrowd")
+        _check_hierarchy(where, record)
         _check_segmentation(where, record, size)
     return content
 
@@ -93,6 +94,7 @@ def read_results(
             _check_box(where, record)
         if "area" in record:
             _check_number(where, record, "area", 0.0)
+        _check_hierarchy(where, record)
         _check_segmentation(where, record, size)
     return records
 
@@ -291,6 +293,18 @@ def _check_box(where: str, record: Record) -> None:
             f"{where}: 'bbox' is {_short(box)}, expected [x, y, width, height] with sides >= 0, "
             f"all within {MAX_SIDE}"
         )
+
+
+def _check_hierarchy(where: str, record: Record) -> None:
+    """Raise UserError unless the optional keys of a mask in a hierarchy are what they should."""
+    for key in ("cluster", "parent", "level"):
+        if record.get(key) is not None:
+            _check_types(where, record, {key: int})
+            _check_range(where, record, key, 0, MAX_IMAGE_ID)
+    if record.get("granularity") is not None:
+        _check_number(where, record, "granularity", 0.0)
+    if record.get("source") is not None:
+        _check_types(where, record, {"source": str})
 
 
 def _check_segmentation(where: str, record: Record, size: tuple[int, int]) -> None:

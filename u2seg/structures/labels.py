@@ -37,13 +37,13 @@ class LabelSpace:
     """K thing clusters and S stuff clusters, and every id derived from them.
 
     Args:
-        num_things: K >= 1.
-        num_stuff: S, 0..254 (stuff maps are 8 bit and 255 is void).
+        num_things: K >= 0; 0 = stuff alone.
+        num_stuff: S, 0..254 (stuff maps are 8 bit and 255 is void); 0 = things alone.
         thing_names: K names; ``thing_0`` ... by default.
         stuff_names: S names; ``stuff_0`` ... by default.
 
     Raises:
-        UserError: if a number is out of range or the count of names does not fit.
+        UserError: if a number is out of range, both are 0, or the count of names does not fit.
 
     Examples:
         >>> space = LabelSpace(num_things=3, num_stuff=2)
@@ -61,8 +61,11 @@ class LabelSpace:
     stuff_names: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        if self.num_things < 1:
-            raise UserError(f"the number of thing clusters must be >= 1, got {self.num_things}")
+        if self.num_things < 0 or self.num_things + self.num_stuff == 0:
+            raise UserError(
+                f"{self.num_things} thing and {self.num_stuff} stuff clusters: both must be "
+                ">= 0 and one of them > 0"
+            )
         if not 0 <= self.num_stuff <= MAX_STUFF:
             raise UserError(
                 f"the number of stuff clusters must be 0..{MAX_STUFF} (8-bit maps, 255 is void), "

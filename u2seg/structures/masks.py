@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,16 +161,37 @@ class InstanceMask:
         """Return the (H, W) bool mask."""
         return decode_mask(self.rle)
 
-    def to_result(self, image_id: int, category_id: int = 1) -> dict[str, Any]:
-        """Return the COCO results record: image_id, category_id, segmentation, score, ..."""
+    def to_result(self, image_id: int, category_id: int | None = None) -> dict[str, Any]:
+        """Return the COCO results record, with what is known of the hierarchy.
+
+        Args:
+            image_id: Id of the image.
+            category_id: None = 1 for all, and ``cluster`` in its own key.
+        """
+        cluster = {} if category_id or self.cluster is None else {"cluster": self.cluster}
         return {
             "image_id": image_id,
-            "category_id": category_id,
+            "category_id": category_id or 1,
             "segmentation": self.rle,
             "score": round(self.score, 6),
             "bbox": list(self.bbox),
             "area": self.area,
+            **cluster,
+            **self.hierarchy(),
         }
+
+    def hierarchy(self) -> dict[str, Any]:
+        """Return parent, level, granularity and source, those that are known.
+
+        Examples:
+            >>> whole = InstanceMask.from_array(np.ones((1, 1), dtype=bool))
+            >>> whole.hierarchy(), replace(whole, parent=0, level=1).hierarchy()
+            ({}, {'parent': 0, 'level': 1})
+        """
+        keys = ("parent", "level", "granularity", "source")
+        found = {key: getattr(self, key) for key in keys}
+        plain = {"parent": None, "level": 0, "granularity": None, "source": ""}
+        return {key: value for key, value in found.items() if value != plain[key]}
 
     @classmethod
     def from_result(cls, record: dict[str, Any]) -> InstanceMask:
@@ -179,15 +200,12 @@ class InstanceMask:
         ``bbox`` and ``area`` may be absent, as in files of other tools; they are computed then.
         """
         rle = record["segmentation"]
+        keys = ("cluster", "parent", "level", "granularity", "source")
+        known = {key: record[key] for key in keys if record.get(key) is not None}
         if "bbox" not in record or "area" not in record:
-            return cls.from_array(decode_mask(rle), record["score"])
+            return replace(cls.from_array(decode_mask(rle), record["score"]), **known)
         x, y, width, height = (float(v) for v in record["bbox"])
-        return cls(
-            rle=rle,
-            score=float(record["score"]),
-            bbox=(x, y, width, height),
-            area=int(record["area"]),
-        )
+        return cls(rle, float(record["score"]), (x, y, width, height), int(record["area"]), **known)
 
 
 def suppress(masks: Sequence[InstanceMask], max_iou: float) -> list[InstanceMask]:
