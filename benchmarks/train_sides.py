@@ -116,9 +116,9 @@ def peer_config(cfg: Any, output: Path) -> Any:
 
 def our_trainer(cfg: Any) -> Running:
     """Return our trainer of ``cfg``."""
-    from u2seg.engine.trainer import build_trainer
+    from u2seg.engine.trainer import Trainer
 
-    return Running(build_trainer(cfg, lambda _: None))
+    return Running(Trainer(cfg, lambda _: None))
 
 
 def peer_trainer(cfg: Any) -> Running:

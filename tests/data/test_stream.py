@@ -197,7 +197,9 @@ def test_from_a_config(tmp_path: Path) -> None:
     flips = ("INPUT.MIN_SIZE_TRAIN", "(48, 64, 80, 96)")
     cfg = config(tmp_path, *flips)
     found = first(build_train_loader(cfg), 8)
-    later = first(build_train_loader(cfg, 5), 3)
+    stream = build_train_loader(cfg)
+    stream.start_iteration = 5
+    later = first(stream, 3)
     for samples, expected in zip(later, found[5:], strict=True):
         for sample, other in zip(samples, expected, strict=True):
             assert sample[DRAW_SEED] == other[DRAW_SEED]
@@ -258,7 +260,9 @@ def test_copy_paste_on_demand_with_its_memory_after_a_resume(tmp_path: Path) -> 
     small = ("U2SEG.COPY_PASTE.MIN_AREA", "4")
     cfg = config(tmp_path, *words, *small)
     found = first(build_train_loader(cfg), 6)
-    later = first(build_train_loader(cfg, 4), 2)
+    stream = build_train_loader(cfg)
+    stream.start_iteration = 4
+    later = first(stream, 2)
     assert sum(int(s["pasted"].sum()) for batch in found for s in batch) > 0
     for samples, expected in zip(later, found[4:], strict=True):
         for sample, other in zip(samples, expected, strict=True):

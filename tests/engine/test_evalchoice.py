@@ -12,7 +12,7 @@ from tests.evaluation.datasets import write_truth
 from tests.label_folder import BASE_CONFIG
 from u2seg.config.load import load_settings
 from u2seg.config.schema import EvalSettings
-from u2seg.engine.evalchoice import (
+from u2seg.engine.evaluate import (
     EvalChoice,
     check_choice,
     eval_choice,

@@ -25,13 +25,13 @@ WORDS = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD
 
 
 def make_trainer(words: list[str], evaluate: Any = lambda _: None, resume: bool = False) -> Any:
-    from u2seg.engine.trainer import build_trainer
+    from u2seg.engine.trainer import Trainer
     from u2seg.host.start import setup_cfg
 
     flags = ["--resume"] if resume else []
     args = train_parser().parse_intermixed_args([*flags, "--config-file", str(BASE_CONFIG), *words])
     with setup_cfg(args) as cfg:
-        return build_trainer(cfg, evaluate)
+        return Trainer(cfg, evaluate)
 
 
 def test_the_iteration_in_hand_is_finished_saved_and_gone_on_from(

@@ -15,6 +15,7 @@ import pytest
 from tests.label_folder import BASE_CONFIG, CONFIGS, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.config.env import Torchrun, torchrun
+from u2seg.engine import processes
 from u2seg.engine.interrupt import Interrupted
 from u2seg.engine.processes import joined, run_in_processes
 from u2seg.engine.run import train_or_evaluate
@@ -79,7 +80,6 @@ def test_two_ways_of_starting_processes_are_refused(variables: Any, flag: str) -
 def test_errors_of_started_processes_keep_their_message(
     variables: Any, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    import detectron2.engine
     from torch.multiprocessing import ProcessRaisedException
 
     raised = kind if kind == "KeyError" else f"u2seg.errors.{kind}"
@@ -90,7 +90,7 @@ def test_errors_of_started_processes_keep_their_message(
     def launch(*_: Any, **__: Any) -> None:
         raise ProcessRaisedException(text, 1, 2)
 
-    monkeypatch.setattr(detectron2.engine, "launch", launch)
+    monkeypatch.setattr(processes, "launch", launch)
     with pytest.raises((UserError, StageError, ProcessRaisedException)) as caught:
         run_in_processes(train_or_evaluate, arguments())
     expected = "ProcessRaisedException" if kind == "KeyError" else kind
@@ -105,13 +105,12 @@ def interrupted(args: Any) -> None:
 def test_an_interrupted_training_of_started_processes_says_what_is_kept(
     variables: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import detectron2.engine
     import torch
 
     def launch(work: Any, *_: Any, args: Any, **__: Any) -> None:
         torch.multiprocessing.spawn(in_rank, (work, args), nprocs=1)
 
-    monkeypatch.setattr(detectron2.engine, "launch", launch)
+    monkeypatch.setattr(processes, "launch", launch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(Interrupted, match=f"^kept by {re.escape(str(BASE_CONFIG))}$"):
         run_in_processes(interrupted, arguments("--num-gpus", "2", "--eval-only"))

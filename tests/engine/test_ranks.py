@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from u2seg.compat import prepare_host
-from u2seg.engine import run, training
+from u2seg.engine import run
 from u2seg.engine.ema import WeightAverage
-from u2seg.engine.ranks import share_buffers
+from u2seg.engine.processes import share_buffers
 from u2seg.errors import StageError
 
 pytestmark = pytest.mark.d2
@@ -28,7 +28,7 @@ prepare_host()
 import torch
 from torch import nn
 from u2seg.engine.ema import WeightAverage
-from u2seg.engine.ranks import share_buffers
+from u2seg.engine.processes import share_buffers
 
 rank, url = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=url, rank=rank, world_size=2)
@@ -40,8 +40,7 @@ average.start(model)
 model.running_mean.fill_(20 + rank)
 model.num_batches_tracked.fill_(30 + rank)
 average.update(model)
-wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-share_buffers(wrapped, average)
+share_buffers(model, average)
 means = float(model.running_mean), float(average.weights["running_mean"])
 print(*means, int(model.num_batches_tracked), float(model.constant))
 """
@@ -81,7 +80,7 @@ def test_every_evaluation_follows_the_sharing(
     trainer = SimpleNamespace(model=nn.BatchNorm1d(1), average=average)
     if average is not None:
         average.start(trainer.model)
-    monkeypatch.setattr(training, "share_buffers", lambda *given: told.append(given))
+    monkeypatch.setattr(run, "share_buffers", lambda *given: told.append(given))
 
     def evaluate(*_: Any, **__: Any) -> dict[str, Any]:
         told.append("evaluated")
@@ -90,9 +89,9 @@ def test_every_evaluation_follows_the_sharing(
     monkeypatch.setattr(run, "evaluate", evaluate)
     cfg = SimpleNamespace(OUTPUT_DIR=str(tmp_path))
     shared = (trainer.model, average)
-    training._evaluate_running(cfg, trainer)
+    run._evaluate_running(cfg, trainer)
     assert told == [shared, "evaluated"]
-    training._evaluate_trained(cfg, trainer)
+    run._evaluate_trained(cfg, trainer)
     assert told[2:] == [shared] + ["evaluated"] * (1 + averaged)
 
 
@@ -111,6 +110,6 @@ def test_a_rehearsals_checkpoint_is_compared_by_the_process_that_wrote_it(
     monkeypatch.setattr(comm, "is_main_process", lambda: main)
     if main:
         with pytest.raises(StageError, match="running_mean was not read as it was written"):
-            training._check_checkpoint(trainer, tmp_path)
+            run._check_checkpoint(trainer, tmp_path)
         torch.save({"model": model.state_dict()}, path)
-    assert training._check_checkpoint(trainer, tmp_path)[1] == (path.stat().st_size if main else 0)
+    assert run._check_checkpoint(trainer, tmp_path)[1] == (path.stat().st_size if main else 0)

@@ -37,13 +37,13 @@ class Killed(BaseException):
 
 def train(words: list[str], stop: int = LENGTH, resume: bool = False) -> dict[int, float]:
     """Train until iteration ``stop`` is computed, but not saved; return the losses computed."""
-    from u2seg.engine.trainer import build_trainer, run_training
+    from u2seg.engine.trainer import Trainer, run_training
     from u2seg.host.start import setup_cfg
 
     flags = ["--resume"] if resume else []
     args = train_parser().parse_intermixed_args(["--config-file", str(BASE_CONFIG), *flags, *words])
     with setup_cfg(args) as cfg:
-        trainer = build_trainer(cfg, lambda _: None)
+        trainer = Trainer(cfg, lambda _: None)
     found: dict[int, float] = {}
     note = trainer.note
 
@@ -144,13 +144,13 @@ def test_precise_statistics_do_not_depend_on_an_interruption(tmp_path: Path) -> 
 
 def test_the_state_of_a_host_trainer_is_gone_on_with(tmp_path: Path) -> None:
     """One group and one rate per parameter; the last layers' rate is four times the others'."""
-    from u2seg.engine.trainer import build_trainer
+    from u2seg.engine.trainer import Trainer
     from u2seg.host.start import setup_cfg
 
     words = [*data_words(make_labels(tmp_path), tmp_path), "U2SEG.TRAIN.HEAD_LR_FACTOR", "4"]
     args = train_parser().parse_intermixed_args(["--config-file", str(BASE_CONFIG), *words])
     with setup_cfg(args) as cfg:
-        trainer = build_trainer(cfg, lambda _: None)
+        trainer = Trainer(cfg, lambda _: None)
     trainer.iter = 1
     calm = trainer.state_dict()
     rates = [group["initial_lr"] for group in trainer.loop.optimizer.param_groups]

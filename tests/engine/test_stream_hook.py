@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from u2seg.data.stream import StreamPlan, TrainStream
-from u2seg.engine.stream_hook import FirstBatches
+from u2seg.engine.trainer import FirstBatches
 
 pytestmark = pytest.mark.d2
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.trainer import TrainerParts
+from u2seg.data.stream import build_train_loader
+from u2seg.engine.trainer import warn_without_things
 from u2seg.host.setup import build_cfg
 
 pytestmark = pytest.mark.d2
@@ -21,7 +22,7 @@ def warnings(labels: Path, caplog: pytest.LogCaptureFixture, *words: str) -> lis
     cfg = build_cfg(BASE_CONFIG, [*data_words(labels, labels / "out"), *words], register=True)
     with caplog.at_level(logging.WARNING, logger="u2seg"):
         caplog.clear()
-        TrainerParts.build_train_loader(cfg)
+        warn_without_things(cfg, build_train_loader(cfg).records)
     return [record.getMessage() for record in caplog.records]
 
 
@@ -41,10 +42,3 @@ def test_labels_without_a_thing_are_warned_of_by_name(
     one = [*crowds[1:], content["annotations"][0]]
     path.write_text(json.dumps({**content, "annotations": one}))
     assert not warnings(labels, caplog)
-
-
-def test_stuff_alone_needs_no_thing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    labels = make_labels(tmp_path)
-    path = labels / "panoptic" / "instances.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
-    assert not warnings(labels, caplog, "MODEL.META_ARCHITECTURE", "SemanticSegmentor")

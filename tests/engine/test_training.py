@@ -13,8 +13,8 @@ import torch
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
+from u2seg.engine import run as training
 from u2seg.engine import trainer as trainers
-from u2seg.engine import training
 from u2seg.engine.ema import ema_weights
 from u2seg.engine.run import train_or_evaluate
 from u2seg.errors import StageError, UserError
@@ -197,7 +197,7 @@ def test_precise_statistics_of_batch_norm_and_nothing_else(tmp_path: Path) -> No
         output = tmp_path / enabled
         more = ["OUTPUT_DIR", str(output), "TEST.PRECISE_BN.ENABLED", enabled]
         with training.setup_cfg(parse([*words, *more])) as cfg:
-            trainer = trainers.build_trainer(cfg, lambda _: None)
+            trainer = trainers.Trainer(cfg, lambda _: None)
             trainers.run_training(trainer, resume=False)
         states.append(load_checkpoint(output / "model_final.pth")["model"])
     differ = {name for name, value in states[0].items() if not torch.equal(states[1][name], value)}

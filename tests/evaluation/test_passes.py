@@ -190,7 +190,7 @@ from u2seg.compat import prepare_host
 prepare_host()
 from detectron2.utils import comm
 from u2seg.config.schema import EvalSettings
-from u2seg.engine.ranks import host_ranks
+from u2seg.engine.processes import host_ranks
 from u2seg.evaluation import GroundTruth, evaluate_folder
 
 def work(rank):

@@ -20,11 +20,11 @@ from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.checksums import LAST
 
 pytestmark = [pytest.mark.d2, pytest.mark.faults]
-PRELOAD = ["u2seg.modeling.panoptic_cascade", "u2seg.modeling.checkpoint", "u2seg.engine.loop"]
+PRELOAD = ["u2seg.modeling.cascade", "u2seg.modeling.checkpoint", "u2seg.engine.loop"]
 
 
 def train(words: list[str]) -> None:
-    from u2seg.engine.training import train as train_and_evaluate
+    from u2seg.engine.run import train as train_and_evaluate
     from u2seg.host.start import setup_cfg
 
     prepare_host()

@@ -20,7 +20,7 @@ from u2seg.config.evaluation import EvalSettings
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
 from u2seg.data.mapper import read_photograph
-from u2seg.engine.evalchoice import EvalChoice
+from u2seg.engine.evaluate import EvalChoice
 from u2seg.engine.run import evaluate, train_or_evaluate
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation.protocols.mapping import ClusterMapping, mapping_json

@@ -35,8 +35,8 @@ def combine(masks, scores, labels, **rules):
 
 def test_higher_score_is_on_top_whatever_the_order() -> None:
     result = combine(rows("###...", "..####"), [0.6, 0.9], "000000")
-    assert result.ids.tolist() == [[2, 2, 1, 1, 1, 1]]
-    first, second = result.segments
+    assert result[0].tolist() == [[2, 2, 1, 1, 1, 1]]
+    first, second = result[1]
     assert (first["category_id"], first["instance_id"], first["area"]) == (11, 1, 4)
     assert (second["category_id"], second["instance_id"], second["area"]) == (10, 0, 2)
     assert first["score"] == pytest.approx(0.9)
@@ -45,54 +45,54 @@ def test_higher_score_is_on_top_whatever_the_order() -> None:
 
 def test_equal_scores_keep_their_order() -> None:
     result = combine(rows("##..", ".##."), [0.7, 0.7], "0000")
-    assert result.ids.tolist() == [[1, 1, 2, 0]]
+    assert result[0].tolist() == [[1, 1, 2, 0]]
 
 
 def test_overlap_at_the_threshold_is_kept_above_it_dropped() -> None:
     # 2 of 4 pixels taken = 0.5: kept, as it is not more than 0.5.
     kept = combine(rows("####..", "..####"), [0.9, 0.8], "000000")
-    assert kept.ids.tolist() == [[1, 1, 1, 1, 2, 2]]
+    assert kept[0].tolist() == [[1, 1, 1, 1, 2, 2]]
     # 3 of 4 taken: dropped, and its own pixel stays free for stuff.
     dropped = combine(rows("####..", ".####."), [0.9, 0.8], "111111")
-    assert dropped.ids.tolist() == [[1, 1, 1, 1, 2, 2]]
-    assert [s["category_id"] for s in dropped.segments] == [10, 1]
+    assert dropped[0].tolist() == [[1, 1, 1, 1, 2, 2]]
+    assert [s["category_id"] for s in dropped[1]] == [10, 1]
     # The share is of its own mask, not of the union: 1 of 1.
     inside = combine(rows("####", "#..."), [0.9, 0.8], "0000")
-    assert len(inside.segments) == 1
+    assert len(inside[1]) == 1
 
 
 def test_full_overlap_leaves_no_segment_even_if_allowed() -> None:
     result = combine(rows("##", "##"), [0.9, 0.8], "00", overlap=1.0)
-    assert [s["instance_id"] for s in result.segments] == [0]
+    assert [s["instance_id"] for s in result[1]] == [0]
 
 
 def test_instances_below_the_confidence_are_dropped() -> None:
     result = combine(rows("#..", ".#.", "..#"), [0.5, 0.49, 1.0], "000")
-    assert result.ids.tolist() == [[2, 0, 1]]
+    assert result[0].tolist() == [[2, 0, 1]]
 
 
 def test_empty_masks_are_left_out() -> None:
-    assert combine(rows("..", "#."), [0.9, 0.8], "00").ids.tolist() == [[1, 0]]
+    assert combine(rows("..", "#."), [0.9, 0.8], "00")[0].tolist() == [[1, 0]]
 
 
 def test_any_thing_is_never_a_segment() -> None:
     result = combine(rows("#..."), [0.9], "0003")
-    assert result.ids.tolist() == [[1, 0, 0, 2]]
-    assert [s["category_id"] for s in result.stuff] == [3]
+    assert result[0].tolist() == [[1, 0, 0, 2]]
+    assert [s["category_id"] for s in result[1][1:]] == [3]
 
 
 def test_stuff_area_counts_what_things_leave() -> None:
     # Class 1 has 4 pixels, 2 of them under the thing.
-    assert combine(rows("##...."), [0.9], "111122", stuff_area=2).ids.tolist() == [
+    assert combine(rows("##...."), [0.9], "111122", stuff_area=2)[0].tolist() == [
         [1, 1, 2, 2, 3, 3]
     ]
-    assert combine(rows("##...."), [0.9], "111122", stuff_area=3).ids.tolist() == [
+    assert combine(rows("##...."), [0.9], "111122", stuff_area=3)[0].tolist() == [
         [1, 1, 0, 0, 0, 0]
     ]
 
 
 def test_stuff_without_pixels_is_dropped_even_without_a_limit() -> None:
-    assert combine(rows("##.."), [0.9], "1122", stuff_area=0).segments[1:] == [
+    assert combine(rows("##.."), [0.9], "1122", stuff_area=0)[1][1:] == [
         {"id": 2, "isthing": False, "category_id": 2, "score": pytest.approx(0.9990, abs=1e-4),
          "area": 2}
     ]  # fmt: skip
@@ -106,16 +106,16 @@ def test_stuff_score_is_the_mean_probability_on_its_own_pixels() -> None:
         rows("..#"), torch.ones(1), torch.zeros(1, dtype=torch.long), semantic,
         CombineRules(stuff_area=1),
     )  # fmt: skip
-    assert result.stuff == [
-        {"id": 2, "category_id": 1, "score": pytest.approx((0.75 + 0.9) / 2), "area": 2}
-    ]
+    (stuff,) = result[1][1:]
+    assert (stuff["id"], stuff["category_id"], stuff["area"]) == (2, 1, 2)
+    assert stuff["score"] == pytest.approx((0.75 + 0.9) / 2)
 
 
 def test_no_instances() -> None:
     none = torch.zeros((0, 1, 3), dtype=torch.bool)
     result = combine(none, [], "012")
-    assert result.ids.tolist() == [[0, 1, 2]]
-    assert result.ids.dtype == torch.int32
+    assert result[0].tolist() == [[0, 1, 2]]
+    assert result[0].dtype == torch.int32
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,4 @@ def test_agrees_with_the_host() -> None:
             masks, instances.scores, instances.pred_classes, semantic,
             CombineRules(overlap=0.5, stuff_area=30, instance_score=0.3),
         )  # fmt: skip
-        assert torch.equal(ours.ids, ids)
+        assert torch.equal(ours[0], ids)

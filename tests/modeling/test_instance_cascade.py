@@ -15,6 +15,7 @@ from detectron2.utils.events import EventStorage
 import u2seg.modeling
 from tests.modeling.tiny import STUFF, THINGS, sample, tiny_cfg
 from u2seg.errors import UserError
+from u2seg.modeling.cascade import _panoptic
 from u2seg.modeling.outputs import segmentation_of_outputs
 from u2seg.structures.labels import LabelSpace
 
@@ -67,7 +68,7 @@ def test_panoptic_map_of_two_instances_by_hand(model) -> None:
     found.scores = torch.tensor([0.9, 0.8, 0.4])
     found.pred_classes = torch.tensor([4, 0, 1])
     found.pred_boxes = Boxes(torch.zeros(3, 4))
-    output = model._with_panoptic(found)
+    output = {"instances": found, "panoptic_seg": _panoptic(found, None, model.combine_rules)}
     ids, segments = output["panoptic_seg"]
     assert ids.tolist() == [[1, 1, 2, 2, 0]]
     assert [(s["category_id"], s["isthing"], s["area"]) for s in segments] == [

@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from tests.modeling.tiny import tiny_cfg
-from u2seg.modeling.mask_head import OwnClassMaskHead
+from u2seg.modeling.heads import OwnClassMaskHead
 
 pytestmark = pytest.mark.d2
 

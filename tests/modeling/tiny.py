@@ -8,11 +8,14 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from u2seg.config.yacs_bridge import add_u2seg_config
+
 THINGS, STUFF, SIDE = 5, 3, 64
 
 
 def tiny_cfg(architecture: str = "PanopticCascadeRCNN", things: int = THINGS) -> Any:
     cfg = get_cfg()
+    add_u2seg_config(cfg)
     model = cfg.MODEL
     model.DEVICE = "cpu"
     model.META_ARCHITECTURE = architecture

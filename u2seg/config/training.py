@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from u2seg.config.checks import one_of, require
 
+PARTS = ("sampling", "masks", "pooling")
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -31,6 +33,9 @@ class TrainSettings:
         common_padding: Pad the images of all processes to the largest of any, so that not even
             padding depends on how many share a batch; slower where sizes vary.
         keep_checkpoints: Numbered checkpoints that stay, the newest ones, >= 0; 0 = all.
+        optimizer: ``SGD`` (with ``SOLVER.MOMENTUM``) or ``AdamW``.
+        parts: Parts of Detectron2 that this package computes in another way (docs/training.md):
+            ``sampling``, ``masks`` and ``pooling``; those that are not named stay the host's.
     """
 
     droploss: bool = False
@@ -45,6 +50,8 @@ class TrainSettings:
     pictures: int = 8
     common_padding: bool = False
     keep_checkpoints: int = 0
+    optimizer: str = "SGD"
+    parts: tuple[str, ...] = PARTS
 
     def __post_init__(self) -> None:
         require(0 <= self.droploss_iou <= 1, "TRAIN.DROPLOSS_IOU", self.droploss_iou, "0..1")
@@ -53,6 +60,9 @@ class TrainSettings:
         one_of("TRAIN.AMP_DTYPE", self.amp_dtype, ("float16", "bfloat16"))
         require(0 <= self.ema_decay < 1, "TRAIN.EMA_DECAY", self.ema_decay, "0 <= d < 1")
         require(self.pictures >= 0, "TRAIN.PICTURES", self.pictures, ">= 0")
+        one_of("TRAIN.OPTIMIZER", self.optimizer, ("SGD", "AdamW"))
+        expected = f"some of {', '.join(PARTS)}"
+        require(set(self.parts) <= set(PARTS), "TRAIN.PARTS", self.parts, expected)
         keep = self.keep_checkpoints
         require(keep >= 0, "TRAIN.KEEP_CHECKPOINTS", keep, ">= 0")
 

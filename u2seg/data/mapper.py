@@ -30,8 +30,8 @@ from u2seg.io.png import read_label_png
 
 Record = dict[str, Any]
 VOID = 255
-INSTANCES_ALONE = "InstanceCascadeRCNN"
-"""``MODEL.META_ARCHITECTURE`` without a semantic head."""
+EVERYTHING = frozenset({"things", "stuff"})
+"""Tasks for which a sample holds all that there is."""
 _READ = ("annotations", "sem_seg_file_name")
 """What a sample has in another form than its record."""
 REMAKE = "Make the labels again with u2seg label --overwrite."
@@ -84,10 +84,9 @@ class PanopticMapper:
         image_format: Channel order of the model's input, ``RGB`` or ``BGR``.
         max_pixels: Refuse larger photographs.
         num_stuff: S, to refuse damaged stuff targets; 0 = unchecked.
-        with_stuff: Put the stuff targets into the samples; a model of instances alone has no use
-            for them.
-        with_void: Without ``with_stuff``, mark their void pixels as ignored; copy-paste respects
-            that.
+        tasks: Of the student: ``instances`` are for ``things``, ``prompts`` and ``embedding``,
+            ``sem_seg`` for ``stuff`` and ``embedding``.
+        with_void: Without ``sem_seg``, mark void pixels as ignored; copy-paste respects that.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class PanopticMapper:
         image_format: str = "RGB",
         max_pixels: int = DEFAULT_MAX_PIXELS,
         num_stuff: int = 0,
-        with_stuff: bool = True,
+        tasks: frozenset[str] = EVERYTHING,
         with_void: bool = False,
     ) -> None:
         from detectron2.data import transforms
@@ -107,16 +106,20 @@ class PanopticMapper:
         self.image_format = image_format
         self.max_pixels = max_pixels
         self.num_stuff = num_stuff
-        self.with_stuff = with_stuff
-        self.with_void = with_void and not with_stuff
+        self.with_things = bool(tasks & {"things", "prompts", "embedding"})
+        self.with_stuff = bool(tasks & {"stuff", "embedding"})
+        self.with_void = with_void and not self.with_stuff
 
     @classmethod
-    def from_cfg(cls, cfg: Any, is_train: bool) -> PanopticMapper:
+    def from_cfg(
+        cls, cfg: Any, is_train: bool, tasks: frozenset[str] = EVERYTHING
+    ) -> PanopticMapper:
         """Build from ``cfg.INPUT``: resize by choice, flip, crop if enabled.
 
         Args:
             cfg: From ``setup_cfg``.
             is_train: As above.
+            tasks: As above.
         """
         return cls(
             build_augmentations(cfg, is_train),
@@ -124,7 +127,7 @@ class PanopticMapper:
             cfg.INPUT.FORMAT,
             cfg.U2SEG.IMAGES.MAX_PIXELS,
             cfg.U2SEG.SEMANTICS.NUM_CLASSES,
-            cfg.MODEL.META_ARCHITECTURE != INSTANCES_ALONE,
+            tasks,
             bool(cfg.U2SEG.COPY_PASTE.ENABLED),
         )
 
@@ -160,7 +163,8 @@ class PanopticMapper:
         if self.is_train:
             if stuff is not None and self.with_stuff:
                 sample["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype(np.int64))
-            sample["instances"] = self._instances(annotations, applied, (height, width))
+            if self.with_things:
+                sample["instances"] = self._instances(annotations, applied, (height, width))
             ignored = [augmented.sem_seg == VOID] if stuff is not None and self.with_void else []
             crowds = [record for record in annotations if record.get("iscrowd", 0)]
             if crowds:

@@ -21,7 +21,7 @@ import numpy as np
 
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.copy_paste import CopyPaste
-from u2seg.data.mapper import PanopticMapper
+from u2seg.data.mapper import EVERYTHING, PanopticMapper
 from u2seg.data.order import BatchOrder, epoch_permutation
 from u2seg.data.pseudo import labels_digest
 from u2seg.errors import UserError
@@ -253,14 +253,14 @@ def _leave_interrupts(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def build_train_loader(cfg: Any, start_iteration: int = 0) -> TrainStream:
+def build_train_loader(cfg: Any, tasks: frozenset[str] = EVERYTHING) -> TrainStream:
     """Return the training stream of a config, for this process of the group.
 
     Args:
         cfg: From ``setup_cfg``: ``DATASETS.TRAIN``, ``DATALOADER``, ``INPUT``,
             ``SOLVER.IMS_PER_BATCH``, ``U2SEG.COPY_PASTE``, ``SEED`` (< 0: drawn, the same in all
             processes).
-        start_iteration: First iteration to yield.
+        tasks: Of the student: what its samples hold.
 
     Raises:
         UserError: if no image has a thing and ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is on,
@@ -289,17 +289,16 @@ def build_train_loader(cfg: Any, start_iteration: int = 0) -> TrainStream:
     # Serialized: worker processes would copy a list of dictionaries as they count references.
     records = DatasetFromList(records, copy=False)
     paste = settings_from_cfg(cfg).copy_paste
-    stream = TrainStream(
+    pastes = paste.enabled and bool(tasks & {"things", "prompts", "embedding"})
+    return TrainStream(
         records,
-        PanopticMapper.from_cfg(cfg, True),
+        PanopticMapper.from_cfg(cfg, True, tasks),
         plan,
-        transform=functools.partial(CopyPaste, paste) if paste.enabled else None,
+        transform=functools.partial(CopyPaste, paste) if pastes else None,
         memory=paste.memory,
         labels=labels_digest(cfg.U2SEG.DATA.LABELS) if cfg.U2SEG.DATA.LABELS else "",
         folder=str(cfg.U2SEG.DATA.LABELS),
     )
-    stream.start_iteration = start_iteration
-    return stream
 
 
 def _with_things(records: list[Sample]) -> list[Sample]:

@@ -1,1 +1,5 @@
-"""Composition root of the training half: settings, training, prediction, evaluation."""
+"""Training and evaluation around Detectron2's hooks."""
+
+from u2seg.compat import prepare_host
+
+prepare_host()

@@ -1,21 +1,37 @@
-"""How many images fit into memory: the search, the advice, and the table they print.
+"""How many images fit into memory: real training steps of the worst case.
 
-Pure logic; ``engine.batch_trial`` runs the training steps.
+Each number of images is tried in a process of its own, which leaves nothing behind in this one and
+may be ended at the limit, or by the system when memory runs out.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
+import logging
+import multiprocessing
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from u2seg.errors import StageError
+from u2seg.config.env import torchrun
+from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.engine.compiled import memory_is_full
+from u2seg.errors import StageError, UserError
+from u2seg.host.setup import build_cfg
+from u2seg.io.memory import available_gb, peak_gb, resident_gb
 
+logger = logging.getLogger(__name__)
 MOST = 256
 """Images per process that are tried at most."""
 FLAT = 0.97
 """Fewer images are preferred if they are processed at this share of the best rate."""
-PATIENCE = 2
-"""Successive doublings without a better rate than the best so far that end the search."""
+SHARE = 0.8
+"""Of the memory that is free now, the limit on a CPU unless another is given."""
+STEPS = 3
+"""Iterations that are timed, after one that is not."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +39,7 @@ class Trial:
     """What training steps with so many images in one process cost.
 
     Args:
-        images: Per process and step, >= 1.
+        images: Per process and step.
         seconds: Of one iteration, the median; 0 if it does not fit.
         peak_gb: Peak memory in GB (1e9 bytes), as far as it is known.
         obstacle: Why it does not fit; empty = it fits.
@@ -35,111 +51,43 @@ class Trial:
     obstacle: str = ""
 
     @property
-    def fits(self) -> bool:
-        """Whether the steps ended within the limit."""
-        return not self.obstacle
-
-    @property
     def rate(self) -> float:
         """Images per second of one process; 0 if it does not fit."""
-        return self.images / self.seconds if self.fits and self.seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Advice:
-    """Settings that suit the memory.
-
-    Args:
-        images: Per process, of the trial that is recommended.
-        batch: ``SOLVER.IMS_PER_BATCH`` that fills the processes with it.
-        rate: ``SOLVER.BASE_LR`` for that batch, in proportion.
-        iterations: ``SOLVER.MAX_ITER`` that shows as many images.
-        parts: ``U2SEG.TRAIN.ACCUMULATE`` that computes the batch of the config instead.
-    """
-
-    images: int
-    batch: int
-    rate: float
-    iterations: int
-    parts: int
+        return self.images / self.seconds if self.seconds and not self.obstacle else 0.0
 
 
 def search(attempt: Callable[[int], Trial], most: int = MOST) -> list[Trial]:
-    """Double the number of images until it no longer fits or pays, then bisect.
+    """Double the number of images until it does not fit, or twice gives no more images per second.
 
-    It no longer pays when ``PATIENCE`` successive doublings gave no more images per second than
-    the best trial before them; there is no bisection then. The bisection ends when what fits and
-    what does not are next to each other or an eighth apart.
-
-    Args:
-        attempt: Number of images -> what they cost.
-        most: Images that are tried at most, >= 1.
-
-    Returns:
-        The trials in the order in which they were made; none fits if one image does not.
+    If it does not fit, numbers between are tried until what fits and what does not are next to
+    each other or an eighth apart.
 
     Examples:
         >>> trials = search(lambda n: Trial(n, 1.0, n, "" if n <= 5 else "full"))
-        >>> [(trial.images, trial.fits) for trial in trials]
-        [(1, True), (2, True), (4, True), (8, False), (6, False), (5, True)]
+        >>> [(trial.images, trial.rate) for trial in trials]
+        [(1, 1.0), (2, 2.0), (4, 4.0), (8, 0.0), (6, 0.0), (5, 5.0)]
         >>> [trial.images for trial in search(lambda n: Trial(n, n / min(n, 2), n))]
         [1, 2, 4, 8]
     """
     trials = [attempt(1)]
-    while trials[-1].fits and trials[-1].images < most and not no_gain(trials):
+    while trials[-1].rate and trials[-1].images < most:
+        best = max(range(len(trials)), key=lambda i: trials[i].rate)
+        if len(trials) - best > 2:
+            return trials
         trials.append(attempt(min(2 * trials[-1].images, most)))
-    if trials[-1].fits or len(trials) == 1:
+    if trials[-1].rate or len(trials) == 1:
         return trials
     low, high = trials[-2].images, trials[-1].images
     while high - low > max(1, low // 8):
         trials.append(attempt((low + high) // 2))
-        if trials[-1].fits:
-            low = trials[-1].images
-        else:
-            high = trials[-1].images
+        low, high = (trials[-1].images, high) if trials[-1].rate else (low, trials[-1].images)
     return trials
 
 
-def no_gain(trials: Sequence[Trial]) -> bool:
-    """Return whether the last ``PATIENCE`` trials fit and none is faster than the best before.
-
-    Args:
-        trials: In the order in which they were made.
-    """
-    before, last = trials[:-PATIENCE], trials[-PATIENCE:]
-    if not before or not all(trial.fits for trial in last):
-        return False
-    return max(trial.rate for trial in last) <= max(trial.rate for trial in before)
-
-
-def ending(trials: Sequence[Trial], most: int) -> str:
-    """Return in one line why a search ended before the memory was full; empty if it was full.
-
-    Args:
-        trials: Of ``search``.
-        most: The bound that ``search`` got; below ``MOST``, it is set by the training images.
-
-    Examples:
-        >>> ending([Trial(1, 1.0, 1), Trial(2, 1.0, 2), Trial(4, 4.0, 3), Trial(8, 8.0, 4)], 256)
-        'ended at 8 image(s): the last 2 trials gave no more images/s than 2 image(s)'
-    """
-    if not all(trial.fits for trial in trials):
-        return ""
-    last = f"ended at {trials[-1].images} image(s)"
-    if no_gain(trials):
-        best = max(trials, key=lambda t: t.rate)
-        return (
-            f"{last}: the last {PATIENCE} trials gave no more images/s than {best.images} image(s)"
-        )
-    if most < MOST:
-        return f"{last}: the training set has no more for each process"
-    return f"{last}: more are not tried"
-
-
-def advise(
+def advice(
     trials: Sequence[Trial], processes: int, batch: int, rate: float, iterations: int
-) -> Advice:
-    """Return the settings for the best trial: the fewest images at nearly the best rate.
+) -> str:
+    """Return the table of the trials and the settings that follow: few images at a good rate.
 
     Args:
         trials: Of ``search``.
@@ -153,59 +101,209 @@ def advise(
 
     Examples:
         >>> trials = [Trial(1, 1.0, 2), Trial(2, 1.25, 3), Trial(4, 2.0, 5), Trial(6, 3.0, 7)]
-        >>> advise(trials, processes=2, batch=32, rate=0.02, iterations=100)
-        Advice(images=4, batch=8, rate=0.005, iterations=400, parts=3)
+        >>> print(advice(trials, 2, batch=32, rate=0.02, iterations=100).splitlines()[-1])
+        the config's batch, nearly the same: SOLVER.IMS_PER_BATCH 32 U2SEG.TRAIN.ACCUMULATE 3
     """
-    fitting = [trial for trial in trials if trial.fits]
+    fitting = [trial for trial in trials if trial.rate]
     if not fitting:
         raise StageError(
             f"not even one image fits: {trials[0].obstacle}. Lower INPUT.MIN_SIZE_TRAIN, "
             "INPUT.MAX_SIZE_TRAIN or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"
         )
+    lines = [f"{'images':>6}  {'s/iteration':>11}  {'images/s':>8}  {'peak GB':>7}"]
+    for t in sorted(trials, key=lambda t: t.images):
+        numbers = f"{t.seconds:>11.3f}  {t.rate:>8.2f}  {t.peak_gb:>7.2f}"
+        lines.append(f"{t.images:>6}  {numbers if t.rate else f'does not fit: {t.obstacle}'}")
     best = max(trial.rate for trial in fitting)
-    chosen = min((t for t in fitting if t.rate >= FLAT * best), key=lambda t: t.images)
-    whole = chosen.images * processes
-    largest = max(trial.images for trial in fitting)
-    return Advice(
-        images=chosen.images,
-        batch=whole,
-        rate=rate * whole / batch,
-        iterations=max(1, round(iterations * batch / whole)),
-        parts=-(-batch // (processes * largest)),
-    )
+    images = min(t.images for t in fitting if t.rate >= FLAT * best)
+    whole = images * processes
+    parts = -(-batch // (processes * max(t.images for t in fitting)))
+    return "\n".join([
+        *lines,
+        f"recommended ({images} per process): SOLVER.IMS_PER_BATCH {whole} SOLVER.BASE_LR "
+        f"{rate * whole / batch:.6g} SOLVER.MAX_ITER {max(1, round(iterations * batch / whole))} "
+        "U2SEG.TRAIN.ACCUMULATE 1 (scale SOLVER.STEPS alike)",
+        f"the config's batch, nearly the same: SOLVER.IMS_PER_BATCH {batch} "
+        f"U2SEG.TRAIN.ACCUMULATE {parts}",
+    ])  # fmt: skip
 
 
-def format_search(trials: Sequence[Trial], advice: Advice, processes: int, batch: int) -> str:
-    """Return the table of the trials, sorted by images, and the advice, as text.
+def find_batch_size(args: argparse.Namespace) -> str:
+    """Return the table and the advice for a training command.
 
     Args:
-        trials: Of ``search``.
-        advice: Of ``advise``.
-        processes: Of the training.
-        batch: ``SOLVER.IMS_PER_BATCH`` of the config.
+        args: From ``host.arguments.train_parser``: ``config_file``, ``opts``, ``num_gpus``,
+            ``num_machines``, ``memory_limit`` (GB per process; 0 = 80 % of what is free now on a
+            CPU, all of a GPU).
+
+    Raises:
+        UserError: for settings that cannot be trained here, a limit below 0, or under ``torchrun``.
+        StageError: if a step fails for another reason than memory, or one image does not fit.
     """
-    lines = [f"{'images':>6}  {'s/iteration':>11}  {'images/s':>8}  {'peak GB':>7}"]
-    for trial in sorted(trials, key=lambda t: t.images):
-        if trial.fits:
-            row = f"{trial.images:>6}  {trial.seconds:>11.3f}  {trial.rate:>8.2f}"
-            lines.append(f"{row}  {trial.peak_gb:>7.2f}")
-        else:
-            lines.append(f"{trial.images:>6}  does not fit: {trial.obstacle}")
-    counted = "one process" if processes == 1 else f"each of {processes} processes"
-    lines += [
-        f"recommended ({advice.images} in {counted}): SOLVER.IMS_PER_BATCH {advice.batch} "
-        f"SOLVER.BASE_LR {advice.rate:.6g} U2SEG.TRAIN.ACCUMULATE 1",
-        f"as many images as the config then means SOLVER.MAX_ITER {advice.iterations}; scale "
-        "SOLVER.STEPS alike",
-        _config_batch(advice, batch),
+    from detectron2.data import get_detection_dataset_dicts
+
+    if args.memory_limit < 0:
+        raise UserError(f"--memory-limit is {args.memory_limit}, expected GB >= 0 (0: automatic)")
+    if torchrun() is not None:
+        raise UserError(
+            "--find-batch-size measures one process: start it without torchrun, with --num-gpus "
+            "and --num-machines as many as there will be"
+        )
+    cfg = build_cfg(args.config_file, args.opts, register=True, training=True)
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("U2SEG.DATA.LABELS is empty: the search needs to know the largest image")
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    worst = worst_case(cfg, records)
+    on_cpu = str(cfg.MODEL.DEVICE) == "cpu"
+    limit = args.memory_limit or (SHARE * available_gb() if on_cpu else 0.0)
+    logger.info("trying batches of %d x %d pixels with %d objects per image", *worst)
+    processes = max(1, args.num_gpus) * args.num_machines
+    words = (str(args.config_file), tuple(args.opts))
+
+    def attempt(images: int) -> Trial:
+        trial = run_trial(words, worst, limit, images)
+        logger.info("%d image(s): %s", images, trial.obstacle or f"{trial.rate:.2f} images/s")
+        return trial
+
+    # No batch larger than the training set: it would hold some images twice.
+    trials = search(attempt, min(MOST, max(1, len(records) // processes)))
+    solver = cfg.SOLVER
+    return advice(trials, processes, solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER)
+
+
+def worst_case(cfg: Any, records: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
+    """Return height and width of the largest padded image and the most objects that may come."""
+    sizes, longest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
+    short = sizes if isinstance(sizes, int) else max(sizes)
+    # A crop may have any proportions before it is resized.
+    first = (min(short, longest), longest) if cfg.INPUT.CROP.ENABLED else (0, 0)
+    frames = {False: first}
+    for record in records:
+        height, width = record["height"], record["width"]
+        scale = min(short / min(height, width), longest / max(height, width))
+        # A batch holds wide or tall photographs only, if they are grouped.
+        group = bool(cfg.DATALOADER.ASPECT_RATIO_GROUPING) and width > height
+        known = frames.get(group, (0, 0))
+        frames[group] = (
+            max(known[0], 1, int(height * scale + 0.5)),
+            max(known[1], 1, int(width * scale + 0.5)),
+        )
+    height, width = max(frames.values(), key=lambda size: size[0] * size[1])
+    counts = [
+        sum(not a.get("iscrowd", 0) for a in record.get("annotations", ())) for record in records
     ]
-    return "\n".join(lines)
+    paste = settings_from_cfg(cfg).copy_paste
+    return height, width, max(counts) + (paste.max_objects if paste.enabled else 0)
 
 
-def _config_batch(advice: Advice, batch: int) -> str:
-    keys = f"SOLVER.IMS_PER_BATCH {batch} U2SEG.TRAIN.ACCUMULATE {advice.parts}"
-    if advice.parts > 1:
-        return f"the config's batch in {advice.parts} parts, nearly the same: {keys}"
-    if batch == advice.batch:
-        return "that is the config's own batch: rate and MAX_ITER stay as they are"
-    return f"the config's batch fits too, whole, with its own rate and MAX_ITER: {keys}"
+def worst_samples(
+    worst: tuple[int, int, int], images: int, classes: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Return noise with rectangles as instances of K thing clusters, and S stuff clusters."""
+    import torch
+    from detectron2.structures import BitMasks, Instances
+
+    random = torch.Generator().manual_seed(0)
+    (height, width, objects), samples = worst, []
+    for number in range(images):
+        masks = torch.zeros((objects, height, width), dtype=torch.bool)
+        for mask in masks:
+            y, x = (
+                int(torch.randint(0, -(-s // 2), (), generator=random)) for s in (height, width)
+            )
+            mask[y : y + -(-height // 2), x : x + -(-width // 2)] = True
+        instances = Instances((height, width))
+        instances.gt_classes = torch.randint(0, max(1, classes[0]), (objects,), generator=random)
+        instances.gt_masks = BitMasks(masks)
+        instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        stuff = torch.randint(0, classes[1] + 1, (height, width), generator=random)
+        image = torch.randint(0, 256, (3, height, width), generator=random, dtype=torch.uint8)
+        place = {"draw": number, "draw_seed": number}
+        samples.append({"image": image, "sem_seg": stuff, "instances": instances, **place})
+    return samples
+
+
+def run_trial(
+    words: tuple[str, tuple[str, ...]], worst: tuple[int, int, int], limit: float, images: int
+) -> Trial:
+    """Run training steps in a new process, which is ended if it needs more than the limit.
+
+    Raises:
+        StageError: if it fails for another reason than memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    given = (words, worst, limit, images, there)
+    process = context.Process(target=_trial_process, args=given, daemon=True)
+    process.start()
+    there.close()
+    peak, over = 0.0, f"needs more than {limit:.1f} GB"
+    try:
+        while not here.poll(0.02):
+            peak = max(peak, resident_gb(process.pid or 0))
+            if limit and peak > limit:
+                return Trial(images, 0.0, peak, over)
+        seconds, peak, obstacle, error = here.recv()
+    except EOFError:
+        process.join()
+        return Trial(images, 0.0, peak, f"the system ended the process (code {process.exitcode})")
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+    if error:
+        raise StageError(f"a training step with {images} image(s) failed: {error}")
+    return Trial(images, seconds, peak, obstacle or (over if limit and peak > limit else ""))
+
+
+def _trial_process(
+    words: tuple[str, tuple[str, ...]], worst: Any, limit: float, images: int, results: Any
+) -> None:
+    """Send seconds, peak in GB, obstacle and error."""
+    seconds, obstacle = 0.0, ""
+    try:
+        cfg = build_cfg(*words, training=True)
+        import torch
+
+        device = torch.device(str(cfg.MODEL.DEVICE))
+        gpu = device.index or 0 if device.type == "cuda" else None
+        if gpu is not None and limit:
+            whole = torch.cuda.get_device_properties(gpu).total_memory / 1e9
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), gpu)
+        try:
+            seconds = _seconds(cfg, worst, images)
+        except (RuntimeError, MemoryError) as error:
+            if not memory_is_full(error):
+                raise
+            obstacle = "the memory is full"
+        peak = peak_gb() if gpu is None else torch.cuda.max_memory_reserved(gpu) / 1e9
+        results.send((seconds, peak, obstacle, ""))
+    except Exception as error:  # noqa: BLE001 (the other process reports it)
+        results.send((0.0, 0.0, "", f"{type(error).__name__}: {error}"))
+
+
+def _seconds(cfg: Any, worst: tuple[int, int, int], images: int) -> float:
+    """Return the median time of an iteration of the real training loop, one part per batch."""
+    from detectron2.utils.events import EventStorage
+
+    from u2seg.engine.trainer import build_loop, fitted
+    from u2seg.modeling.student import build_student
+
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.U2SEG.TRAIN.ACCUMULATE = 1
+    cfg.SOLVER.BASE_LR = 0.0  # noise must not make the weights, and so the loss, infinite
+    settings = settings_from_cfg(cfg)
+    classes = settings.clusters.num_clusters, settings.semantics.num_classes
+    batches = itertools.repeat(worst_samples(worst, images, classes))
+    loop = build_loop(cfg, fitted(build_student(cfg), settings.train), batches)
+    loop.failed = None
+    if loop.average is not None:
+        loop.average.start(loop.model)
+    times = []
+    with EventStorage(0):
+        for _ in range(1 + STEPS):
+            start = time.perf_counter()
+            loop.run_step()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from u2seg.engine.batch_trial import memory_is_full
-
 logger = logging.getLogger(__name__)
 _MARK = "of_torch_compile"
 
@@ -18,8 +16,7 @@ def compile_forward(module: nn.Module, **options: Any) -> None:
     """Compile the forward pass of a module, in place; its parameter names stay as they are.
 
     Compilation happens at the first call. If it fails (no C++ compiler, say), the log tells why
-    and the module goes on without it. Running out of memory is no failure of the compiler and is
-    raised.
+    and the module goes on without it. Running out of memory is raised.
 
     Args:
         module: Its ``forward`` is replaced.
@@ -34,11 +31,10 @@ def compile_forward(module: nn.Module, **options: Any) -> None:
         except (RuntimeError, OSError, ImportError) as error:
             if memory_is_full(error):
                 raise
-            told = " ".join(line.strip() for line in str(error).splitlines()[:3])
             logger.warning(
                 "U2SEG.TRAIN.COMPILE: torch.compile failed (%s: %s); going on without it",
                 type(error).__name__,
-                told,
+                " ".join(line.strip() for line in str(error).splitlines()[:3]),
             )
             module.forward = plain
             return plain(*arguments, **named)
@@ -50,3 +46,17 @@ def compile_forward(module: nn.Module, **options: Any) -> None:
 def is_compiled(module: nn.Module) -> bool:
     """Return whether ``compile_forward`` was called for a module and has not failed so far."""
     return hasattr(module.forward, _MARK)
+
+
+def memory_is_full(error: Exception) -> bool:
+    """Return whether an error of torch or of its libraries says that memory ran out.
+
+    Examples:
+        >>> memory_is_full(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+        True
+        >>> memory_is_full(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+        False
+    """
+    said = str(error).lower()
+    signs = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)

@@ -3,14 +3,20 @@
 The batch may be computed in parts, in mixed precision and in several processes. The losses cross
 from the device once per iteration, before the weights change, so that a loss that is not finite
 is found while the weights that produced it are still there.
+
+Most losses are means over the images of a part, or over as many proposals of each. Two are means
+over things that some images lack: the mask loss over proposals that match an object, the semantic
+loss over labelled pixels. A part without any gives 0, and as a mean of its share of the images it
+would weaken the loss of the whole batch; see ``loss_shares``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -20,9 +26,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from u2seg.engine.ema import WeightAverage
-from u2seg.engine.parts import Batch, loss_shares, split
-from u2seg.engine.sgd import fitting_state, parameter_names
+from u2seg.engine.optimizer import load_state, parameter_names
 
+logger = logging.getLogger(__name__)
+Batch = Sequence[dict[str, Any]]
+VOID = 255
+_WEIGHED = ("loss_mask", "loss_sem_seg")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -67,11 +76,11 @@ class TrainingLoop:
     """Computes iterations; Detectron2's ``DefaultTrainer`` calls it, with hooks around it.
 
     Args:
-        model: Samples -> name -> scalar loss; in training mode.
+        model: A student; in training mode.
         data_loader: Endless batches.
         optimizer: May clip the gradients itself.
         parts: A batch is computed in so many parts, each weighted by its share of the images
-            (masks and stuff: see ``parts.loss_shares``).
+            (masks and stuff: see ``loss_shares``).
         dtype: Of mixed precision; None = float32. ``torch.float16`` scales the loss.
         average: Of the weights, updated after each iteration.
         clip: Clips the gradients, once the scale of the loss is taken out; None = nothing to do.
@@ -79,6 +88,7 @@ class TrainingLoop:
         done: Called after each iteration.
         asked: Whether this process shall stop; asked once per iteration.
         watchers: Called with the number of the iteration and its batch, before it is computed.
+        compute: Samples -> name -> scalar loss; None = the model's forward pass.
 
     Raises:
         RuntimeError: from ``run_step``, if the model is in evaluation mode.
@@ -95,11 +105,13 @@ class TrainingLoop:
     done: Callable[[Iteration], None] = lambda _: None
     asked: Callable[[], bool] = lambda: False
     watchers: list[Callable[[int, Batch], None]] = field(default_factory=list)
+    compute: Callable[[Batch], dict[str, Tensor]] | None = None
     iter: int = 0
     stopping: bool = False
     """Whether any process was asked to stop: the same in all of them."""
 
     def __post_init__(self) -> None:
+        self._losses = self.compute or self.model
         self.device = next(self.model.parameters()).device
         self.scaler = GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self._batches: Iterator[Batch] | None = None
@@ -153,7 +165,7 @@ class TrainingLoop:
         for number, (part, known) in enumerate(zip(parts, shares, strict=True), 1):
             with self._synchronized(number == len(parts)):
                 with precision(self.device, self.dtype):
-                    losses: dict[str, Tensor] = self.model(part)
+                    losses: dict[str, Tensor] = self._losses(part)
                     weights = [known.get(name, len(part) / len(batch)) for name in losses]
                     found = torch.stack([value.float() for value in losses.values()])
                     found = found * found.new_tensor(weights)
@@ -167,9 +179,9 @@ class TrainingLoop:
 
     def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let processes exchange gradients after the last part of a batch only."""
-        if last or not isinstance(self.model, DistributedDataParallel):
+        if last or not isinstance(self._losses, DistributedDataParallel):
             return contextlib.nullcontext()
-        return self.model.no_sync()
+        return self._losses.no_sync()
 
     def _fail(self, found: NonFinite) -> NoReturn:
         if self.failed is not None:
@@ -186,16 +198,18 @@ class TrainingLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``, or from that of a Detectron2 trainer.
+        """Go on from ``state_dict``; of a Detectron2 trainer's own, the momentum is left out.
 
         Rates are left as they are, for the schedule to set.
 
         Raises:
-            UserError: as ``fitting_state``.
+            UserError: as ``optimizer.load_state``.
         """
-        names = parameter_names(self.model, self.optimizer)
-        fitting = fitting_state(state["optimizer"], self.optimizer, names, state.get("parameters"))
-        self.optimizer.load_state_dict(fitting)
+        if "parameters" in state:
+            names = parameter_names(self.model, self.optimizer)
+            load_state(self.optimizer, state["optimizer"], names, state["parameters"])
+        else:
+            logger.warning("the checkpoint does not name the parameters: momentum starts at 0")
         if state.get("grad_scaler"):
             self.scaler.load_state_dict(state["grad_scaler"])
 
@@ -246,3 +260,56 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Return a batch in at most ``parts`` parts whose sizes differ by one at most.
+
+    Examples:
+        >>> [len(part) for part in split([{}] * 5, 2)], [len(p) for p in split([{}], 2)]
+        ([3, 2], [1])
+    """
+    small, more = divmod(len(batch), parts)
+    sizes = [small + (number < more) for number in range(parts)]
+    starts = [sum(sizes[:number]) for number in range(parts)]
+    return [batch[s : s + size] for s, size in zip(starts, sizes, strict=True) if size]
+
+
+def loss_shares(parts: Sequence[Batch], device: torch.device) -> list[Mapping[str, float]]:
+    """Return for each part which share of the batch's losses its own are, where known.
+
+    The semantic loss has the share of the part's labelled pixels, which is exact. How many
+    proposals will match an object is not known before the last part is computed: the mask loss
+    has the share of the images with objects.
+
+    Args:
+        parts: Of this process; all processes call together, with as many parts.
+        device: That the processes exchange tensors on.
+
+    Returns:
+        Name of a loss -> its share, 0..1. A loss that is not named has the share of the images.
+
+    Examples:
+        >>> labels = torch.tensor([[255, 1], [2, 0]])
+        >>> parts = [[{"instances": [], "sem_seg": labels}],
+        ...          [{"instances": ["a", "b"], "sem_seg": labels[:1]}]]
+        >>> loss_shares(parts, torch.device("cpu"))
+        [{'loss_mask': 0.0, 'loss_sem_seg': 0.75}, {'loss_mask': 1.0, 'loss_sem_seg': 0.25}]
+    """
+    if len(parts) == 1:
+        return [{}]
+    rows = [[sum(pair) for pair in zip(*map(_counts, part), strict=True)] for part in parts]
+    counts = torch.tensor(rows, dtype=torch.float64, device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts)
+    shares = (counts / counts.sum(0)).tolist()  # NaN where no part has any
+    return [
+        {name: share for name, share in zip(_WEIGHED, row, strict=True) if share == share}
+        for row in shares
+    ]
+
+
+def _counts(sample: Mapping[str, Any]) -> tuple[int, int]:
+    """Return whether an image has objects, and how many pixels of its semantic target count."""
+    labelled = int((sample["sem_seg"] != VOID).sum()) if "sem_seg" in sample else 0
+    return int(len(sample.get("instances", ())) > 0), labelled

@@ -16,8 +16,7 @@ from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.jsonfile import read_json_object
 
 if TYPE_CHECKING:
-    from u2seg.engine.loop import NonFinite
-    from u2seg.engine.parts import Batch
+    from u2seg.engine.loop import Batch, NonFinite
 
 FOLDER = "nonfinite"
 _TENSORS = ("image", "sem_seg")
@@ -119,8 +118,7 @@ def replay(
 def _losses(model: nn.Module, batch: Batch, parts: int, dtype: torch.dtype | None) -> str:
     from detectron2.utils.events import EventStorage
 
-    from u2seg.engine.loop import precision
-    from u2seg.engine.parts import loss_shares, split
+    from u2seg.engine.loop import loss_shares, precision, split
 
     losses: dict[str, float] = {}
     device = next(model.parameters()).device

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from detectron2.structures import BitMasks, Instances
 
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.consistency import disagreements
@@ -50,8 +52,8 @@ class BatchPictures:
         first = iteration * len(batch)
         if first >= self.count or not comm.is_main_process():
             return
-        shown = batch[: self.count - first]
-        for sample in shown:
+        shown = [_with_instances(sample) for sample in batch[: self.count - first]]
+        for sample in batch[: len(shown)] if "instances" in batch[0] else ():
             for sentence in disagreements(sample):
                 logger.warning("labels of %s: %s", sample.get("file_name"), sentence)
         pictures = draw_training_batch(shown, self.space, self.image_format)
@@ -60,6 +62,16 @@ class BatchPictures:
             write_bytes(self.folder / f"{name}.jpg", encode_picture(picture))
             pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))
             get_event_storage().put_image(f"{PICTURES}/{name}", pixels)
+
+
+def _with_instances(sample: dict[str, Any]) -> dict[str, Any]:
+    """Return a sample of a student without things with no instances, to be drawn."""
+    if "instances" in sample:
+        return sample
+    size = (int(sample["image"].shape[1]), int(sample["image"].shape[2]))
+    masks = BitMasks(torch.zeros((0, *size)))
+    nothing = Instances(size, gt_classes=torch.zeros(0, dtype=torch.int64), gt_masks=masks)
+    return {**sample, "instances": nothing}
 
 
 def named_space(space: LabelSpace, data_sets: Sequence[str]) -> LabelSpace:

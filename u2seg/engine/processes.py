@@ -8,9 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch import nn
+from torch.multiprocessing import ProcessRaisedException  # type: ignore[attr-defined]
+
+from u2seg.compat import name_machines
 from u2seg.config.env import Torchrun, torchrun
+from u2seg.engine.ema import WeightAverage
 from u2seg.engine.interrupt import Interrupted
 from u2seg.errors import StageError, UserError
+from u2seg.evaluation.collect import Ranks
 from u2seg.host.setup import build_cfg, wanted_device
 
 
@@ -37,12 +47,6 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
         with joined(world, wanted_device(args.config_file, args.opts)):
             work(args)
         return
-    from u2seg.compat import prepare_host
-
-    prepare_host()
-    import torch
-    from detectron2.engine import launch
-    from torch.multiprocessing import ProcessRaisedException  # type: ignore[attr-defined]
 
     several = args.num_gpus * args.num_machines > 1
     if several:
@@ -68,7 +72,6 @@ class StoppedError(Exception):
 
 
 def _child(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    from detectron2.utils import comm
 
     try:
         work(args)
@@ -137,12 +140,6 @@ def joined(world: Torchrun, device: str) -> Iterator[None]:
     Raises:
         UserError: if this machine has fewer GPUs than processes.
     """
-    from u2seg.compat import name_machines, prepare_host
-
-    prepare_host()
-    import torch
-    import torch.distributed as dist
-
     if device == "cuda":
         present = torch.cuda.device_count()
         if world.local_world > present:
@@ -160,3 +157,33 @@ def joined(world: Torchrun, device: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def host_ranks() -> Ranks | None:
+    """Return this process's place among those of the host; None if there is one process."""
+    if comm.get_world_size() == 1:
+        return None
+    return Ranks(comm.get_rank(), comm.get_world_size(), comm.all_gather, comm.gather)
+
+
+def share_buffers(model: nn.Module, average: WeightAverage | None = None) -> None:
+    """Give all processes the first one's buffers, as a checkpoint holds them; call it in each.
+
+    Trained in several processes, BN without Sync has running statistics of its own in each. An
+    evaluation, of which every process predicts a part, must be that of the saved model. No loss
+    depends on them.
+
+    Args:
+        model: Of this process; changed in place.
+        average: Its moving average, likewise.
+    """
+    if comm.get_world_size() == 1:
+        return
+    saved = model.state_dict().keys()
+    buffers = {name: value for name, value in model.named_buffers() if name in saved}
+    for value in buffers.values():
+        dist.broadcast(value, 0)
+    if average is not None:
+        average.start(model)  # a resumed one is not on the model's device yet
+        for name in buffers:
+            dist.broadcast(average.weights[name], 0)

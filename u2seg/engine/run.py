@@ -1,33 +1,44 @@
-"""Train, or evaluate: what ``u2seg train`` does in every process."""
+"""Train, or evaluate: what ``u2seg train`` does in every process; and its rehearsal."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import replace
+import shutil
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from u2seg.config.schema import Settings
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+
 from u2seg.config.yacs_bridge import settings_from_cfg
-from u2seg.engine.evalchoice import (
-    EvalChoice,
-    check_choice,
-    eval_choice,
-    own_labels,
-    with_mapping_of_labels,
-    with_protocol_key,
-)
-from u2seg.errors import UserError
-from u2seg.host.evaldata import truth_of, truth_paths
-from u2seg.host.setup import EVAL_NAME, label_space
-from u2seg.host.start import held_by_first, setup_cfg
-
-if TYPE_CHECKING:
-    from u2seg.evaluation.truth.base import Truth
+from u2seg.engine import nonfinite
+from u2seg.engine.batch_search import find_batch_size
+from u2seg.engine.evaluate import comparison, eval_choice, evaluate, with_protocol_key
+from u2seg.engine.loop import Iteration
+from u2seg.engine.processes import run_in_processes, share_buffers
+from u2seg.engine.telemetry import memory_gb
+from u2seg.engine.trainer import Trainer, mixed_precision, run_training
+from u2seg.errors import StageError, UserError
+from u2seg.host.setup import EVAL_NAME, build_cfg
+from u2seg.host.start import remember_settings, setup_cfg
+from u2seg.inference.segmenter import load_model
+from u2seg.io.checkpoints import load_checkpoint
+from u2seg.io.checksums import remove_leftovers, save_checked
+from u2seg.io.lock import LOCK, only_run
+from u2seg.modeling.checkpoint import SafeCheckpointer
+from u2seg.modeling.student import build_student
+from u2seg.visualization.report import duration, report_line
 
 logger = logging.getLogger(__name__)
-EVALUATION_DIR = "evaluation"
+FINAL_EMA = "model_final_ema.pth"
+EMA_EVALUATION = "evaluation_ema"
+DRY_RUN = "dry-run"
+DRY_ITERATIONS = 2
+DRY_IMAGES = 4
+"""Images that a rehearsal evaluates."""
 
 
 def launch_run(args: argparse.Namespace) -> int:
@@ -36,16 +47,12 @@ def launch_run(args: argparse.Namespace) -> int:
     Raises:
         UserError: as ``processes.run_in_processes``, or for a limit that nothing would heed.
     """
-    from u2seg.engine.processes import run_in_processes
-
     if args.memory_limit and not args.find_batch_size:
         raise UserError(
             f"--memory-limit {args.memory_limit:g} belongs to --find-batch-size; a training takes "
             "the memory that its batch needs"
         )
     if args.find_batch_size:
-        from u2seg.engine.batch_trial import find_batch_size
-
         logger.info("batch size:\n%s", find_batch_size(args))
         return 0
     run_in_processes(train_or_evaluate, with_protocol_key(args))
@@ -66,22 +73,17 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
         UserError: for bad settings, missing data, or an output folder that holds another run.
         StageError: if training fails half-way.
     """
-    from u2seg.engine import training
-
-    for told in (training.replay, training.dry_run):
-        if getattr(args, told.__name__, None):
-            training.logger.info("%s", told(args))
-            return {}
+    if args.replay or args.dry_run:
+        logger.info("%s", replay(args) if args.replay else dry_run(args))
+        return {}
     with setup_cfg(args) as cfg:
         return _run(cfg, args)
 
 
 def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any]:
-    from u2seg.engine import training
-
     choice = eval_choice(args, settings_from_cfg(cfg))
     if cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] == EVAL_NAME:
-        _comparison(cfg, choice)
+        comparison(cfg, choice)
     if args.eval_only:
         model = _trained_model(cfg, args.resume)
         if not cfg.DATASETS.TEST:
@@ -91,121 +93,13 @@ def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any]:
             )
         metrics = evaluate(cfg, model, choice=choice)
     else:
-        metrics = training.train(cfg, resume=args.resume)
+        metrics = train(cfg, resume=args.resume)
     folder = Path(cfg.OUTPUT_DIR)
-    training.report(folder, f"{'Evaluation' if args.eval_only else 'Training'}: {folder.name}")
+    report(folder, f"{'Evaluation' if args.eval_only else 'Training'}: {folder.name}")
     return metrics
-
-
-def evaluate(
-    cfg: Any,
-    model: Any,
-    folder: Path | str = "",
-    *,
-    images: int = 0,
-    choice: EvalChoice | None = None,
-) -> dict[str, Any]:
-    """Predict the test set of ``cfg`` and compare it with its truth.
-
-    Args:
-        cfg: From ``setup_cfg``.
-        model: A panoptic model of ``cfg``, trained or not.
-        folder: Result folder; empty = ``<OUTPUT_DIR>/evaluation``.
-        images: Only the first so many, for a rehearsal; 0 = all.
-        choice: Protocols, or a mapping to use; None = the mapping of the training labels if
-            they are of real classes, else the protocol of the settings.
-
-    Returns:
-        The metrics, also in ``<folder>/metrics.json``; empty without evaluation data and in all
-        but the first process.
-
-    Raises:
-        UserError: if data are garbled, a file cannot be written, or another run is at work in
-            the folder.
-        StageError: if a photograph cannot be decoded.
-    """
-    if not cfg.DATASETS.TEST:
-        logger.warning("no U2SEG.DATA.EVAL_ROOT and no LABELS: nothing to evaluate on")
-        return {}
-    from detectron2.data import DatasetCatalog
-    from detectron2.utils import comm
-
-    from u2seg.engine.ranks import host_ranks
-    from u2seg.evaluation import evaluate_folder, format_metrics
-    from u2seg.evaluation.report.table import format_protocols
-    from u2seg.evaluation.truth.base import subset
-    from u2seg.inference.writer import PredictionWriter, check_own, predict_records
-
-    name = cfg.DATASETS.TEST[0]
-    settings, truth, choice = _comparison(cfg, choice or EvalChoice(), part=images > 0)
-    target = Path(folder or Path(cfg.OUTPUT_DIR) / EVALUATION_DIR)
-    records = DatasetCatalog.get(name)
-    if images:
-        records = records[:images]
-        truth = subset(truth, (record["image_id"] for record in records))
-    if comm.is_main_process():
-        check_own(target)
-    with held_by_first(target):
-        writer = PredictionWriter(target, label_space(settings))
-        comm.synchronize()
-        predict_records(cfg, model, records, writer)
-        metrics = evaluate_folder(
-            target,
-            truth,
-            settings.eval,
-            choice.mapping,
-            str(truth_paths(settings)[0]) if name == EVAL_NAME else own_labels(settings),
-            ranks=host_ranks(),
-            protocols=choice.protocols,
-        )
-    if comm.is_main_process():
-        table = format_protocols if "protocols" in metrics else format_metrics
-        logger.info("evaluation on %s:\n%s", name, table(metrics))
-    comm.synchronize()
-    return metrics
-
-
-def _comparison(
-    cfg: Any, choice: EvalChoice, *, part: bool = False
-) -> tuple[Settings, Truth, EvalChoice]:
-    """Return the settings of an evaluation, its truth, and what is used; refused if it cannot be.
-
-    Args:
-        cfg: From ``setup_cfg``; it has a test set.
-        choice: Of the command line.
-        part: Only some images will be scored, and none held out.
-
-    Raises:
-        UserError: as ``check_choice``, or if the truth is missing or garbled.
-    """
-    from u2seg.evaluation.truth.coco import GroundTruth, read_truth
-
-    settings, name = settings_from_cfg(cfg), cfg.DATASETS.TEST[0]
-    if part:
-        settings = replace(settings, eval=replace(settings.eval, fit_share=0.0))
-    truth: Truth
-    if name == EVAL_NAME:
-        truth = truth_of(settings)
-        choice = with_mapping_of_labels(choice, settings)
-    else:
-        from detectron2.data import MetadataCatalog
-
-        how = "by --protocol" if choice.protocols else "id by id"
-        words = own_labels(settings)
-        logger.warning("no U2SEG.DATA.EVAL_ROOT: comparing with the %s, %s", words, how)
-        # The labels bear the model's own ids: unless asked for, a fit would only flatter.
-        settings = replace(settings, eval=settings.eval.identity())
-        metadata = MetadataCatalog.get(name)
-        paths = Path(metadata.panoptic_json), Path(metadata.panoptic_root)
-        truth = read_truth(GroundTruth(*paths))
-    check_choice(choice, settings, truth)
-    return settings, truth, choice
 
 
 def _trained_model(cfg: Any, resume: bool) -> Any:
-    from u2seg.inference.segmenter import load_model
-    from u2seg.modeling.checkpoint import SafeCheckpointer
-
     weights = cfg.MODEL.WEIGHTS
     folder = Path(cfg.OUTPUT_DIR)
     if resume and (folder / "last_checkpoint").is_file():
@@ -216,3 +110,172 @@ def _trained_model(cfg: Any, resume: bool) -> Any:
             f"to take the last checkpoint in OUTPUT_DIR {folder}"
         )
     return load_model(cfg, str(weights))
+
+
+def train(cfg: Any, *, resume: bool = False) -> dict[str, Any]:
+    """Train the model of ``cfg`` and evaluate it.
+
+    With ``U2SEG.TRAIN.EMA_DECAY`` the average of the weights becomes ``model_final_ema.pth`` and
+    is evaluated too, in ``<OUTPUT_DIR>/evaluation_ema``.
+
+    Args:
+        cfg: From ``setup_cfg``.
+        resume: Go on from the last checkpoint of ``OUTPUT_DIR`` if there is one.
+
+    Returns:
+        The metrics of the trained weights, with those of the average as ``ema``; empty without
+        evaluation data and in all but the first process.
+
+    Raises:
+        UserError: for bad settings or missing data.
+        StageError: if training fails half-way.
+    """
+    if comm.is_main_process():
+        remember_settings(cfg, resume)
+        remove_leftovers(Path(cfg.OUTPUT_DIR))
+    trainer = Trainer(cfg, lambda running: _evaluate_running(cfg, running))
+    run_training(trainer, resume)
+    return _evaluate_trained(cfg, trainer)
+
+
+def _evaluate_running(cfg: Any, trainer: Any) -> None:
+    """Evaluate between iterations: the average, if there is one."""
+    share_buffers(trainer.model, trainer.average)
+    if trainer.average is None:
+        evaluate(cfg, trainer.model)
+        return
+    with trainer.average.applied(trainer.model):
+        evaluate(cfg, trainer.model, Path(cfg.OUTPUT_DIR) / EMA_EVALUATION)
+
+
+def _evaluate_trained(cfg: Any, trainer: Any, images: int = 0) -> dict[str, Any]:
+
+    share_buffers(trainer.model, trainer.average)
+    metrics = evaluate(cfg, trainer.model, images=images)
+    if trainer.average is None:
+        return metrics
+    folder = Path(cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        content = {"model": trainer.average.weights}
+        save_checked(folder / FINAL_EMA, lambda file: torch.save(content, file))
+    with trainer.average.applied(trainer.model):
+        averaged = evaluate(cfg, trainer.model, folder / EMA_EVALUATION, images=images)
+    return {**metrics, "ema": averaged} if averaged else metrics
+
+
+def replay(args: argparse.Namespace) -> str:
+    """Return the losses of a batch that ``nonfinite.stop`` saved, computed again.
+
+    Args:
+        args: ``replay`` (the JSON), ``config_file``, ``opts``.
+
+    Raises:
+        UserError: if the file is missing or damaged, or of another model.
+    """
+    cfg = build_cfg(args.config_file, args.opts)
+
+    parts, dtype = cfg.U2SEG.TRAIN.ACCUMULATE, mixed_precision(cfg)
+    return nonfinite.replay(build_student(cfg), Path(args.replay), parts=parts, dtype=dtype)
+
+
+def dry_run(args: argparse.Namespace) -> str:
+    """Rehearse a training in ``<OUTPUT_DIR>/dry-run``: everything once, and what it would cost.
+
+    Two iterations, a checkpoint written and read, an evaluation of four images, a report. An
+    earlier rehearsal is removed.
+
+    Args:
+        args: As of ``train_or_evaluate``.
+
+    Returns:
+        Estimates for the whole training, in words.
+
+    Raises:
+        UserError: as training would, before it begins.
+        StageError: as training would half-way, or if the checkpoint read is not what was written.
+    """
+    folder = _empty_folder(args)
+    opts = [*args.opts, "OUTPUT_DIR", str(folder), "TEST.PRECISE_BN.NUM_ITER", "1"]
+    with setup_cfg(argparse.Namespace(**{**vars(args), "opts": opts, "resume": False})) as cfg:
+        return _rehearse(cfg, folder)
+
+
+def _rehearse(cfg: Any, folder: Path) -> str:
+    trainer = Trainer(cfg, lambda _: None)
+    trainer.max_iter = DRY_ITERATIONS
+    seconds: list[float] = []
+    note = trainer.loop.done
+
+    def timed(found: Iteration) -> None:
+        seconds.append(found.seconds)
+        note(found)
+
+    trainer.loop.done = timed
+    run_training(trainer, resume=False)
+    spent_saving, size = _check_checkpoint(trainer, folder)
+    total = _test_images(cfg)
+    start = time.perf_counter()
+    _evaluate_trained(cfg, trainer, DRY_IMAGES)
+    spent_evaluating = (time.perf_counter() - start) / min(DRY_IMAGES, total or 1)
+    report(folder, "Rehearsal of a training")
+
+    lines = [
+        f"the rehearsal went well; its files are in {folder}",
+        f"iteration: {seconds[-1]:.2f} s (the second one)",
+        f"training: {_duration(seconds[-1] * cfg.SOLVER.MAX_ITER)} for {cfg.SOLVER.MAX_ITER} "
+        "iterations",
+        f"checkpoint: {spent_saving:.1f} s, {size / 1e9:.2f} GB, every "
+        f"{cfg.SOLVER.CHECKPOINT_PERIOD} iterations",
+        f"evaluation: {_duration(spent_evaluating * total)} for {total} images",
+        f"peak memory: {memory_gb(trainer.loop.device):.1f} GB",
+    ]
+    return "\n".join(lines)
+
+
+def _empty_folder(args: argparse.Namespace) -> Path:
+    folder = Path(build_cfg(args.config_file, args.opts).OUTPUT_DIR) / DRY_RUN
+    if comm.is_main_process() and folder.exists():
+        old = [p for p in folder.iterdir() if p.name != LOCK] if folder.is_dir() else [folder]
+        if old and not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder} exists and is no earlier dry run: remove or rename it")
+        with only_run(folder / LOCK):
+            for path in old:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    comm.synchronize()
+    return folder
+
+
+def _check_checkpoint(trainer: Any, folder: Path) -> tuple[float, int]:
+    """Write a checkpoint and read it again; return seconds of writing and bytes.
+
+    The first process does: it writes what is its own, into a folder that others may not see.
+    """
+    start = time.perf_counter()
+    trainer.checkpointer.save("model_dry_run")
+    seconds = time.perf_counter() - start
+    if not comm.is_main_process():
+        return seconds, 0
+    path = folder / "model_dry_run.pth"
+    found = load_checkpoint(path)["model"]
+    written = trainer.checkpointer.model.state_dict()
+    for name, value in written.items():
+        if name not in found or not torch.equal(found[name], value.cpu()):
+            raise StageError(f"{path}: {name} was not read as it was written: is the disk sound?")
+    return seconds, path.stat().st_size
+
+
+def _test_images(cfg: Any) -> int:
+    return len(DatasetCatalog.get(cfg.DATASETS.TEST[0])) if cfg.DATASETS.TEST else 0
+
+
+def report(folder: Path, title: str) -> None:
+    """Write ``report.html`` in a training's folder and log where it is; the first process does."""
+    if comm.is_main_process():
+        parts = {"train": folder}
+        if (folder / "evaluation").is_dir():
+            parts["predictions"] = folder / "evaluation"
+        logger.info("%s", report_line(folder, title, **parts))
+
+
+def _duration(seconds: float) -> str:
+    return f"about {duration(seconds)}"

@@ -2,85 +2,105 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from u2seg.config.training import TrainSettings
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.mapper import without_worker_traceback
-from u2seg.data.stream import build_train_loader
+from u2seg.data.stream import Sample, TrainStream, build_train_loader, seed_everything, step_seed
+from u2seg.engine.compiled import compile_forward
+from u2seg.engine.ema import KEY, WeightAverage
+from u2seg.engine.interrupt import Stop, build_stop_hook, save_interrupted
+from u2seg.engine.loop import DTYPES, Batch, Iteration, TrainingLoop
+from u2seg.engine.nonfinite import stop
+from u2seg.engine.optimizer import build_clip, build_optimizer
+from u2seg.engine.pictures import BatchPictures
+from u2seg.engine.telemetry import Meter, build_writers
 from u2seg.errors import StageError, UserError
-
-if TYPE_CHECKING:
-    import torch
-
-    from u2seg.engine.loop import Iteration
+from u2seg.modeling.checkpoint import SafeCheckpointer
+from u2seg.modeling.student import build_student
 
 logger = logging.getLogger(__name__)
 FINAL = "model_final"
 """The host's name of the last checkpoint, without ending."""
 
 
-class TrainerParts:
-    """What this package changes of the host's ``DefaultTrainer``; a base class before it.
+class Trainer(DefaultTrainer):  # type: ignore[misc]
+    """The host's trainer with another loop, checkpointer, evaluation and other writers.
 
     Args:
-        cfg: From ``setup_cfg``; the world size is fitted in.
+        cfg: From ``setup_cfg``.
+        evaluate: Called with the trainer every ``TEST.EVAL_PERIOD`` iterations (0 = never). The
+            evaluation after the last iteration is the caller's.
     """
 
-    iter: int
-    storage: Any
-    build_model: Callable[[Any], Any]
-    build_lr_scheduler: Callable[[Any, Any], Any]
-
-    def assemble(self, cfg: Any) -> None:
-        """Make model, loader, optimizer, schedule, loop and checkpointer.
-
-        The host's constructor would make its own.
-        """
-        from u2seg.engine.ema import KEY
-        from u2seg.engine.pictures import BatchPictures
-        from u2seg.engine.telemetry import Meter
-        from u2seg.modeling.checkpoint import SafeCheckpointer
-
-        self.cfg = cfg
+    def __init__(self, cfg: Any, evaluate: Callable[[Any], None]) -> None:
+        TrainerBase.__init__(self)  # the host's own constructor would make its own parts
+        self.stop = Stop(alone=comm.get_world_size() == 1)
+        self.evaluate = evaluate
+        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         settings = settings_from_cfg(cfg).train
-        model = fitted(self.build_model(cfg), settings)
-        optimizer = self.build_optimizer(cfg, model)
-        self.stream = self.build_train_loader(cfg)
-        self.loop = self._trainer = build_loop(cfg, distributed(model), self.stream, optimizer)
+        student = fitted(build_student(cfg), settings)
+        self.stream = build_train_loader(cfg, student.tasks)
+        if "things" in student.tasks:
+            warn_without_things(cfg, self.stream.records)
+        self.loop = self._trainer = build_loop(cfg, student, self.stream)
         self.loop.done = self.note
         self.loop.watchers.append(BatchPictures(cfg))
         self.meter = Meter()
         self.average = self.loop.average
         self.scheduler = self.build_lr_scheduler(cfg, self.loop.optimizer)
-        kept = {KEY: self.average} if self.average is not None else {}
-        trainer = weakref.proxy(self)
+        checkpointables: dict[str, Any] = {"trainer": weakref.proxy(self)}
+        if self.average is not None:
+            checkpointables[KEY] = self.average
         self.checkpointer = SafeCheckpointer(
-            self.loop.model,
+            student,
             cfg.OUTPUT_DIR,
             skip_heads=settings.skip_heads,
             keep=settings.keep_checkpoints,
-            trainer=trainer,
-            **kept,
+            **checkpointables,
         )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[Any]:
+        """Return the host's hooks, with ours for the stream, evaluation and interruption."""
+        kept = [h for h in super().build_hooks() if not isinstance(h, hooks.EvalHook)]
+        kept = [self._precise_bn() if isinstance(h, hooks.PreciseBN) else h for h in kept]
+        writers = [i for i, h in enumerate(kept) if isinstance(h, hooks.PeriodicWriter)]
+        kept.insert(writers[0] if writers else len(kept), PeriodicEvaluation())
+        changing = [
+            i for i, h in enumerate(kept) if isinstance(h, hooks.LRScheduler | hooks.PreciseBN)
+        ]
+        kept.insert(changing[-1] + 1, build_stop_hook(self.stop, self.loop))
+        return [StreamHook(self.stream), *kept]
+
+    def _precise_bn(self) -> Any:
+        number = self.cfg.TEST.PRECISE_BN.NUM_ITER
+        batches = FirstBatches(self.stream, number)
+        return hooks.PreciseBN(self.cfg.TEST.EVAL_PERIOD, Losses(self.model), batches, number)
 
     def build_writers(self) -> list[Any]:
         """Return the host's event writers."""
-        from u2seg.engine.telemetry import build_writers
-
         folder = Path(self.cfg.OUTPUT_DIR)
         self.event_writers = build_writers(folder, weakref.proxy(self), self.meter)
         return self.event_writers
 
     def note(self, iteration: Iteration) -> None:
         """Hand the figures of an iteration to the host's storage, under the host's names."""
-        from detectron2.utils import comm
-
         self.meter.add(iteration)
         if comm.is_main_process():
             total = sum(iteration.losses.values())
@@ -89,56 +109,107 @@ class TrainerParts:
 
     def state_dict(self) -> dict[str, Any]:
         """Return iteration, schedule, optimizer and loss scaling (0.5 leaves two out)."""
-        from detectron2.engine import TrainerBase
-
         return {**TrainerBase.state_dict(self), "_trainer": self.loop.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``, or from that of a Detectron2 trainer.
+        """Go on from ``state_dict``, or from the iteration and schedule of a Detectron2 trainer.
 
         Raises:
             UserError: if the optimizer's state is of other parameters.
         """
-        from detectron2.engine import TrainerBase
-
         TrainerBase.load_state_dict(self, state)
+        optimizer = self.loop.optimizer
         # The saved schedule has one rate of each group that there was.
-        self.scheduler.base_lrs = [g["initial_lr"] for g in self.loop.optimizer.param_groups]
+        self.scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         if "_trainer" in state:
             self.loop.load_state_dict(state["_trainer"])
         else:
             logger.warning("the checkpoint has no state of the optimizer: momentum starts at 0")
-        for group, rate in zip(
-            self.loop.optimizer.param_groups, self.scheduler.get_lr(), strict=True
-        ):
+        for group, rate in zip(optimizer.param_groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
 
-    @classmethod
-    def build_optimizer(cls, cfg: Any, model: Any) -> Any:
-        """Return the optimizer, its last layers at ``U2SEG.TRAIN.HEAD_LR_FACTOR``."""
-        from u2seg.engine.optimizer import build_optimizer
 
-        return build_optimizer(cfg, model)
+class PeriodicEvaluation(HookBase):  # type: ignore[misc]
+    """Evaluates between iterations, never after the last."""
 
-    @classmethod
-    def build_train_loader(cls, cfg: Any) -> Any:
-        """Return the endless batches of ``cfg``'s labels."""
-        stream = build_train_loader(cfg)
-        warn_without_things(cfg, stream.records)
-        return stream
+    def after_step(self) -> None:
+        """Evaluate, if it is time."""
+        done, period = self.trainer.iter + 1, self.trainer.cfg.TEST.EVAL_PERIOD
+        if period > 0 and done % period == 0 and done < self.trainer.max_iter:
+            self.trainer.evaluate(self.trainer)
+
+
+class StreamHook(HookBase):  # type: ignore[misc]
+    """Ties the stream and the shared random generators to iterations, in all processes.
+
+    The generators are seeded before each iteration by its number, so nothing of theirs needs to
+    be saved: whatever happened before, an iteration draws the same numbers.
+    """
+
+    def __init__(self, stream: TrainStream) -> None:
+        self.stream = stream
+
+    def before_train(self) -> None:
+        """Begin at the trainer's first iteration."""
+        self.stream.start_iteration = self.trainer.start_iter
+
+    def before_step(self) -> None:
+        """Seed."""
+        seed_everything(step_seed(self.stream.seed, self.trainer.iter, comm.get_rank()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the checkpoint holds of the stream."""
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.stream.load_state_dict(state)
+
+
+class FirstBatches:
+    """Endless batches for PreciseBN: the first ones of a training, again and again.
+
+    The host's hook keeps one iterator for all its calls, each of which takes ``number`` batches.
+    As every call gets the same ones, the statistics depend on the weights alone, and not on how
+    many calls there have been since the training was resumed.
+
+    Args:
+        stream: Of this process; its seed may still change.
+        number: Batches until they begin anew, >= 1.
+    """
+
+    def __init__(self, stream: TrainStream, number: int) -> None:
+        self.stream, self.number = stream, number
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        while True:
+            first = copy.copy(self.stream)
+            first.start_iteration = 0
+            first.plan = replace(first.plan, workers=0)
+            yield from itertools.islice(first, self.number)
+
+
+class Losses(nn.Module):
+    """The losses of a student as a forward pass, for what calls models."""
+
+    def __init__(self, student: Any) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the student's losses."""
+        losses: dict[str, Tensor] = self.student.losses(batch)
+        return losses
 
 
 def warn_without_things(cfg: Any, records: Iterable[dict[str, Any]]) -> None:
-    """Warn of labels without a single thing to a model that detects things.
+    """Warn of labels without a single thing to a student that learns things.
 
     Args:
         cfg: From ``setup_cfg``.
         records: Of the training set; read up to the first that has a thing.
     """
-    from detectron2.utils import comm
-
-    model = cfg.MODEL.META_ARCHITECTURE
-    if model == "SemanticSegmentor" or not comm.is_main_process():
+    if not comm.is_main_process():
         return
     if any(not a.get("iscrowd", 0) for record in records for a in record.get("annotations", ())):
         return
@@ -146,128 +217,56 @@ def warn_without_things(cfg: Any, records: Iterable[dict[str, Any]]) -> None:
         "%s has no thing (crowds aside), but %s trains to detect things: it will learn that there "
         "are none. If there should be some, see what became of the masks in the labelling run",
         Path(cfg.U2SEG.DATA.LABELS) / "panoptic" / "instances.json",
-        model,
+        cfg.MODEL.META_ARCHITECTURE,
     )
 
 
-def build_trainer(cfg: Any, evaluate: Callable[[Any], None]) -> Any:
-    """Return a ``DefaultTrainer`` for ``cfg``.
-
-    Args:
-        cfg: From ``setup_cfg``.
-        evaluate: Called with the trainer every ``TEST.EVAL_PERIOD`` iterations (0 = never). The
-            evaluation after the last iteration is the caller's.
-
-    Returns:
-        The trainer; its ``loop`` is a ``TrainingLoop``, its ``average`` a ``WeightAverage`` or
-        None. Detectron2 is imported here, after the host has been prepared.
-    """
-    from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
-    from detectron2.utils import comm
-
-    from u2seg.engine.interrupt import Stop, build_stop_hook
-    from u2seg.engine.stream_hook import FirstBatches, build_stream_hook
-
-    class PeriodicEvaluation(HookBase):  # type: ignore[misc]
-        """Evaluates between iterations, never after the last."""
-
-        def after_step(self) -> None:
-            done = self.trainer.iter + 1
-            period = cfg.TEST.EVAL_PERIOD
-            if period > 0 and done % period == 0 and done < self.trainer.max_iter:
-                evaluate(self.trainer)
-
-    class Trainer(TrainerParts, DefaultTrainer):  # type: ignore[misc]
-        """The host's trainer with another loop, checkpointer, evaluation and other writers."""
-
-        def __init__(self, cfg: Any) -> None:
-            TrainerBase.__init__(self)
-            self.stop = Stop(alone=comm.get_world_size() == 1)
-            self.assemble(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
-            self.register_hooks(self.build_hooks())
-
-        def build_hooks(self) -> list[Any]:
-            kept = [h for h in super().build_hooks() if not isinstance(h, hooks.EvalHook)]
-            kept = [self.precise_bn() if isinstance(h, hooks.PreciseBN) else h for h in kept]
-            writers = [i for i, h in enumerate(kept) if isinstance(h, hooks.PeriodicWriter)]
-            kept.insert(writers[0] if writers else len(kept), PeriodicEvaluation())
-            changing = [
-                i for i, h in enumerate(kept) if isinstance(h, hooks.LRScheduler | hooks.PreciseBN)
-            ]
-            kept.insert(changing[-1] + 1, build_stop_hook(self.stop, self.loop))
-            return [build_stream_hook(self.stream), *kept]
-
-        def precise_bn(self) -> Any:
-            number = cfg.TEST.PRECISE_BN.NUM_ITER
-            batches = FirstBatches(self.stream, number)
-            return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, number)
-
-    return Trainer(cfg)
-
-
-def build_loop(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
-    """Return the ``TrainingLoop`` of ``cfg``; ``model`` is put into training mode.
-
-    An ``SGD`` of the host is replaced by a faster one, see ``fused_sgd``.
-    """
-    from u2seg.engine.ema import WeightAverage
-    from u2seg.engine.loop import TrainingLoop
-    from u2seg.engine.nonfinite import stop
-    from u2seg.engine.sgd import fused_sgd
-
+def build_loop(cfg: Any, student: Any, loader: Iterable[Batch]) -> TrainingLoop:
+    """Return the loop of ``cfg``; ``student`` is put into training mode."""
     settings = settings_from_cfg(cfg).train
-    folder = Path(cfg.OUTPUT_DIR)
-    optimizer, clip = fused_sgd(optimizer, cfg.SOLVER.CLIP_GRADIENTS)
-    loop = TrainingLoop(
-        model.train(),
+    optimizer = build_optimizer(cfg, student)
+    return TrainingLoop(
+        student.train(),
         loader,
         optimizer,
-        clip=clip,
+        clip=build_clip(cfg.SOLVER.CLIP_GRADIENTS, optimizer),
         parts=settings.accumulate,
         dtype=mixed_precision(cfg),
         average=WeightAverage(settings.ema_decay) if settings.ema_decay else None,
+        compute=_distributed(student),
+        failed=lambda found: stop(found, student, Path(cfg.OUTPUT_DIR)),
     )
-    loop.failed = lambda found: stop(found, loop.model, folder)
-    return loop
 
 
 def mixed_precision(cfg: Any) -> torch.dtype | None:
     """Return the number format of mixed precision; None = float32 throughout."""
-    from u2seg.engine.loop import DTYPES
-
     return DTYPES[str(cfg.U2SEG.TRAIN.AMP_DTYPE)] if cfg.SOLVER.AMP.ENABLED else None
 
 
-def fitted(model: Any, settings: TrainSettings) -> Any:
-    """Return a model with the padding, memory order and compiled backbone that settings ask for."""
-    import torch
-
-    from u2seg.engine.compiled import compile_forward
-
-    model.common_padding = settings.common_padding
+def fitted(student: Any, settings: TrainSettings) -> Any:
+    """Return a student with the padding, memory order and compiled backbone of the settings."""
+    if hasattr(student, "common_padding"):
+        student.common_padding = settings.common_padding
     if settings.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        student = student.to(memory_format=torch.channels_last)
     if settings.compile:
-        compile_forward(model.backbone)
-    return model
+        compile_forward(getattr(student, "backbone", student))
+    return student
 
 
-def distributed(model: Any) -> Any:
-    """Return a model whose processes exchange gradients; itself if there is one process."""
-    from detectron2.utils import comm
-    from torch.nn.parallel import DistributedDataParallel
-
+def _distributed(student: Any) -> Callable[[Batch], dict[str, Tensor]]:
+    """Return what computes the losses of a batch; several processes exchange gradients."""
     if comm.get_world_size() == 1:
-        return model
-    devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        return student.losses  # type: ignore[no-any-return]
+    devices = [comm.get_local_rank()] if next(student.parameters()).is_cuda else None
+    return DistributedDataParallel(Losses(student), device_ids=devices, broadcast_buffers=False)
 
 
-def run_training(trainer: Any, resume: bool) -> None:
+def run_training(trainer: Trainer, resume: bool) -> None:
     """Load weights and train to the last iteration; a finished run is left as it is.
 
     Args:
-        trainer: From ``build_trainer``.
+        trainer: New.
         resume: Go on from the last checkpoint of ``OUTPUT_DIR`` if there is one.
 
     Raises:
@@ -275,24 +274,19 @@ def run_training(trainer: Any, resume: bool) -> None:
         UserError: if the weights cannot be loaded.
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
-    from u2seg.engine.interrupt import save_interrupted
-
     # The host logs every error of the loop with its traceback; expected ones have their message.
     host_logger = logging.getLogger("detectron2.engine.train_loop")
     host_logger.addFilter(_unexpected)
     try:
         trainer.resume_or_load(resume=resume)
-        if trainer.start_iter >= trainer.max_iter:
-            logger.info("training is finished already (%d iterations)", trainer.start_iter)
+        start, end = trainer.start_iter, trainer.max_iter
+        if start >= end:
+            logger.info("training is finished already (%d iterations)", start)
             _save_final(trainer)
         else:
-            if trainer.start_iter:
-                logger.info(
-                    "going on at iteration %d of %d, from %s",
-                    trainer.start_iter,
-                    trainer.max_iter,
-                    trainer.checkpointer.get_checkpoint_file(),
-                )
+            if start:
+                last = trainer.checkpointer.get_checkpoint_file()
+                logger.info("going on at iteration %d of %d, from %s", start, end, last)
             with trainer.stop:
                 trainer.train()
             if trainer.stop.asked():
@@ -310,14 +304,12 @@ def run_training(trainer: Any, resume: bool) -> None:
             writer.close()
 
 
-def _save_final(trainer: Any) -> None:
+def _save_final(trainer: Trainer) -> None:
     """Save the final weights of a training that was killed before it could.
 
     The host writes the last numbered checkpoint first. A ``model_final.pth`` that
     ``last_checkpoint`` does not name is missing, or of an earlier, shorter training.
     """
-    from detectron2.utils import comm
-
     last = Path(trainer.checkpointer.get_checkpoint_file()) if comm.is_main_process() else None
     if last is not None and last.stem != FINAL:
         trainer.checkpointer.save(FINAL, iteration=trainer.start_iter - 1)

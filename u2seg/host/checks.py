@@ -198,7 +198,7 @@ def _check_drop_loss(name: str) -> None:
     """Refuse heads of the host; those of others may have a drop-loss, or have none."""
     from detectron2.modeling import ROI_HEADS_REGISTRY
 
-    from u2seg.modeling.roi_heads import PseudoCascadeROIHeads
+    from u2seg.modeling.heads import PseudoCascadeROIHeads
 
     heads = ROI_HEADS_REGISTRY.get(name)
     if issubclass(heads, PseudoCascadeROIHeads):
@@ -214,13 +214,18 @@ def _check_drop_loss(name: str) -> None:
 
 
 def _check_registries(cfg: Any) -> None:
+    from u2seg.modeling.student import STUDENTS
+
     for module, attribute, key in _REGISTRIES:
         registry = getattr(importlib.import_module(module), attribute)
         name = _get(cfg, key)
+        if key == "MODEL.META_ARCHITECTURE" and name in STUDENTS.names():
+            continue
         if not name and key == "MODEL.ROI_BOX_HEAD.NAME" and "Res5" in cfg.MODEL.ROI_HEADS.NAME:
             continue  # the host's C4 heads have no box head
         if name not in registry:
-            known = ", ".join(sorted(entry for entry, _ in registry))
+            own = STUDENTS.names() if key == "MODEL.META_ARCHITECTURE" else []
+            known = ", ".join(sorted({*own, *(entry for entry, _ in registry)}))
             raise UserError(f"{key} is {name!r}, which is not registered; known are {known}")
 
 

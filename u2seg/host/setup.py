@@ -80,7 +80,9 @@ def build_cfg(
     if training:
         check_training_settings(cfg)
     if register:
-        register_data(settings, str(config_file), training=training)
+        from u2seg.modeling.student import student_tasks
+
+        register_data(settings, str(config_file), student_tasks(cfg), training=training)
     _unshare(cfg)
     cfg.freeze()
     return cfg
@@ -149,12 +151,15 @@ def label_space(settings: Settings) -> LabelSpace:
     return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)
 
 
-def register_data(settings: Settings, config_file: str, *, training: bool) -> None:
+def register_data(
+    settings: Settings, config_file: str, tasks: frozenset[str], *, training: bool
+) -> None:
     """Register the data sets of ``U2SEG.DATA`` and check the labels' numbers of clusters.
 
     Args:
         settings: Its ``data`` says where they lie.
         config_file: Named in the message.
+        tasks: Of the student.
         training: The labels are needed even if there is truth to evaluate on.
 
     Raises:
@@ -175,26 +180,28 @@ def register_data(settings: Settings, config_file: str, *, training: bool) -> No
         logger.warning("%s: evaluating without it", missing)
     elif data.labels:
         space = register_pseudo_panoptic(PSEUDO_NAME, data.labels, data.images)
-        check_label_space(space, settings, data.labels)
+        check_label_space(space, settings, data.labels, tasks)
     if data.eval_root:
         register_eval(EVAL_NAME, settings)
 
 
-def check_label_space(space: LabelSpace, settings: Settings, source: str) -> None:
-    """Compare the labels with the model before it is built.
+def check_label_space(
+    space: LabelSpace, settings: Settings, source: str, tasks: frozenset[str]
+) -> None:
+    """Compare the labels with the model before it is built, as far as it learns from them.
 
     Raises:
         UserError: if a number differs; names both and the key to set.
     """
-    pairs = (
-        ("thing", space.num_things, settings.clusters.num_clusters, "CLUSTERS.NUM_CLUSTERS"),
-        ("stuff", space.num_stuff, settings.semantics.num_classes, "SEMANTICS.NUM_CLASSES"),
-    )
-    for kind, found, expected, key in pairs:
-        if found != expected:
+    clusters, semantics = settings.clusters.num_clusters, settings.semantics.num_classes
+    for task, found, expected, key in (
+        ("things", space.num_things, clusters, "CLUSTERS.NUM_CLUSTERS"),
+        ("stuff", space.num_stuff, semantics, "SEMANTICS.NUM_CLASSES"),
+    ):
+        if task in tasks and found != expected:
             raise UserError(
-                f"the labels in {source} have {found} {kind} clusters, the model is set to "
-                f"{expected}: set U2SEG.{key} {found}, or make labels with {expected}"
+                f"the labels in {source} have {found} {task.removesuffix('s')} clusters, the model "
+                f"is set to {expected}: set U2SEG.{key} {found}, or make labels with {expected}"
             )
 
 

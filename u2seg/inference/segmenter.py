@@ -303,11 +303,10 @@ def load_model(cfg: Any, weights: str) -> Any:
     Raises:
         UserError: if the file is missing, unsafe or of another architecture or class number.
     """
-    from detectron2.modeling import build_model
-
     from u2seg.modeling.checkpoint import load_weights
+    from u2seg.modeling.student import build_student
 
-    model = build_model(cfg)
+    model = build_student(cfg)
     load_weights(model, weights, strict=True)
     model.eval()
     return model

@@ -1,4 +1,4 @@
-"""Panoptic Cascade Mask R-CNN in the host's registries, its inference and its checkpoints."""
+"""Students in the host's registries and in our own, their inference and their checkpoints."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ prepare_host()
 
 def register() -> None:
     """Put this package's models into Detectron2's registries; harmless if repeated."""
-    for name in ("panoptic_cascade", "instance_cascade", "roi_heads", "rpn", "mask_head"):
+    for name in ("cascade", "heads"):
         importlib.import_module(f"u2seg.modeling.{name}")

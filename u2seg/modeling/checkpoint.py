@@ -21,7 +21,6 @@ from u2seg.io.atomic import write_text
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.checksums import LAST, intact, save_checkpoint
 from u2seg.modeling.weights import (
-    class_layers,
     explain_mismatches,
     missing_names,
     shape_mismatches,
@@ -208,7 +207,8 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
     def _settle_class_layers(self, checkpoint: dict[str, Any]) -> None:
         """Leave out the layers that depend on the class numbers, or refuse other numbers."""
         found = {name: tuple(value.shape) for name, value in checkpoint["model"].items()}
-        layers = class_layers(found)
+        own: frozenset[str] = getattr(self.model, "class_layers", frozenset)()
+        layers = sorted(own & found.keys())
         if self.skip_heads:
             checkpoint["model"] = {k: v for k, v in checkpoint["model"].items() if k not in layers}
             logger.warning("%s: not loaded: %s", self._source, ", ".join(layers) or "nothing")

@@ -37,6 +37,13 @@ class CombineRules:
     stuff_area: float = 4096
     instance_score: float = 0.5
 
+    @classmethod
+    def of(cls, cfg: Any) -> CombineRules:
+        """Return the rules of a config."""
+        node = cfg.MODEL.PANOPTIC_FPN.COMBINE
+        names = "OVERLAP_THRESH", "STUFF_AREA_LIMIT", "INSTANCES_CONFIDENCE_THRESH"
+        return cls(*(float(node[name]) for name in names))
+
     def __post_init__(self) -> None:
         shares = (
             ("OVERLAP_THRESH", self.overlap),
@@ -52,35 +59,13 @@ class CombineRules:
             )
 
 
-@dataclass(frozen=True)
-class Combined:
-    """A panoptic segmentation.
-
-    Args:
-        ids: (H, W) int32, 0 = void, else the ``id`` of one segment; ids are 1, 2, ... in the
-            order of ``segments``.
-        segments: One entry per segment: ``id``, ``isthing``, ``category_id`` (things: class
-            0..K-1; stuff: 1..S), ``score`` in 0..1, ``area`` in pixels; things also
-            ``instance_id``, their row in the instances.
-    """
-
-    ids: torch.Tensor
-    segments: list[dict[str, Any]]
-
-    @property
-    def stuff(self) -> list[dict[str, Any]]:
-        """The stuff segments: ``id``, ``category_id``, ``score``, ``area``."""
-        keys = ("id", "category_id", "score", "area")
-        return [{k: s[k] for k in keys} for s in self.segments if not s["isthing"]]
-
-
 def combine_panoptic(
     masks: torch.Tensor,
     scores: torch.Tensor,
     classes: torch.Tensor,
     semantic: torch.Tensor,
     rules: CombineRules,
-) -> Combined:
+) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     """Return the panoptic segmentation of one image.
 
     Args:
@@ -92,7 +77,10 @@ def combine_panoptic(
         rules: Thresholds.
 
     Returns:
-        Ids on the device of ``semantic``; nothing is modified.
+        The id map, (H, W) int32 on the device of ``semantic``: 0 = void, else the ``id`` of one
+        segment; and the segments in the order of their ids 1, 2, ...: ``id``, ``isthing``,
+        ``category_id`` (things: class 0..K-1; stuff: 1..S), ``score`` in 0..1, ``area`` in
+        pixels; of things also ``instance_id``, their row.
 
     Raises:
         ValueError: if the shapes do not belong together.
@@ -104,8 +92,8 @@ def combine_panoptic(
         >>> logits[1, 0, 1] = 2.0
         >>> thing = torch.tensor([[[True, False, False]]])
         >>> rules = CombineRules(stuff_area=1)
-        >>> result = combine_panoptic(thing, torch.ones(1), torch.tensor([7]), logits, rules)
-        >>> result.ids.tolist(), [(s["category_id"], s["area"]) for s in result.segments]
+        >>> ids, found = combine_panoptic(thing, torch.ones(1), torch.tensor([7]), logits, rules)
+        >>> ids.tolist(), [(s["category_id"], s["area"]) for s in found]
         ([[1, 2, 2]], [(7, 1), (1, 2)])
     """
     if masks.ndim != 3 or semantic.ndim != 3 or masks.shape[1:] != semantic.shape[1:]:
@@ -117,7 +105,7 @@ def combine_panoptic(
         raise ValueError(f"{len(masks)} masks, {len(scores)} scores, {len(classes)} classes")
     ids = torch.zeros(semantic.shape[1:], dtype=torch.int32, device=semantic.device)
     things = _paint_things(ids, masks.to(ids.device), scores.cpu(), classes.cpu(), rules)
-    return Combined(ids, things + _paint_stuff(ids, semantic, len(things), rules))
+    return ids, things + _paint_stuff(ids, semantic, len(things), rules)
 
 
 def _paint_things(

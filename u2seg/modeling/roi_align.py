@@ -11,7 +11,7 @@ box, E pairs of a bin and a cell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,28 +234,17 @@ class RowROIAlign(ROIAlign):  # type: ignore[misc]
         return pooled.to(input.dtype)
 
 
-class RowPooling:
-    """Mixin of ROI heads: on a CPU their poolers sum rows. No parameter is added or renamed."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for part in list(self.modules()):  # type: ignore[attr-defined]
-            for name, layer in part.named_children():
-                if type(layer) is ROIAlign:
-                    setattr(part, name, _as_rows(layer))
-
-    def forward(
-        self, images: Any, features: Mapping[str, Tensor], proposals: Any, targets: Any = None
-    ) -> Any:
-        """Return what the host's heads do; C is made the last dimension in memory once."""
-        features = {
-            name: value.contiguous(memory_format=torch.channels_last)
-            if value.device.type == "cpu"
-            else value
-            for name, value in features.items()
-        }
-        return super().forward(images, features, proposals, targets)  # type: ignore[misc]
+def sum_rows(heads: nn.Module) -> None:
+    """Let the poolers of ROI heads sum rows, in place. No parameter is added or renamed."""
+    for part in list(heads.modules()):
+        for name, layer in part.named_children():
+            if type(layer) is ROIAlign:
+                args = layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned
+                setattr(part, name, RowROIAlign(*args))
 
 
-def _as_rows(layer: nn.Module) -> RowROIAlign:
-    return RowROIAlign(layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+def channels_last(features: Tensor) -> Tensor:
+    """Return features of a CPU with C as the last dimension in memory; others as they are."""
+    if features.device.type != "cpu":
+        return features
+    return features.contiguous(memory_format=torch.channels_last)

@@ -23,11 +23,6 @@ Mismatch = tuple[str, tuple[int, ...], tuple[int, ...]]
 
 _WRAPPERS = ("module.", "backbone.", "encoder.", "model.")
 _TORCHVISION_MARK = "layer1.0.conv1.weight"
-_CLASS_LAYERS = re.compile(
-    r"(^|\.)(box_predictor(\.\d+)?\.(cls_score|bbox_pred)|mask_head\.predictor|sem_seg_head\.predictor)"
-    r"\.(weight|bias)$"
-)
-_AGNOSTIC_ROWS = {"bbox_pred": 4, "mask_head.predictor": 1}
 # Kept in some files and not in others; always made from the config or harmless.
 _OPTIONAL = re.compile(r"(^|\.)(pixel_mean|pixel_std|num_batches_tracked|cell_anchors\.\d+)$")
 
@@ -170,28 +165,6 @@ def shape_mismatches(found: Shapes, expected: Shapes) -> list[Mismatch]:
     """
     shared = sorted(found.keys() & expected.keys())
     return [(n, found[n], expected[n]) for n in shared if found[n] != expected[n]]
-
-
-def class_layers(shapes: Shapes) -> list[str]:
-    """Return the names of the layers whose size depends on K or S, sorted.
-
-    Boxes and masks that are predicted for all classes alike do not.
-
-    Args:
-        shapes: Name -> shape of a model's or a file's weights.
-
-    Examples:
-        >>> stage = "roi_heads.box_predictor.0"
-        >>> class_layers({f"{stage}.cls_score.bias": (301,), f"{stage}.bbox_pred.bias": (4,),
-        ...               "sem_seg_head.predictor.bias": (28,), "sem_seg_head.p2.0.bias": (128,)})
-        ['roi_heads.box_predictor.0.cls_score.bias', 'sem_seg_head.predictor.bias']
-    """
-    found = []
-    for name, shape in shapes.items():
-        agnostic = next((rows for part, rows in _AGNOSTIC_ROWS.items() if part in name), 0)
-        if _CLASS_LAYERS.search(name) and shape[:1] != (agnostic,):
-            found.append(name)
-    return sorted(found)
 
 
 def missing_names(found: Iterable[str], expected: Iterable[str]) -> list[str]:

@@ -332,7 +332,7 @@ def _untrained_metrics(
         import torch
         from detectron2.modeling import build_model
 
-        from u2seg.engine.run import evaluate
+        from u2seg.engine.evaluate import evaluate
         from u2seg.host.setup import build_cfg
 
         # Not setup_cfg: it would end the log of the training, and write a second config.yaml.

@@ -1,8 +1,8 @@
-"""Panoptic Cascade Mask R-CNN: Panoptic FPN with cascade heads, as U2Seg trains it.
+"""Cascade Mask R-CNN with a semantic head (Panoptic FPN) and alone, as U2Seg trains them.
 
-The modules and parameter names are those of the host's ``PanopticFPN`` with ``CascadeROIHeads``,
-so its checkpoints, and the published U2Seg ones, load as they are. The forward passes are
-written out here, on calls that Detectron2 0.5, 0.6 and main share.
+The modules and parameter names are those of the host's ``PanopticFPN`` and ``GeneralizedRCNN`` with
+``CascadeROIHeads``, so its checkpoints, and those of CutLER and U2Seg, load as they are. The
+panoptic forward passes are written out here, on calls that Detectron2 0.5, 0.6 and main share.
 
 Source: U2Seg (arXiv 2312.17243, section 3.4); Kirillov et al., "Panoptic Feature Pyramid
 Networks", 2019; Cai and Vasconcelos, "Cascade R-CNN", 2018.
@@ -16,35 +16,55 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.modeling.meta_arch import PanopticFPN
+from detectron2.modeling.meta_arch import GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
-from torch import nn
+from detectron2.structures import ImageList
+from detectron2.utils import comm
+from torch import Tensor, nn
 
 from u2seg.errors import UserError
 from u2seg.modeling.combine import CombineRules, combine_panoptic
-from u2seg.modeling.sampling import (
-    CommonPadding,
-    Counts,
-    give_seeds,
-    weigh_losses,
-    with_own_parts,
-)
+from u2seg.modeling.heads import Counts, give_seeds, with_own_parts
+from u2seg.modeling.host_student import HostStudent
+from u2seg.modeling.student import STUDENTS, Sample
 
-Sample = dict[str, Any]
 SEMANTIC_LOSS = "loss_sem_seg"
 GROUPS = 32
 """Groups of the host's group normalization."""
 
 
+class CommonPadding:
+    """Mixin of models: with ``common_padding`` all processes pad to the largest image of any."""
+
+    training: bool
+    common_padding = False
+
+    def preprocess_image(self, batched_inputs: Any) -> ImageList:
+        """Return the normalized images of a batch, padded at the right and bottom."""
+        images: ImageList = super().preprocess_image(batched_inputs)  # type: ignore[misc]
+        if not (self.training and self.common_padding) or comm.get_world_size() == 1:
+            return images
+        height, width = images.tensor.shape[-2:]
+        largest = torch.tensor([height, width], device=images.tensor.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        missing = [side - own for side, own in zip(largest.tolist(), (height, width), strict=True)]
+        padded = F.pad(images.tensor, (0, missing[1], 0, missing[0]))
+        return ImageList(padded, images.image_sizes)
+
+
+@STUDENTS.register("PanopticCascadeRCNN")
 @META_ARCH_REGISTRY.register()
-class PanopticCascadeRCNN(CommonPadding, PanopticFPN):  # type: ignore[misc]
+class PanopticCascadeRCNN(HostStudent, CommonPadding, PanopticFPN):  # type: ignore[misc]
     """Panoptic segmentation of K thing clusters and S stuff clusters.
 
     Built from a config: ``MODEL.ROI_HEADS.NUM_CLASSES`` = K,
     ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` = S + 1 (0 = any thing).
     """
+
+    tasks = frozenset({"things", "stuff"})
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -107,7 +127,7 @@ class PanopticCascadeRCNN(CommonPadding, PanopticFPN):  # type: ignore[misc]
 
     def _semantic_loss(
         self, features: Any, size: torch.Size, samples: Sequence[Sample]
-    ) -> tuple[dict[str, torch.Tensor], Counts]:
+    ) -> tuple[dict[str, Tensor], Counts]:
         """Return the loss and over how many pixels it is the mean."""
         ignore = self.sem_seg_head.ignore_value
         maps = [sample["sem_seg"].to(self.device) for sample in samples]
@@ -118,7 +138,7 @@ class PanopticCascadeRCNN(CommonPadding, PanopticFPN):  # type: ignore[misc]
             # waits for each one's gradient.
             zero = sum(p.sum() for p in self.sem_seg_head.parameters()) * 0.0
             return {SEMANTIC_LOSS: zero}, {SEMANTIC_LOSS: pixels}
-        losses: dict[str, torch.Tensor] = self.sem_seg_head(features, targets)[1]
+        losses: dict[str, Tensor] = self.sem_seg_head(features, targets)[1]
         return losses, {SEMANTIC_LOSS: pixels}
 
     def inference(self, batched_inputs: Sequence[Sample], do_postprocess: bool = True) -> Any:
@@ -135,9 +155,7 @@ class PanopticCascadeRCNN(CommonPadding, PanopticFPN):  # type: ignore[misc]
             - ``instances``: host's ``Instances`` with ``pred_boxes`` (x0, y0, x1, y1),
               ``scores``, ``pred_classes`` (0..K-1), ``pred_masks`` (N, H, W) bool.
             - ``sem_seg``: (S + 1, H, W) logits.
-            - ``panoptic_seg``: (ids (H, W) int32, segments), see ``combine.Combined``.
-            - ``stuff``: the stuff segments: ``id``, ``category_id`` 1..S, ``score`` (mean
-              softmax probability on the segment), ``area`` in pixels.
+            - ``panoptic_seg``: see ``combine_panoptic``.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -147,36 +165,89 @@ class PanopticCascadeRCNN(CommonPadding, PanopticFPN):  # type: ignore[misc]
         if not do_postprocess:
             return instances, semantic
         return [
-            self._finish(found, logits, size, sample)
-            for found, logits, size, sample in zip(
+            self._finish(detected, logits, size, sample)
+            for detected, logits, size, sample in zip(
                 instances, semantic, images.image_sizes, batched_inputs, strict=True
             )
         ]
 
-    def _finish(
-        self, found: Any, logits: torch.Tensor, size: Any, sample: Sample
-    ) -> dict[str, Any]:
+    def _finish(self, detected: Any, logits: Tensor, size: Any, sample: Sample) -> dict[str, Any]:
         height, width = (
             int(sample.get(key, side)) for key, side in zip(("height", "width"), size, strict=True)
         )
         semantic = sem_seg_postprocess(logits, size, height, width)
-        instances = detector_postprocess(found, height, width)
-        combined = combine_panoptic(
-            instances.pred_masks,
-            instances.scores,
-            instances.pred_classes,
-            semantic,
-            self.combine_rules,
-        )
-        return {
-            "sem_seg": semantic,
-            "instances": instances,
-            "panoptic_seg": (combined.ids, combined.segments),
-            "stuff": combined.stuff,
-        }
+        instances = detector_postprocess(detected, height, width)
+        panoptic = _panoptic(instances, semantic, self.combine_rules)
+        return {"sem_seg": semantic, "instances": instances, "panoptic_seg": panoptic}
 
 
-def pad_targets(maps: Sequence[torch.Tensor], size: Sequence[int], ignore: int) -> torch.Tensor:
+@STUDENTS.register("InstanceCascadeRCNN")
+@META_ARCH_REGISTRY.register()
+class InstanceCascadeRCNN(HostStudent, CommonPadding, GeneralizedRCNN):  # type: ignore[misc]
+    """Instance segmentation of K thing clusters: the panoptic model without its semantic head.
+
+    U2Seg trains instance segmentation with this model; its panoptic one is 2 AP50 worse at it
+    (arXiv 2312.17243, Table A5).
+
+    Args:
+        cfg: Detectron2 config; ``MODEL.PANOPTIC_FPN.COMBINE`` says which instances become
+            segments of the panoptic map.
+
+    Raises:
+        UserError: as ``check_instance_heads``, or if a threshold is out of range.
+    """
+
+    tasks = frozenset({"things"})
+
+    def __init__(self, cfg: Any) -> None:
+        check_instance_heads(cfg)
+        rules = CombineRules.of(cfg)
+        super().__init__(with_own_parts(cfg))
+        self.combine_rules = rules
+
+    def forward(self, batched_inputs: Sequence[Sample]) -> Any:
+        """Return the losses in training mode, the predictions else, as ``PanopticCascadeRCNN``."""
+        if not self.training:
+            return super().forward(batched_inputs)
+        give_seeds(self, batched_inputs)
+        losses = super().forward(batched_inputs)
+        return weigh_losses(losses, getattr(self.roi_heads, "loss_counts", {}))
+
+    def inference(
+        self,
+        batched_inputs: Sequence[Sample],
+        detected_instances: Any = None,
+        do_postprocess: bool = True,
+    ) -> Any:
+        """Return the predictions of a batch.
+
+        Args:
+            batched_inputs: As ``PanopticCascadeRCNN.inference``.
+            detected_instances: As in the host: boxes to predict masks for; None = detect them.
+            do_postprocess: False returns the raw instances, as the host does.
+
+        Returns:
+            One dictionary per image, at its output size H x W: ``instances`` and
+            ``panoptic_seg`` as of ``PanopticCascadeRCNN``, where pixels of no thing are void.
+        """
+        outputs = super().inference(batched_inputs, detected_instances, do_postprocess)
+        if not do_postprocess:
+            return outputs
+        found = [output["instances"] for output in outputs]
+        return [
+            {"instances": i, "panoptic_seg": _panoptic(i, None, self.combine_rules)} for i in found
+        ]
+
+
+def _panoptic(instances: Any, semantic: Tensor | None, rules: CombineRules) -> Any:
+    """Combine an image; without a semantic map "any thing" is everywhere."""
+    masks = instances.pred_masks
+    if semantic is None:
+        semantic = masks.new_zeros((1, *instances.image_size)).float()
+    return combine_panoptic(masks, instances.scores, instances.pred_classes, semantic, rules)
+
+
+def pad_targets(maps: Sequence[Tensor], size: Sequence[int], ignore: int) -> Tensor:
     """Return stuff targets of one batch, padded at the right and bottom as its images are.
 
     Args:
@@ -250,9 +321,28 @@ def _check_config(cfg: Any) -> None:
             f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {model.SEM_SEG_HEAD.CONVS_DIM}, expected a multiple "
             f"of {GROUPS}, as its NORM is GN with {GROUPS} groups"
         )
-    combine = model.PANOPTIC_FPN.COMBINE
-    CombineRules(
-        float(combine.OVERLAP_THRESH),
-        float(combine.STUFF_AREA_LIMIT),
-        float(combine.INSTANCES_CONFIDENCE_THRESH),
-    )
+    CombineRules.of(cfg)
+
+
+def weigh_losses(losses: dict[str, Tensor], counts: Counts) -> dict[str, Tensor]:
+    """Return losses whose mean over the processes is the mean over the whole batch.
+
+    A mean over n_r of n things counts W x n_r / n, so that the averaged gradients are those of
+    one process with the whole batch. All of the W processes must call this together; one alone
+    changes nothing.
+
+    Args:
+        losses: Name -> mean over this process's things; 0 where there is none.
+        counts: For the losses that are such means; the same names in all processes. Others, like
+            those of the RPN, are sums over images and stay as they are.
+    """
+    names = [name for name in sorted(counts) if name in losses]
+    if comm.get_world_size() == 1 or not names:
+        return losses
+    device = losses[names[0]].device
+    local = torch.stack([torch.as_tensor(counts[n], device=device).double() for n in names])
+    total = local.clone()
+    dist.all_reduce(total)
+    factors = local * comm.get_world_size() / total.clamp(min=1)
+    weighed = {n: losses[n] * f.to(losses[n].dtype) for n, f in zip(names, factors, strict=True)}
+    return {**losses, **weighed}
