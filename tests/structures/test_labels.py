@@ -35,7 +35,7 @@ def test_stuff_alone_and_things_alone() -> None:
         (lambda: LabelSpace(0, 0), "0 thing and 0 stuff clusters: .* one of them > 0"),
         (lambda: LabelSpace(-1, 5), "-1 thing and 5 stuff clusters"),
         (lambda: LabelSpace(1, 255), r"0\.\.254.*got 255"),
-        (lambda: LabelSpace(1, -1), "got -1"),
+        (lambda: LabelSpace(3, -1), "got -1"),
         (lambda: LabelSpace(2, 0, ("a",)), "2 thing clusters but 1 thing names"),
         (lambda: LabelSpace(1, 2, (), ("a",)), "2 stuff clusters but 1 stuff names"),
         (lambda: SPACE.thing_category(800), r"thing cluster 800 is outside 0\.\.799"),
