@@ -1,4 +1,4 @@
-"""The command ``u2seg``: finds the module of a sub-command; exit codes and messages of all.
+"""The command ``u2seg``: exit codes and messages of all commands.
 
 0 done, 1 a stage failed, 2 usage or settings, 130 interrupted, 141 nobody reads the output.
 """
@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from u2seg.commands import COMMANDS
 from u2seg.config.env import go_offline
 from u2seg.errors import StageError, UserError
 from u2seg.io.paths import expand_option
@@ -22,19 +22,6 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_UNREAD = 141  # as a shell says of what SIGPIPE ended
-COMMANDS = {
-    "label": ("label a folder of photographs without any annotation", "labels"),
-    "train": ("train a model on labels, or evaluate one", "labels,train"),
-    "evaluate": ("score a folder of predictions against truth", "labels"),
-    "predict": ("segment photographs with a trained model", "labels,train"),
-    "run": ("everything: label, train, evaluate, predict, report", "labels,train"),
-    "report": ("write the report of a run anew", "labels"),
-    "convert": ("convert a pretrained ResNet, or a checkpoint of STEGO", "train"),
-    "configs": ("list the configs that come along, or copy them", ""),
-    "doctor": ("what is installed, what works, what to run for the rest", ""),
-}
-"""Name -> summary, and the extras of the package that it needs."""
-
 Body = Callable[[argparse.Namespace], int]
 
 
@@ -46,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS)) + 2
-    rows = "\n".join(f"  {name:<{width}}{about}" for name, (about, _) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<{width}}{found.about}" for name, found in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="u2seg",
         description="Unsupervised universal image segmentation.",
@@ -65,10 +52,10 @@ def command(name: str, argv: Sequence[str] | None = None) -> int:
         name: Its name.
         argv: Its options; those of this process by default.
     """
-    module = importlib.import_module(f"u2seg.commands.{name}")
-    parser = module.parser()
+    found = COMMANDS[name]
+    parser = found.parser()
     parser.prog = f"u2seg {name}"
-    return execute(parser, module.run, argv, getattr(module, "parse", None), COMMANDS[name][1])
+    return execute(parser, found.run, argv, found.parse, found.extras)
 
 
 def execute(

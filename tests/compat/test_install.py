@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from u2seg.cli import execute
-from u2seg.commands import doctor
+from u2seg.commands import COMMANDS
 from u2seg.compat import install as installer
 
 
 def run(*words: str) -> int:
+    doctor = COMMANDS["doctor"]
     return execute(doctor.parser(), doctor.run, ["--install-detectron2", *words])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from u2seg.commands import COMMANDS
 from u2seg.config.load import HOST_SECTIONS
 from u2seg.config.schema import SECTIONS
 from u2seg.io.packaged import config_path
@@ -61,7 +61,7 @@ def options(script: str) -> set[str]:
             assert done.returncode == 0, done.stderr
             return set(re.findall(r"--[a-z][\w-]*", done.stdout))
         name = same[1]
-    parser = importlib.import_module(f"u2seg.commands.{name}").parser()
+    parser = COMMANDS[name].parser()
     return set(parser._option_string_actions)
 
 

@@ -185,6 +185,6 @@ def test_cutlers_own_config_is_read_as_it_is(stock: tuple[Path, Path], tmp_path:
 def test_importing_the_label_half_loads_no_detectron2() -> None:
     import subprocess
 
-    code = "import sys, u2seg.pipeline, u2seg.workflows.run; print('detectron2' in sys.modules)"
+    code = "import sys, u2seg.pipeline, u2seg.workflows.recipe; print('detectron2' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

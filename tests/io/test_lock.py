@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -48,12 +47,10 @@ def evaluate_alone(root: Path) -> None:
 
 
 def run_pipeline(root: Path) -> None:
-    from u2seg.workflows.run import run_everything
+    import u2seg
 
-    labels = make_labels(root)
-    options = {"config_file": str(BASE_CONFIG), "truth": None, "rounds": 0, "baseline": False}
-    folders = {"images": root / "photos", "output_dir": root / "out"}
-    run_everything(argparse.Namespace(**options, **folders, opts=data_words(labels, root)))
+    words = data_words(make_labels(root), root)
+    u2seg.run(root / "photos", root / "out", BASE_CONFIG, words)
 
 
 def demo(root: Path) -> None:

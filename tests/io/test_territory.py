@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -130,12 +129,10 @@ def test_evaluation_writes_nothing_among_photographs_labels_or_truth(tmp_path: P
 
 @pytest.mark.d2
 def test_a_pipeline_writes_nothing_among_its_photographs(tmp_path: Path) -> None:
-    from u2seg.workflows.run import run_everything
+    import u2seg
 
     make_labels(tmp_path)
     before = files(tmp_path)
-    folders = {"images": tmp_path / "photos", "output_dir": tmp_path / "photos/run"}
-    options = {"config_file": str(BASE_CONFIG), "truth": None, "rounds": 0, "baseline": False}
     with pytest.raises(UserError, match="lies in the image folder"):
-        run_everything(argparse.Namespace(**options, **folders, opts=list(TINY)))
+        u2seg.run(tmp_path / "photos", tmp_path / "photos/run", BASE_CONFIG, TINY)
     assert files(tmp_path) == before

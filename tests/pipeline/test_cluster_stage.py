@@ -23,7 +23,7 @@ from u2seg.pipeline import generate_labels
 from u2seg.pipeline.workspace import Workspace, shard_assignments
 from u2seg.shards.attempts import Part
 from u2seg.structures.masks import InstanceMask
-from u2seg.workflows.run import report_labels
+from u2seg.workflows.label import report_labels
 
 HALF = ("masks", "clusters")
 

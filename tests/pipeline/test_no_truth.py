@@ -55,7 +55,7 @@ from pathlib import Path
 sys.path[:0] = ["tools", "datasets"]
 from tests.pipeline.conftest import FAST
 import generate_pseudo
-import u2seg.workflows.run
+import u2seg.workflows.label
 
 photos, output = sys.argv[1:]
 config = Path(output).with_suffix(".yaml")
@@ -67,7 +67,7 @@ def report(after):
 
 for method in ("stego", "kmeans_probe"):
     # The report comes when the labels are there, and may load what it likes.
-    u2seg.workflows.run.report_labels = lambda labels, method=method: report(method)
+    u2seg.workflows.label.report_labels = lambda labels, method=method: report(method)
     code = generate_pseudo.main([
         "--config-file", str(config), "--images", photos, "--output-dir", f"{output}/{method}",
         *FAST, "U2SEG.SEMANTICS.METHOD", method,

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from u2seg.commands.convert import parser, run
+from u2seg.commands import convert as run
+from u2seg.commands import convert_parser as parser
 from u2seg.errors import UserError
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.semantics.convert import convert_stego

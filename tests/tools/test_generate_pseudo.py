@@ -19,7 +19,7 @@ from scenes.compose import compose_scene
 from tests.faults.harness import forkserver
 from tests.pipeline.conftest import FAST, tree
 from u2seg.io.atomic import write_json
-from u2seg.workflows.run import report_labels
+from u2seg.workflows.label import report_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "generate_pseudo.py"
@@ -179,7 +179,7 @@ def test_the_whole_run_wants_its_truth_before_it_labels(
 ) -> None:
     words = [*arguments(config, photos, tmp_path / "out"), "--truth", str(tmp_path / "absent")]
     assert load(ROOT / "tools" / "run_pipeline.py").main(words) == 2
-    assert "absent does not exist (--truth)" in capsys.readouterr().err
+    assert "absent, does not exist" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -200,14 +200,6 @@ def test_status_needs_the_output_folder_alone(
     assert "masks" in told and "no driver is at work" in told
     assert tool.main(["--output-dir", str(output)]) == 2
     assert "--config-file and --images are needed" in capsys.readouterr().err
-
-
-def test_without_the_template_engine_a_line_says_how_to_get_the_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    told = report_labels(tmp_path)
-    assert told.startswith("no report: ") and "pip install jinja2" in told and "\n" not in told
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Settings of self-training, section ``ROUNDS``."""
+"""Settings of recipes: sections ``ROUNDS`` (self-training) and ``RECIPE``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from u2seg.config.checks import one_of, require
 
@@ -64,3 +65,41 @@ class RoundSettings:
         It never falls below ``agreed_score``.
         """
         return max(self.score - (number - 1) * self.score_step, min(self.score, self.agreed_score))
+
+
+ROUND_KEYS = ("labels", "relabel", "student", "settings")
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """The rounds of ``u2seg run``.
+
+    Args:
+        rounds: A mapping for each round, all of its keys may be absent: ``labels``: ``stages`` (the
+            label stages; usual in the first round) or a label folder; ``relabel``: the rule by
+            which the model of an earlier round makes the labels instead (usual in later rounds:
+            that of ``ROUNDS``); ``student``: true, false (this round makes labels alone) or the
+            ``MODEL.META_ARCHITECTURE`` to train; ``settings``: of this round, as in this file or
+            as full keys.
+
+    Raises:
+        UserError: for another key, or a first round that would relabel.
+    """
+
+    rounds: tuple[dict[str, Any], ...] = ({},)
+
+    def __post_init__(self) -> None:
+        require(bool(self.rounds), "RECIPE.ROUNDS", self.rounds, "at least one round")
+        for number, each in enumerate(self.rounds):
+            name = f"RECIPE.ROUNDS, round {number}"
+            unknown = sorted(set(each) - set(ROUND_KEYS))
+            require(not unknown, name, ", ".join(unknown), f"keys among {', '.join(ROUND_KEYS)}")
+            both = "labels" in each and "relabel" in each
+            require(not both, name, each, "either labels or relabel")
+            require(number > 0 or "relabel" not in each, name, each, "labels to start from")
+            student = each.get("student", True)
+            require(
+                isinstance(student, bool | str), f"{name}, student", student, "a name or yes/no"
+            )
+            settings = each.get("settings", {})
+            require(isinstance(settings, dict), f"{name}, settings", settings, "a mapping of keys")

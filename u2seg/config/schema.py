@@ -14,6 +14,7 @@ from u2seg.config.checks import one_of as _one_of
 from u2seg.config.checks import require as _require
 from u2seg.config.evaldata import EVAL_FORMATS, EvalTree
 from u2seg.config.evaluation import EvalSettings as EvalSettings
+from u2seg.config.rounds import RecipeSettings as RecipeSettings
 from u2seg.config.rounds import RoundSettings as RoundSettings
 from u2seg.config.semantics import SemanticSettings as SemanticSettings
 from u2seg.config.training import CopyPasteSettings as CopyPasteSettings
@@ -359,6 +360,7 @@ class Settings:
     train: TrainSettings = TrainSettings()  # noqa: RUF009 (frozen)
     copy_paste: CopyPasteSettings = CopyPasteSettings()  # noqa: RUF009 (frozen)
     rounds: RoundSettings = RoundSettings()  # noqa: RUF009 (frozen)
+    recipe: RecipeSettings = RecipeSettings()  # noqa: RUF009 (frozen)
     eval: EvalSettings = EvalSettings()  # noqa: RUF009 (frozen)
 
 

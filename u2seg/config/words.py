@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from u2seg.errors import UserError
@@ -53,6 +55,22 @@ def override_pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         if is_key(value):
             raise UserError(f"{key} has no value: {value.partition('=')[0]} is a key")
         yield key, expand_home(value)
+
+
+def words_of(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Return settings as ``KEY VALUE`` words; words stay as they are.
+
+    Examples:
+        >>> words_of({"SOLVER": {"STEPS": [1, 2]}, "U2SEG.MASKS.TAU": 0.2, "SEED": 1})
+        ['SOLVER.STEPS', '[1, 2]', 'U2SEG.MASKS.TAU', '0.2', 'SEED', '1']
+    """
+    if not isinstance(settings, Mapping):
+        return [str(word) for word in settings]
+    words = []
+    for key, value in flatten(dict(settings)).items():
+        plain = str(value) if isinstance(value, Path) else value
+        words += [str(key), plain if isinstance(plain, str) else json.dumps(plain)]
+    return words
 
 
 def is_key(word: str) -> bool:

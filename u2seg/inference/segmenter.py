@@ -256,7 +256,7 @@ class Segmenter:
             raise UserError(f"{self.cfg.MODEL.META_ARCHITECTURE} takes no prompts")
         samples = [image_sample(self.cfg, image) for image in images]
         with inference_mode(self.model):
-            return segment_samples(self.model, samples, self.space, prompts)
+            return list(self.model.predict(samples, prompts))
 
     def __call__(self, image: Rgb) -> Segmentation:
         """Return what the model itself says of one image."""
@@ -329,17 +329,6 @@ def image_sample(cfg: Any, image: Rgb) -> dict[str, Any]:
     transforms.AugmentationList(build_augmentations(cfg, False))(resized)
     tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
     return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
-
-
-def segment_samples(
-    model: Any, samples: Sequence[dict[str, Any]], space: LabelSpace, prompts: Any = None
-) -> list[Segmentation]:
-    """Return what a student, or any other model of Detectron2, says of a batch."""
-    if hasattr(model, "predict"):
-        return list(model.predict(samples, prompts))
-    from u2seg.modeling.outputs import segmentation_of_outputs
-
-    return [segmentation_of_outputs(outputs, space) for outputs in model(samples)]
 
 
 def check_pixels(image: Any, order: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import StageError, UserError
-from u2seg.inference.segmenter import inference_mode, segment_samples
+from u2seg.inference.segmenter import inference_mode
 from u2seg.io.atomic import remove_file, write_json
 from u2seg.io.jsonfile import read_json
 from u2seg.io.names import distinct_stems
@@ -212,7 +212,7 @@ def _predict_all(model: Any, loader: Any, writer: PredictionWriter) -> None:
     quiet = not comm.is_main_process()
     with inference_mode(model):
         for samples in Bar(loader, desc="predict", unit="image", disable=quiet):
-            found = segment_samples(model, samples, writer.space)
+            found = model.predict(samples)
             for sample, segmentation in zip(samples, found, strict=True):
                 writer.add(sample["image_id"], _file_name(sample), segmentation, sample[PNG])
 

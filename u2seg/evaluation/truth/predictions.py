@@ -75,11 +75,11 @@ class Predictions:
 
 
 def read_predictions(folder: Path, truth: Truth) -> Predictions:
-    """Return the predictions in a result folder.
+    """Return the predictions in a result folder, or the labels in a label folder.
 
     Args:
         folder: Holds ``panoptic.json``, ``panoptic/``, ``instances.json``, and optionally
-            ``stuff/`` and ``labelspace.json``.
+            ``stuff/`` and ``labelspace.json``; or as for ``read_labels``.
         truth: What they are to be compared with.
 
     Raises:
@@ -88,6 +88,8 @@ def read_predictions(folder: Path, truth: Truth) -> Predictions:
             ``labelspace.json``.
     """
     if not (folder / "panoptic.json").is_file():
+        if (folder / "panoptic" / "panoptic.json").is_file():
+            return read_labels(folder, truth)
         raise UserError(
             f"{folder} holds no panoptic.json: give the result folder of an evaluation run"
         )
