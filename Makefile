@@ -46,7 +46,7 @@ scenes: $(STAMP)  ## prove that the chain learns: 200 unlabelled scenes, 50 unse
 test: $(STAMP)  ## run all tests, in two processes of one thread (WORKERS=)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-faults: $(STAMP)  ## break things on purpose, the long tests too (see docs/reliability.md)
+faults: $(STAMP)  ## break things on purpose, the long tests too (see benchmarks/results/faults.md)
 	$(BIN)/python -m pytest -m faults
 
 lint: $(STAMP)  ## formatting, rules, types, architecture

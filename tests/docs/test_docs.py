@@ -19,9 +19,13 @@ from u2seg.io.packaged import config_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
-    [*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "INSTALL.md", ROOT / "CONTRIBUTING.md",
-     ROOT / "datasets" / "README.md", ROOT / "CHANGELOG.md"]
-)  # fmt: skip
+    [
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("benchmarks/results/*.md"),
+        *(ROOT / name for name in ("README.md", "INSTALL.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        ROOT / "datasets" / "README.md",
+    ]
+)
 COMMAND = re.compile(r"(?:python )?((?:tools|demo|datasets|dev)/\w+\.py|u2seg \w+)([^`|]*)")
 
 
@@ -91,7 +95,7 @@ def test_pages_with_commands_say_once_where_python_comes_from():
     for page in PAGES:
         text = page.read_text("utf-8")
         assert ".venv/bin/python" not in text, name_of(page)
-        if page.name not in ("benchmarks.md", "CHANGELOG.md") and commands(page):
+        if "results" not in page.parts and page.name != "CHANGELOG.md" and commands(page):
             assert ". .venv/bin/activate" in text, name_of(page)
 
 
@@ -159,7 +163,10 @@ def test_the_tables_of_settings_are_printed():
     for section, kind in SECTIONS.items():
         assert f"### U2SEG.{section.upper()}\n" in done.stdout
         assert all(f"| `{field.name.upper()}` |" in done.stdout for field in fields(kind))
-    assert "python docs/hooks/generated.py" in (ROOT / "docs" / "configuration.md").read_text()
+    assert (
+        "python docs/hooks/generated.py"
+        in (ROOT / "docs" / "reference" / "configuration.md").read_text()
+    )
 
 
 def test_a_setting_without_meaning_is_refused():
@@ -194,9 +201,9 @@ def test_site_builds_strictly_and_asks_no_other_host(tmp_path):
         capture_output=True, text=True, timeout=300, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    reference = (tmp_path / "reference" / "structures" / "index.html").read_text("utf-8")
+    reference = (tmp_path / "api" / "structures" / "index.html").read_text("utf-8")
     assert "u2seg.structures.labels.LabelSpace" in reference
-    settings = (tmp_path / "configuration" / "index.html").read_text("utf-8")
+    settings = (tmp_path / "reference" / "configuration" / "index.html").read_text("utf-8")
     assert "Affinity threshold" in settings
     for page in tmp_path.rglob("*.html"):
         loaded = re.findall(
@@ -234,5 +241,5 @@ def test_tables_of_formats_and_class_sets_are_the_codes():
         one = class_sets()[name]
         assert (int(things), int(stuff)) == (len(one.things), len(one.stuff)), name
         assert set(tasks.split(", ")) == one.tasks, name
-    named = table_rows(ROOT / "docs" / "evaluation.md", "set")
+    named = table_rows(ROOT / "docs" / "reference" / "protocols.md", "set")
     assert set(named) <= set(class_sets())

@@ -212,7 +212,7 @@ def test_no_config_contradicts_its_protocol(path: Path) -> None:
         assert (protocol.things.iou, protocol.things.score) == (iou, score)
 
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "protocols.md"
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

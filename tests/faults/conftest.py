@@ -17,7 +17,7 @@ from u2seg.pipeline import generate_labels
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures for docs/reliability.md."""
+    """Print the figures for benchmarks/results/faults.md."""
     for report in terminalreporter.getreports("passed"):
         figures = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
         if report.when == "call" and "faults" in report.keywords:

@@ -172,9 +172,9 @@ def article(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("article")
 def test_python_of_the_article() -> None:
-    """The lines are those of docs/migration.md; a smaller model is all that is added."""
+    """The lines are those of docs/reference/migration.md; a smaller model is all that is added."""
     write_weights("u2seg_eval_300.yaml", "ckpts/cocotrain_300_0089999.pth", TINY)
-    page = (ROOT / "docs" / "migration.md").read_text("utf-8")
+    page = (ROOT / "docs" / "reference" / "migration.md").read_text("utf-8")
     lines = page.split("```python\n")[1].split("```")[0]
     assert lines.count("cfg.freeze()") == 1
     smaller = "cfg.merge_from_list(words)\ncfg.freeze()"

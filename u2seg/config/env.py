@@ -27,7 +27,7 @@ _WAITING = {"GOMP_SPINCOUNT": "4000", "KMP_BLOCKTIME": "1"}
 
 GNU's default is 300,000 rounds, tens of milliseconds. Beside other work a thread then spins for
 one that has no core to run on; a few thousand rounds cost 1 to 2 % on an idle machine
-(docs/benchmarks.md).
+(benchmarks/results/README.md).
 """
 _SPINNING = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
 """What the two take by themselves, with a thread for each core."""

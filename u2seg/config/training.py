@@ -34,8 +34,8 @@ class TrainSettings:
             padding depends on how many share a batch; slower where sizes vary.
         keep_checkpoints: Numbered checkpoints that stay, the newest ones, >= 0; 0 = all.
         optimizer: ``SGD`` (with ``SOLVER.MOMENTUM``) or ``AdamW``.
-        parts: Parts of Detectron2 that this package computes in another way (docs/training.md):
-            ``sampling``, ``masks`` and ``pooling``; those that are not named stay the host's.
+        parts: Parts of Detectron2 that this package computes in another way: ``sampling``,
+            ``masks`` and ``pooling`` (docs/reference/training.md); those not named stay the host's.
     """
 
     droploss: bool = False

@@ -153,7 +153,7 @@ def write_share(labels: Labels, image_ids: Sequence[int], folder: Path | str) ->
     Args:
         labels: From ``read_labels``.
         image_ids: Of images to take.
-        folder: Label folder, in the format of ``docs/labels-format.md``: ``images.json`` and
+        folder: Label folder, in the format of ``docs/reference/formats.md``: ``images.json`` and
             ``panoptic/`` with ``labelspace.json``, ``instances.json`` (the instances file's
             annotations, category ids 1..K), ``panoptic.json``, the PNGs and, last,
             ``manifest.json``.

@@ -43,7 +43,7 @@ FREQUENCIES = 128
 """Random frequencies; D is twice as many (cosine and sine)."""
 
 # Scales in units of one kernel width: two patches that differ by 1 in the weighted vector have
-# similarity exp(-1/2) = 0.61. Found on 60 COCO train images, see docs/benchmarks.md.
+# similarity exp(-1/2) = 0.61. Found on 60 COCO train images, see benchmarks/results/README.md.
 LIGHTNESS_SCALE = 22.0
 CHROMA_SCALE = 11.0
 TEXTURE_SCALE = 1.6

@@ -215,7 +215,7 @@ _RULES = {"SOLVER.MAX_ITER": _rule_of_end, "U2SEG.DATA.LABELS": _rule_of_labels}
 _RULE = (
     " What changes the weights must stay; MODEL.DEVICE, DATALOADER.NUM_WORKERS, "
     "SOLVER.CHECKPOINT_PERIOD, TEST.EVAL_PERIOD and keys of labelling and evaluation may change "
-    "(docs/training.md)."
+    "(docs/reference/training.md)."
 )
 
 

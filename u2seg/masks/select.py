@@ -6,7 +6,7 @@ the reference has neither.
 
 Shapes: h x w patches.
 Source: the border as background, Zhu et al., "Saliency Optimization from Robust Background
-Detection", 2014, section 3; these two rules are of this project, measured in docs/benchmarks.md.
+Detection", 2014, section 3; these two rules are of this project, measured in benchmarks/results.
 """
 
 from __future__ import annotations

@@ -270,7 +270,8 @@ def _local_copy(path: str, path_manager: Any) -> str:
     if "://" not in path:
         raise UserError(
             f"weight file {path} does not exist (MODEL.WEIGHTS): give a local file or a URL "
-            "(docs/migration.md lists the published ones; u2seg convert makes one of a ResNet)"
+            "(docs/reference/migration.md lists the published ones; u2seg convert makes one of a "
+            "ResNet)"
         )
     if offline():
         raise UserError(

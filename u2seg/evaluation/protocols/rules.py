@@ -2,7 +2,7 @@
 
 Sources: U2Seg's released code (commit 8e9c709) and paper (arXiv 2312.17243, appendix), CUPS
 (commit 78fc273). The bugs of the released code are not part of ``u2seg-released``; they are
-listed in docs/evaluation.md.
+listed in docs/reference/protocols.md.
 
 Shapes: K thing clusters, S stuff clusters.
 """
