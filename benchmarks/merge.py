@@ -34,7 +34,7 @@ from u2seg.config.schema import PanopticSettings
 from u2seg.errors import StageError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import encode_map
-from u2seg.panoptic.export import INSTANCES_JSON, label_record, stuff_target
+from u2seg.labels.write import INSTANCES_JSON, label_record, stuff_target
 from u2seg.panoptic.merger import merge_panoptic
 from u2seg.structures.panoptic import PanopticLabel, ids_to_rgb
 

@@ -12,9 +12,8 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from u2seg.config.schema import PanopticSettings
-from u2seg.panoptic.export import label_record
+from u2seg.labels.write import LabelRecord, label_record, write_part
 from u2seg.panoptic.merger import merge_panoptic
-from u2seg.panoptic.parts import LabelRecord, write_part
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask
 

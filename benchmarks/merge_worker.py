@@ -14,8 +14,7 @@ from typing import Any
 
 from benchmarks.merge_inputs import SPACE, ImageRecords, MergeSizes, part_path
 from u2seg.io.memory import peak_gb
-from u2seg.panoptic.export import merge_parts
-from u2seg.panoptic.parts import read_part
+from u2seg.labels.write import merge_parts, read_part
 
 
 def part_files(folder: Path, count: int, sizes: MergeSizes) -> list[Path]:

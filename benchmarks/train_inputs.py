@@ -11,7 +11,7 @@ from scenes.compose import compose_scene
 from scenes.kinds import SCENE_LABELS
 
 from u2seg.io.atomic import atomic_file, write_json
-from u2seg.panoptic.export import export_image, merge_parts
+from u2seg.labels.write import export_image, merge_parts
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel
 

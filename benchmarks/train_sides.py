@@ -88,10 +88,10 @@ class Running:
 
 def config(sizes: TrainSizes, labels: Path, output: Path, more: Sequence[str] = ()) -> Any:
     """Return the frozen config of our side, its data registered."""
-    from u2seg.data.pseudo import open_pseudo_labels
     from u2seg.host.setup import build_cfg
+    from u2seg.labels import LabelFolder
 
-    space = open_pseudo_labels(labels).space
+    space = LabelFolder.open(labels).space
     words = [
         "U2SEG.CLUSTERS.NUM_CLUSTERS", str(space.num_things),
         "U2SEG.SEMANTICS.NUM_CLASSES", str(space.num_stuff),

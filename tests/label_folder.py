@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.io.atomic import write_json
-from u2seg.panoptic.export import export_image, merge_parts
+from u2seg.labels.write import export_image, merge_parts
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
 

@@ -18,7 +18,7 @@ from benchmarks.train_parts import PoolingSizes, roi_align
 from benchmarks.train_sides import TrainSizes
 from tests.label_folder import TINY
 from u2seg.compat import prepare_host
-from u2seg.data.pseudo import read_pseudo_panoptic
+from u2seg.labels import LabelFolder
 from u2seg.structures.labels import LabelSpace
 
 pytestmark = [
@@ -105,9 +105,9 @@ def test_rows_of_a_gpu_are_skipped_without_one(name: str) -> None:
 def test_scenes_in_a_larger_label_space(tmp_path: Path) -> None:
     """Things keep their category, stuff moves behind the further things."""
     small, large = (
-        read_pseudo_panoptic(
+        LabelFolder.open(
             write_label_folder(tmp_path / str(space.num_things), 3, 64, space=space)
-        )
+        ).records()
         for space in (SCENE_LABELS, LabelSpace(num_things=300, num_stuff=27))
     )
     moved = 0

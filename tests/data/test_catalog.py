@@ -8,7 +8,7 @@ import pytest
 
 from tests.label_folder import SPACE, make_labels
 from u2seg.compat import prepare_host
-from u2seg.data.catalog import register_coco_panoptic_eval, register_pseudo_panoptic
+from u2seg.data.catalog import register_coco_panoptic_eval, register_labels
 from u2seg.errors import UserError
 
 pytestmark = pytest.mark.d2
@@ -20,8 +20,8 @@ def test_registering_twice_is_harmless(tmp_path: Path) -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     labels = make_labels(tmp_path)
-    assert register_pseudo_panoptic(NAME, labels) == SPACE
-    assert register_pseudo_panoptic(NAME, labels) == SPACE
+    assert register_labels(NAME, labels) == SPACE
+    assert register_labels(NAME, labels) == SPACE
     assert len(DatasetCatalog.get(NAME)) == 4
     metadata = MetadataCatalog.get(NAME)
     assert metadata.thing_classes == ["thing_0", "thing_1", "thing_2"]
@@ -32,16 +32,16 @@ def test_another_folder_replaces_the_first(tmp_path: Path) -> None:
     prepare_host()
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    register_pseudo_panoptic(NAME, make_labels(tmp_path / "one"))
+    register_labels(NAME, make_labels(tmp_path / "one"))
     second = make_labels(tmp_path / "two", ("only.png",))
-    register_pseudo_panoptic(NAME, second)
+    register_labels(NAME, second)
     assert [r["stem"] for r in DatasetCatalog.get(NAME)] == ["only"]
     assert MetadataCatalog.get(NAME).panoptic_json == str(second / "panoptic" / "panoptic.json")
 
 
 def test_names_of_the_host_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'coco_2017_train' belongs to Detectron2"):
-        register_pseudo_panoptic("coco_2017_train", make_labels(tmp_path))
+        register_labels("coco_2017_train", make_labels(tmp_path))
 
 
 def test_labels_serve_as_evaluation_data(tmp_path: Path) -> None:

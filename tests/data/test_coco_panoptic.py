@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from u2seg.data.coco_panoptic import open_coco_panoptic, read_coco_panoptic
+from u2seg.data.catalog import PanopticTruth
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_json
 from u2seg.io.png import write_panoptic_png
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_ids_with_gaps_and_crowds_are_kept(root: Path) -> None:
-    (record,) = read_coco_panoptic(open_coco_panoptic(root, "val", "truth.json", "maps"))
+    (record,) = PanopticTruth.open(root, "val", "truth.json", "maps").records()
     assert (record["image_id"], record["stem"], record["height"], record["width"]) == (7, "7", 2, 4)
     kept = [(s["id"], s["category_id"], s["iscrowd"]) for s in record["segments_info"]]
     assert kept == [(1, 18, 1), (2, 200, 0)]
@@ -55,10 +55,10 @@ def test_ids_with_gaps_and_crowds_are_kept(root: Path) -> None:
 )
 def test_missing_parts_are_named(root: Path, parts: tuple[str, str, str], missing: str) -> None:
     with pytest.raises(UserError, match=rf"{missing} does not exist. Set U2SEG.DATA.EVAL_ROOT"):
-        open_coco_panoptic(root, *parts)
+        PanopticTruth.open(root, *parts)
 
 
 def test_missing_map(root: Path) -> None:
     (root / "maps" / "7.png").unlink()
     with pytest.raises(UserError, match=r"7\.png, which does not exist"):
-        read_coco_panoptic(open_coco_panoptic(root, "val", "truth.json", "maps"))
+        PanopticTruth.open(root, "val", "truth.json", "maps").records()

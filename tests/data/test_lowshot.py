@@ -14,13 +14,13 @@ from PIL import Image
 
 from tests.shared import SHARED, needs_shared
 from u2seg.data.lowshot import LabelledSet, choose_images, read_labels, stuff_map, write_share
-from u2seg.data.pseudo import open_pseudo_labels, read_pseudo_panoptic
 from u2seg.engine.lowshot import make_splits
 from u2seg.errors import UserError
 from u2seg.evaluation.protocols.mapping import read_mapping
 from u2seg.io.atomic import sha256_file
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_label_png, read_panoptic_png, write_panoptic_png
+from u2seg.labels import LabelFolder
 from u2seg.structures.masks import decode_mask
 
 CATEGORIES = [
@@ -94,7 +94,7 @@ def test_photographs_of_one_stem_keep_their_own_labels(tmp_path: Path) -> None:
     (source.images / "002.jpg").rename(source.images / "001.png")
     content["images"][1]["file_name"] = "001.png"  # another photograph than 001.jpg
     source.panoptic_json.write_text(json.dumps(content))
-    records = read_pseudo_panoptic(write_share(read_labels(source), [1, 2], tmp_path / "out"))
+    records = LabelFolder.open(write_share(read_labels(source), [1, 2], tmp_path / "out")).records()
     pairs = [(Path(r["file_name"]).name, Path(r["sem_seg_file_name"]).name) for r in records]
     assert pairs == [("001.jpg", "001.png"), ("001.png", "001_png.png")]
     for record in records:  # the segment of each photograph's own car
@@ -106,11 +106,11 @@ def test_folder_is_what_training_reads(tmp_path: Path) -> None:
     labels = read_labels(make_truth(tmp_path))
     assert labels.categories == (3, 90, 92, 200)
     folder = write_share(labels, [2, 4], tmp_path / "out")
-    opened = open_pseudo_labels(folder)
+    opened = LabelFolder.open(folder)
     assert (opened.space.num_things, opened.space.num_stuff) == (2, 2)
     assert opened.space.thing_names == ("car", "toothbrush")
     assert opened.space.stuff_names == ("banner", "rug")
-    records = read_pseudo_panoptic(folder)
+    records = LabelFolder.open(folder).records()
     assert [r["image_id"] for r in records] == [2, 4]
     car = records[1]["annotations"][0]
     assert (car["category_id"], car["bbox"], car["iscrowd"]) == (0, [0, 0, 2, 2], 0)
@@ -135,7 +135,7 @@ def test_tool_writes_ids_and_mapping(tmp_path: Path) -> None:
     assert (notes[0]["seed"], notes[0]["percent"], notes[0]["of_images"]) == (42, 20, 5)
     assert notes[0]["source_sha256"]["pan.json"] == sha256_file(source.panoptic_json)
     assert notes[0]["source_sha256"]["ins.json"] == sha256_file(source.instances_json)
-    trained = {r["image_id"] for r in read_pseudo_panoptic(tmp_path / "out" / "60")}
+    trained = {r["image_id"] for r in LabelFolder.open(tmp_path / "out" / "60").records()}
     assert trained == set(notes[1]["image_ids"])
     mapping = read_mapping(tmp_path / "out" / "20" / "mapping.json")
     assert (mapping.things, mapping.stuff) == ({1: 3, 2: 90}, {3: 92, 4: 200})
@@ -180,7 +180,7 @@ def test_interrupted_folder_is_not_taken_for_a_finished_one(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"003\.png"):
         write_share(read_labels(source), [1, 2, 3], folder)
     with pytest.raises(UserError, match="holds no finished labels"):
-        open_pseudo_labels(folder)
+        LabelFolder.open(folder)
 
 
 def test_truth_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_real_sample(tmp_path: Path) -> None:
     names = ("images", "panoptic_train2017.json", "panoptic_train2017", "instances_train2017.json")
     source = LabelledSet(*(root / name for name in names))
     make_splits(source, [10], 42, tmp_path)
-    records = read_pseudo_panoptic(tmp_path / "10")
+    records = LabelFolder.open(tmp_path / "10").records()
     assert len(records) == 10
-    space = open_pseudo_labels(tmp_path / "10").space
+    space = LabelFolder.open(tmp_path / "10").space
     assert (space.num_things, space.num_stuff) == (80, 53)
     assert (space.thing_names[0], space.thing_names[-1]) == ("person", "toothbrush")
     mapping = read_mapping(tmp_path / "10" / "mapping.json").all

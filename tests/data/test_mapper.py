@@ -13,8 +13,8 @@ from PIL import Image
 from tests.label_folder import make_labels, scene
 from u2seg.compat import prepare_host
 from u2seg.data.mapper import PanopticMapper, read_photograph
-from u2seg.data.pseudo import read_pseudo_panoptic
 from u2seg.errors import StageError
+from u2seg.labels import LabelFolder
 from u2seg.structures.masks import encode_mask
 
 pytestmark = pytest.mark.d2
@@ -23,7 +23,7 @@ prepare_host()
 
 
 def test_sample_without_augmentation(tmp_path: Path) -> None:
-    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    record = LabelFolder.open(make_labels(tmp_path)).records()[1]
     sample = PanopticMapper([], is_train=True)(record)
     image, _ = scene(1)
     assert np.array_equal(sample["image"].numpy(), image.transpose(2, 0, 1))
@@ -40,7 +40,7 @@ def test_sample_without_augmentation(tmp_path: Path) -> None:
 def test_crowds_are_ignored_regions_and_no_instances(tmp_path: Path) -> None:
     from detectron2.data import transforms
 
-    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    record = LabelFolder.open(make_labels(tmp_path)).records()[1]
     assert "ignored" not in PanopticMapper([], is_train=True)(record)
     record["annotations"][0]["iscrowd"] = 1
     sample = PanopticMapper([transforms.RandomFlip(prob=1.0)], is_train=True)(record)
@@ -58,7 +58,7 @@ def test_void_is_ignored_where_no_stuff_is_learnt_and_objects_are_pasted(tmp_pat
     from u2seg.host.setup import build_cfg
 
     labels = make_labels(tmp_path)
-    record = read_pseudo_panoptic(labels)[1]
+    record = LabelFolder.open(labels).records()[1]
     stuff = np.array(Image.open(record["sem_seg_file_name"]))
     stuff[:, :10] = 255
     Image.fromarray(stuff).save(record["sem_seg_file_name"])
@@ -84,7 +84,7 @@ def test_void_is_ignored_where_no_stuff_is_learnt_and_objects_are_pasted(tmp_pat
 def test_flip_moves_image_and_labels_alike(tmp_path: Path) -> None:
     from detectron2.data import transforms
 
-    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    record = LabelFolder.open(make_labels(tmp_path)).records()[1]
     sample = PanopticMapper([transforms.RandomFlip(prob=1.0)], is_train=True)(record)
     image, _ = scene(1)
     assert np.array_equal(sample["image"].numpy(), image[:, ::-1].transpose(2, 0, 1))
@@ -96,7 +96,7 @@ def test_flip_moves_image_and_labels_alike(tmp_path: Path) -> None:
 def test_resize_scales_the_box(tmp_path: Path) -> None:
     from detectron2.data import transforms
 
-    record = read_pseudo_panoptic(make_labels(tmp_path))[0]
+    record = LabelFolder.open(make_labels(tmp_path)).records()[0]
     sample = PanopticMapper([transforms.ResizeShortestEdge(128, 256)], is_train=True)(record)
     assert tuple(sample["image"].shape) == (3, 128, 128)
     assert tuple(sample["sem_seg"].shape) == (128, 128)
@@ -114,7 +114,7 @@ def test_resize_scales_the_box(tmp_path: Path) -> None:
 def test_a_damaged_stuff_target_is_named(
     tmp_path: Path, stuff: npt.NDArray[np.uint8] | None, message: str
 ) -> None:
-    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    record = LabelFolder.open(make_labels(tmp_path)).records()[1]
     path = Path(record["sem_seg_file_name"])
     if stuff is None:
         path.write_bytes(b"no PNG")
@@ -132,7 +132,7 @@ def test_things_that_a_crop_leaves_out_are_dropped(tmp_path: Path) -> None:
         def get_transform(self, image: Any) -> Any:
             return transforms.CropTransform(0, 0, 20, 64)
 
-    record = read_pseudo_panoptic(make_labels(tmp_path))[1]
+    record = LabelFolder.open(make_labels(tmp_path)).records()[1]
     (thing,) = record["annotations"]
     corner = np.zeros((64, 64), dtype=bool)
     corner[:3, 2:6] = True
@@ -146,7 +146,7 @@ def test_things_that_a_crop_leaves_out_are_dropped(tmp_path: Path) -> None:
 
 
 def test_image_without_things_has_empty_masks(tmp_path: Path) -> None:
-    record = read_pseudo_panoptic(make_labels(tmp_path))[3]
+    record = LabelFolder.open(make_labels(tmp_path)).records()[3]
     sample = PanopticMapper([], is_train=True)(record)
     assert len(sample["instances"]) == 0
     assert tuple(sample["instances"].gt_masks.tensor.shape) == (0, 64, 64)
@@ -154,7 +154,7 @@ def test_image_without_things_has_empty_masks(tmp_path: Path) -> None:
 
 
 def test_inference_sample_is_the_image_alone(tmp_path: Path) -> None:
-    record = read_pseudo_panoptic(make_labels(tmp_path))[0]
+    record = LabelFolder.open(make_labels(tmp_path)).records()[0]
     sample = PanopticMapper([], is_train=False, image_format="BGR")(record)
     image, _ = scene(0)
     assert np.array_equal(sample["image"].numpy(), image[:, :, ::-1].transpose(2, 0, 1))

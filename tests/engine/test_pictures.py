@@ -12,11 +12,11 @@ from PIL import Image
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.data.mapper import PanopticMapper
-from u2seg.data.pseudo import read_pseudo_panoptic
 from u2seg.engine.pictures import BatchPictures, named_space
 from u2seg.engine.run import train_or_evaluate
 from u2seg.host.arguments import train_parser
 from u2seg.host.setup import build_cfg
+from u2seg.labels import LabelFolder
 from u2seg.structures.labels import LabelSpace
 
 pytestmark = pytest.mark.d2
@@ -24,7 +24,7 @@ prepare_host()
 
 
 def batch(labels: Path) -> list[dict[str, Any]]:
-    return [PanopticMapper([], is_train=True)(r) for r in read_pseudo_panoptic(labels)[:2]]
+    return [PanopticMapper([], is_train=True)(r) for r in LabelFolder.open(labels).records()[:2]]
 
 
 def test_the_first_images_are_drawn_and_no_others(tmp_path: Path) -> None:

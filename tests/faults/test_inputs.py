@@ -15,7 +15,7 @@ from tests.faults.harness import results
 from tests.io.shards import shard_of
 from u2seg.config.schema import Settings
 from u2seg.io.jsonfile import read_json
-from u2seg.panoptic.validate import check_panoptic
+from u2seg.labels.check import check_labels
 from u2seg.pipeline import generate_labels
 
 pytestmark = pytest.mark.faults
@@ -62,7 +62,7 @@ def test_a_twentieth_of_the_photographs_is_corrupt(
     assert sorted(entry["file_name"] for entry in skipped) == sorted(names)
     assert all(entry["reason"] and entry["stage"] == "images" for entry in skipped)
     assert read_json(output / "manifest.json")["counts"]["images.images"] == COUNT - len(names)
-    assert check_panoptic(output / "panoptic")["images"] == COUNT - len(names)
+    assert check_labels(output / "panoptic")["images"] == COUNT - len(names)
     record_property(f"corrupt of {COUNT}, all listed", len(skipped))
     # The others get the labels they get without the broken ones.
     if kind == "folder":

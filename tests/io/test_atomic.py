@@ -23,7 +23,6 @@ from u2seg.io.atomic import (
     write_text,
     write_with,
 )
-from u2seg.io.jsonstream import item_bytes, stream_json
 
 
 def _only(folder: Path, *names: str) -> None:
@@ -138,58 +137,6 @@ def test_digests_are_sha256(tmp_path: Path) -> None:
     content = b"u2" * (1 << 20)
     write_bytes(tmp_path / "x", content)
     assert sha256_file(tmp_path / "x") == sha256_bytes(content)
-
-
-@pytest.mark.parametrize("array", ["a", "m", "z"])
-@pytest.mark.parametrize("items", [[], [1], [{"y": 1, "x": "é"}, [2]]])
-def test_streamed_json_equals_the_whole(tmp_path: Path, array: str, items: list[Any]) -> None:
-    content = {"k": {"b": 1, "a": 2}, "q": "é"}
-    with stream_json(tmp_path / "x.json", content, array) as append:
-        for item in items:
-            append(item)
-    assert (tmp_path / "x.json").read_bytes() == json_bytes({**content, array: items})
-
-
-def test_iterators_are_streamed_before_and_after_the_array(tmp_path: Path) -> None:
-    content = {"a": iter([{"y": 1, "x": None}]), "b": [1, 2], "n": iter(()), "z": iter([1.5, "é"])}
-    with stream_json(tmp_path / "x.json", content, "m") as append:
-        append("null")
-    expected = {"a": [{"y": 1, "x": None}], "b": [1, 2], "n": [], "z": [1.5, "é"], "m": ["null"]}
-    assert (tmp_path / "x.json").read_bytes() == json_bytes(expected)
-
-
-def test_items_may_be_encoded_already(tmp_path: Path) -> None:
-    items = [{"n": "\udcff.jpg"}, {"b": 2**70, "a": 1}, 1e-5]
-    with stream_json(tmp_path / "x.json", {}, "m") as append:
-        append(item_bytes(items[0]))
-        for item in items[1:]:
-            append(item)
-    assert (tmp_path / "x.json").read_bytes() == json_bytes({"m": items})
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
-def test_streams_hold_finite_numbers_only(tmp_path: Path, number: float) -> None:
-    with (
-        pytest.raises(ValueError, match="not JSON compliant"),
-        stream_json(tmp_path / "x.json", {}, "m") as append,
-    ):
-        append([None, {"a": [number]}])
-    _only(tmp_path)
-
-
-def test_a_broken_stream_leaves_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-
-    def fail_half_way() -> None:
-        with stream_json(path, {}, "a") as append:
-            append(1)
-            append(float("inf"))
-
-    with pytest.raises(ValueError, match="JSON compliant"):
-        fail_half_way()
-    with pytest.raises(ValueError, match="streamed array"), stream_json(path, {"a": 1}, "a"):
-        pass
-    _only(tmp_path)
 
 
 def test_a_name_as_long_as_the_file_system_takes(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 from u2seg.config.schema import MaskSettings, Settings
 from u2seg.features import filter_bank
 from u2seg.io.jsonfile import read_json
+from u2seg.labels.check import check_labels
 from u2seg.masks import ncut
 from u2seg.masks.base import MASK_PROPOSERS
-from u2seg.panoptic.validate import check_panoptic
 from u2seg.pipeline import generate_labels
 from u2seg.structures.features import ImageInputs, PatchFeatures
 
@@ -106,7 +106,7 @@ def test_extreme_sizes_go_through_all_stages(
             record = records[entry["image_id"]]
             assert entry["segmentation"]["size"] == [record["height"], record["width"]]
             assert entry["area"] > 0
-    assert check_panoptic(run / "panoptic")["images"] == 6
+    assert check_labels(run / "panoptic")["images"] == 6
 
 
 @pytest.mark.parametrize("proposer", CUTS)

@@ -18,7 +18,7 @@ from u2seg.config.load import load_settings
 from u2seg.io.images import BadImageError, check_jpeg, read_image
 from u2seg.io.jsonfile import read_json
 from u2seg.io.memory import peak_gb
-from u2seg.panoptic.validate import check_panoptic
+from u2seg.labels.check import check_labels
 from u2seg.pipeline import generate_labels
 
 FILES = SHARED / "data" / "hard_inputs" / "files"
@@ -58,7 +58,7 @@ def test_the_others_are_labelled_at_their_upright_size(run: Path) -> None:
         if path.name not in SKIPPED:
             expected = SIZES.get(path.name, (240, 320))
             assert (records[path.name]["height"], records[path.name]["width"]) == expected
-    assert check_panoptic(run / "panoptic")["images"] == len(records) == 11
+    assert check_labels(run / "panoptic")["images"] == len(records) == 11
 
 
 @pytest.mark.shared

@@ -10,7 +10,7 @@ import pytest
 from tests.shared import SHARED, needs_shared
 from u2seg.config.load import load_settings
 from u2seg.evaluation.label_quality import score_masks
-from u2seg.panoptic.validate import check_panoptic
+from u2seg.labels.check import check_labels
 from u2seg.pipeline import generate_labels
 
 COCO = SHARED / "data" / "coco_train128"
@@ -28,7 +28,7 @@ def test_masks_of_four_photographs_beat_the_baselines(tmp_path: Path) -> None:
         shutil.copy(COCO / "images" / name, photos)
     changes = ["U2SEG.CLUSTERS.NUM_CLUSTERS", "3", "U2SEG.SEMANTICS.STEPS", "20"]
     run = generate_labels(load_settings(CONFIG, changes), photos, tmp_path / "run", progress=False)
-    assert check_panoptic(run / "panoptic")["images"] == 4
+    assert check_labels(run / "panoptic")["images"] == 4
     scores = score_masks(run, COCO / "instances_train2017.json", photos)
     ours = scores.pop("masks")
     assert 4 <= ours["masks"] <= 12

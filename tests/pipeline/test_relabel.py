@@ -11,10 +11,10 @@ import pytest
 
 from tests.pipeline.conftest import tree
 from u2seg.config.schema import Settings
-from u2seg.data.pseudo import open_pseudo_labels, read_pseudo_panoptic
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_panoptic_png
+from u2seg.labels import LabelFolder
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.relabel_stage import relabel_images
 from u2seg.structures.masks import InstanceMask
@@ -55,8 +55,8 @@ def test_a_sure_teacher_s_labels_are_a_label_folder(
     photos: Path, settings: Settings, labels: Path, tmp_path: Path
 ) -> None:
     output = relabel_images(settings, photos, tmp_path / "1", labels, LeftHalf(), 1, progress=False)
-    assert open_pseudo_labels(output).space == open_pseudo_labels(labels).space
-    for record in read_pseudo_panoptic(output):
+    assert LabelFolder.open(output).space == LabelFolder.open(labels).space
+    for record in LabelFolder.open(output).records():
         found = {s["category_id"]: s["area"] for s in record["segments_info"]}
         half = record["height"] * record["width"] // 2
         assert found[3] == half
@@ -75,7 +75,9 @@ def test_a_teacher_without_conviction_changes_nothing(
 ) -> None:
     quiet = replace(settings, rounds=replace(settings.rounds, stuff_score=1.0))
     output = relabel_images(quiet, photos, tmp_path / "1", labels, LeftHalf(0.1), 1, progress=False)
-    for old, new in zip(read_pseudo_panoptic(labels), read_pseudo_panoptic(output), strict=True):
+    for old, new in zip(
+        LabelFolder.open(labels).records(), LabelFolder.open(output).records(), strict=True
+    ):
         before, after = (
             {s["category_id"]: s["area"] for s in r["segments_info"] if s["category_id"] <= 3}
             for r in (old, new)
@@ -141,7 +143,7 @@ def test_a_photograph_that_breaks_keeps_its_label(
     relabel_images(settings, mine, output, labels, Vandal(), 1, progress=False)
     assert "scene 4.png" in (output / "skipped.jsonl").read_text()
     old, new = (
-        {Path(r["file_name"]).name: r["segments_info"] for r in read_pseudo_panoptic(folder)}
+        {Path(r["file_name"]).name: r["segments_info"] for r in LabelFolder.open(folder).records()}
         for folder in (labels, output)
     )
     things = [

@@ -14,12 +14,12 @@ from PIL import Image
 import u2seg.io.atomic
 from tests.pipeline.conftest import tree
 from u2seg.config.schema import Settings
-from u2seg.data.pseudo import read_pseudo_panoptic
 from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.lock import only_run
 from u2seg.io.png import read_label_png, read_panoptic_png
-from u2seg.panoptic.validate import check_panoptic
+from u2seg.labels import LabelFolder
+from u2seg.labels.check import check_labels
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.runner import estimate
 from u2seg.pipeline.workspace import Workspace, shard_assignments
@@ -55,7 +55,7 @@ def test_a_run_leaves_every_file_of_the_format(run: Path, photos: Path) -> None:
             3,
             255,
         }
-    counts = check_panoptic(run / "panoptic")
+    counts = check_labels(run / "panoptic")
     assert counts["images"] == 5
     space = read_json(run / "panoptic/labelspace.json")
     assert (space["num_things"], space["num_stuff"]) == (3, 3)
@@ -263,8 +263,8 @@ def test_bad_images_are_listed_and_the_rest_is_labelled(
     for folder in ("semantics", "panoptic/panoptic", "panoptic/stuff"):
         found = {path.stem for path in (tmp_path / "run" / folder).glob("*.png")}
         assert {"scene 0", "scene 0_png"} <= found
-    check_panoptic(tmp_path / "run/panoptic")
-    records = {Path(r["file_name"]).name: r for r in read_pseudo_panoptic(tmp_path / "run")}
+    check_labels(tmp_path / "run/panoptic")
+    records = {Path(r["file_name"]).name: r for r in LabelFolder.open(tmp_path / "run").records()}
     assert Path(records["scene 0.png"]["pan_seg_file_name"]).name == "scene 0_png.png"
     assert Path(records["scene 0.png"]["sem_seg_file_name"]).name == "scene 0_png.png"
     strict = changed(settings, "run", max_bad=0.1)

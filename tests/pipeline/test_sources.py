@@ -12,9 +12,9 @@ from PIL import Image
 from tests.io.shards import shard_of, write_shard
 from u2seg.config.schema import Settings
 from u2seg.data.mapper import read_photograph
-from u2seg.data.pseudo import read_pseudo_panoptic
 from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
+from u2seg.labels import LabelFolder
 from u2seg.pipeline import generate_labels
 from u2seg.visualization.samples import label_samples
 from u2seg.visualization.sources import Notes, read_label_run
@@ -78,8 +78,8 @@ def test_training_reads_photographs_out_of_shards(
     run: Path, from_shards: Path, shards: Path, tmp_path: Path
 ) -> None:
     for moved in ("", shutil.copytree(shards, tmp_path / "moved")):
-        records = read_pseudo_panoptic(from_shards, moved)
-        plain = read_pseudo_panoptic(run)
+        records = LabelFolder.open(from_shards, moved).records()
+        plain = LabelFolder.open(run).records()
         assert [r["stem"] for r in records] == [r["stem"] for r in plain]
         for ours, record in zip(records, plain, strict=True):
             np.testing.assert_array_equal(read_photograph(ours), read_photograph(record))
@@ -89,7 +89,7 @@ def test_training_reads_photographs_out_of_shards(
         read_photograph(records[0])
     place.unlink()
     with pytest.raises(UserError, match=r"set-000\.tar/deep/er/scene 1\.png, which does not exist"):
-        read_pseudo_panoptic(from_shards, tmp_path / "moved")
+        LabelFolder.open(from_shards, tmp_path / "moved").records()
 
 
 def test_the_report_shows_photographs_out_of_shards(run: Path, from_shards: Path) -> None:

@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from u2seg.data.coco_panoptic import PanopticTruth, open_coco_panoptic, read_coco_panoptic
-from u2seg.data.pseudo import open_pseudo_labels, read_pseudo_panoptic
 from u2seg.errors import UserError
 from u2seg.io.coco import read_panoptic
+from u2seg.labels.folder import LabelFolder, existing_file, photograph_record
 from u2seg.structures.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
 _OURS: dict[str, tuple[Any, ...]] = {}
 """Name -> what it was registered with."""
+TREE_ADVICE = (
+    "Set U2SEG.DATA.EVAL_ROOT, EVAL_IMAGES, EVAL_JSON and EVAL_PNGS as in datasets/README.md."
+)
 
 
-def register_pseudo_panoptic(
-    name: str, root: Path | str, image_root: Path | str = ""
-) -> LabelSpace:
+def register_labels(name: str, root: Path | str, image_root: Path | str = "") -> LabelSpace:
     """Register a label folder as a Detectron2 training set.
 
     Args:
         name: Catalog name, ``u2seg_pseudo`` in ``setup_cfg``.
-        root: Output folder of ``generate_pseudo.py``.
+        root: As for ``LabelFolder.open``.
         image_root: Where the photographs lie; empty = as recorded in the folder.
 
     Returns:
@@ -39,7 +40,7 @@ def register_pseudo_panoptic(
     Raises:
         UserError: if the folder is not a finished label folder, or the name is Detectron2's.
     """
-    labels = open_pseudo_labels(root, image_root)
+    labels = LabelFolder.open(root, image_root)
     space = labels.space
     metadata = {
         "thing_classes": list(space.thing_names),
@@ -47,14 +48,82 @@ def register_pseudo_panoptic(
         "thing_colors": [tuple(int(v) for v in c) for c in space.colors()[: space.num_things]],
         "panoptic_json": str(labels.panoptic_json),
         "panoptic_root": str(labels.panoptic_pngs),
-        "image_root": str(labels.image_root),
+        "image_root": str(labels.image_root or ""),
         "searched": labels.searched,
         "evaluator_type": "u2seg_panoptic",
         "ignore_label": 255,
     }
-    arguments = ("pseudo", str(labels.root.resolve()), str(labels.image_root.resolve()))
-    _register(name, arguments, lambda: read_pseudo_panoptic(root, image_root), metadata)
+    images = str(labels.image_root.resolve()) if labels.image_root else ""
+    register_records(
+        name,
+        ("pseudo", str(labels.path.resolve()), images),
+        lambda: LabelFolder.open(root, image_root).records(),
+        metadata,
+    )
     return space
+
+
+@dataclass(frozen=True)
+class PanopticTruth:
+    """Where the parts of a COCO-panoptic data set lie.
+
+    Args:
+        images: Folder of the photographs.
+        panoptic_json: COCO panoptic annotations.
+        panoptic_pngs: Folder of the RGB id maps.
+    """
+
+    images: Path
+    panoptic_json: Path
+    panoptic_pngs: Path
+
+    @classmethod
+    def open(
+        cls, root: Path | str, images: str, panoptic_json: str, panoptic_pngs: str
+    ) -> PanopticTruth:
+        """Return the parts of a data set; paths are relative to ``root``.
+
+        Raises:
+            UserError: if the root, the JSON or one of the folders does not exist.
+        """
+        base = Path(root)
+        truth = cls(base / images, base / panoptic_json, base / panoptic_pngs)
+        for path in (base, truth.images, truth.panoptic_pngs):
+            if not path.is_dir():
+                raise UserError(f"evaluation data: the folder {path} does not exist. {TREE_ADVICE}")
+        if not truth.panoptic_json.is_file():
+            raise UserError(
+                f"evaluation data: the file {truth.panoptic_json} does not exist. {TREE_ADVICE}"
+            )
+        return truth
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a record for every annotation, as ``LabelFolder.records`` without annotations.
+
+        The category ids of ``segments_info`` are the file's own and may have gaps.
+
+        Raises:
+            UserError: if a file is missing or garbled, a file name leaves its root, an id is
+                unknown or used twice, or there is no annotated image.
+        """
+        source = self.panoptic_json
+        content = read_panoptic(source)
+        images = {image["id"]: image for image in content["images"]}
+        records = [
+            {
+                **photograph_record(self.images, images[row["image_id"]], source, TREE_ADVICE),
+                "pan_seg_file_name": existing_file(
+                    self.panoptic_pngs, row["file_name"], source, TREE_ADVICE
+                ),
+                "segments_info": [
+                    {**s, "iscrowd": int(s.get("iscrowd", 0))} for s in row["segments_info"]
+                ],
+            }
+            for row in content["annotations"]
+        ]
+        if not records:
+            raise UserError(f"{source} annotates no image: there is nothing to work on")
+        return records
 
 
 def register_coco_panoptic_eval(
@@ -79,7 +148,7 @@ def register_coco_panoptic_eval(
     Raises:
         UserError: if a part is missing, or the name is Detectron2's.
     """
-    truth = open_coco_panoptic(root, images, panoptic_json, panoptic_pngs)
+    truth = PanopticTruth.open(root, images, panoptic_json, panoptic_pngs)
     categories = read_panoptic(truth.panoptic_json)["categories"]
     metadata = {
         "thing_classes": [c["name"] for c in categories if c["isthing"]],
@@ -91,7 +160,7 @@ def register_coco_panoptic_eval(
         "ignore_label": 255,
     }
     arguments = ("truth", *(str(p.resolve()) for p in vars(truth).values()))
-    _register(name, arguments, lambda: read_coco_panoptic(truth), metadata)
+    register_records(name, arguments, truth.records, metadata)
     return truth
 
 
@@ -112,15 +181,6 @@ def register_records(
     Raises:
         UserError: if the name is Detectron2's.
     """
-    _register(name, arguments, reader, metadata)
-
-
-def _register(
-    name: str,
-    arguments: tuple[Any, ...],
-    reader: Callable[[], list[dict[str, Any]]],
-    metadata: dict[str, Any],
-) -> None:
     from u2seg.compat import prepare_host
 
     prepare_host()

@@ -23,8 +23,8 @@ from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.copy_paste import CopyPaste
 from u2seg.data.mapper import EVERYTHING, PanopticMapper
 from u2seg.data.order import BatchOrder, epoch_permutation
-from u2seg.data.pseudo import labels_digest
 from u2seg.errors import UserError
+from u2seg.labels import LabelFolder
 from u2seg.structures.draws import DRAW, DRAW_SEED, derived_seed
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class TrainStream:
         transform: Seed -> what changes each list of samples, in this process.
         memory: How many earlier batches it remembers; when a training is resumed, they are
             loaded again.
-        labels: Digest of the labels, from ``data.pseudo.labels_digest``; empty = unknown.
+        labels: Digest of the labels, from ``LabelFolder.digest``; empty = unknown.
         folder: Where they lie, for messages.
     """
 
@@ -269,7 +269,7 @@ def build_train_loader(cfg: Any, tasks: frozenset[str] = EVERYTHING) -> TrainStr
     from detectron2.data import DatasetFromList, get_detection_dataset_dicts
     from detectron2.utils import comm
 
-    loading = cfg.DATALOADER
+    loading, data = cfg.DATALOADER, cfg.U2SEG.DATA
     if loading.SAMPLER_TRAIN != "TrainingSampler":
         raise UserError(
             f"DATALOADER.SAMPLER_TRAIN is {loading.SAMPLER_TRAIN!r}, expected 'TrainingSampler': "
@@ -296,8 +296,8 @@ def build_train_loader(cfg: Any, tasks: frozenset[str] = EVERYTHING) -> TrainStr
         plan,
         transform=functools.partial(CopyPaste, paste) if pastes else None,
         memory=paste.memory,
-        labels=labels_digest(cfg.U2SEG.DATA.LABELS) if cfg.U2SEG.DATA.LABELS else "",
-        folder=str(cfg.U2SEG.DATA.LABELS),
+        labels=LabelFolder.open(data.LABELS, data.IMAGES).digest() if data.LABELS else "",
+        folder=str(data.LABELS),
     )
 
 

@@ -165,11 +165,11 @@ def register_data(
     Raises:
         UserError: if data are missing, or K or S of the labels differ from the settings.
     """
-    from u2seg.data.catalog import register_pseudo_panoptic
+    from u2seg.data.catalog import register_labels
     from u2seg.host.evaldata import register_eval
 
     data = settings.data
-    if data.labels and not Path(data.labels).is_dir():
+    if data.labels and not Path(data.labels).exists():
         missing = f"label folder {data.labels} (U2SEG.DATA.LABELS) does not exist"
         if training or not data.eval_root:
             raise UserError(
@@ -179,7 +179,7 @@ def register_data(
             )
         logger.warning("%s: evaluating without it", missing)
     elif data.labels:
-        space = register_pseudo_panoptic(PSEUDO_NAME, data.labels, data.images)
+        space = register_labels(PSEUDO_NAME, data.labels, data.images)
         check_label_space(space, settings, data.labels, tasks)
     if data.eval_root:
         register_eval(EVAL_NAME, settings)

@@ -12,9 +12,8 @@ from u2seg.errors import UserError
 from u2seg.io.names import label_stem
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png
-from u2seg.panoptic.export import export_image, merge_parts, written_files
+from u2seg.labels.write import export_image, merge_parts, read_part, write_part, written_files
 from u2seg.panoptic.merger import merge_panoptic
-from u2seg.panoptic.parts import read_part, write_part
 from u2seg.pipeline.batches import read_masks
 from u2seg.pipeline.stage import Stage
 from u2seg.pipeline.workspace import shard_assignments

@@ -19,14 +19,16 @@ from u2seg.io.lock import only_run
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png
 from u2seg.io.sources import open_source
-from u2seg.panoptic.export import (
+from u2seg.labels.write import (
     STUFF_PNGS,
+    LabelRecord,
     export_image,
     merge_parts,
     png_name,
+    read_part,
+    write_part,
     written_files,
 )
-from u2seg.panoptic.parts import LabelRecord, read_part, write_part
 from u2seg.panoptic.relabel import merged, relabel
 from u2seg.pipeline.batches import collect_skips
 from u2seg.pipeline.ingest import ImagesStage

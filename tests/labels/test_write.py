@@ -16,7 +16,6 @@ from pycocotools.coco import COCO
 
 from u2seg.config.schema import PanopticSettings
 from u2seg.errors import StageError, UserError
-from u2seg.io import jsonstream
 from u2seg.io.atomic import json_bytes
 from u2seg.io.png import (
     read_label_png,
@@ -24,10 +23,9 @@ from u2seg.io.png import (
     write_label_png,
     write_panoptic_png,
 )
-from u2seg.panoptic.export import export_image, merge_parts, stuff_target
+from u2seg.labels.check import check_labels
+from u2seg.labels.write import LabelRecord, export_image, merge_parts, stuff_target
 from u2seg.panoptic.merger import merge_panoptic
-from u2seg.panoptic.parts import LabelRecord
-from u2seg.panoptic.validate import check_panoptic
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask, decode_mask
 from u2seg.structures.panoptic import PanopticLabel
@@ -135,9 +133,8 @@ def test_streamed_json_is_canonical(folder: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(jsonstream, "PIECE", 4096)
     records = _records(tmp_path)
 
     class Images:
@@ -256,11 +253,11 @@ def test_random_labels_pass_what_panopticapi_asks(tmp_path: Path, rule: str) -> 
             assert inside.sum() == segment["area"]
             edges = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
             assert all(edge.any() for edge in edges)
-    assert check_panoptic(tmp_path)["images"] == 30
+    assert check_labels(tmp_path)["images"] == 30
 
 
 def test_a_sound_folder_passes_the_check(folder: Path) -> None:
-    assert check_panoptic(folder) == {"images": 3, "instances": 3, "segments": 9}
+    assert check_labels(folder) == {"images": 3, "instances": 3, "segments": 9}
 
 
 def _edit(name: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
@@ -339,4 +336,4 @@ def _no_png(folder: Path) -> None:
 def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(folder)
     with pytest.raises(UserError, match=message):
-        check_panoptic(folder)
+        check_labels(folder)

@@ -1,33 +1,39 @@
-"""Write panoptic labels in the formats other tools read.
+"""Write labels in the formats other tools read.
 
 Everything lies in one folder (``<output>/panoptic``): ``panoptic/<stem>.png`` (RGB ids) and
 ``stuff/<stem>.png`` per image, then ``panoptic.json``, ``instances.json`` and
 ``labelspace.json`` for the whole data set. Images can be exported in any order and process;
 ``merge_parts`` joins their records in the order of the images, so the files do not depend on
 how the work was split.
+
+A part file is a JSON array of encoded records, one a line: for each image ``[image id, number of
+segments, number of instances]``, its annotation for ``panoptic.json``, and its annotations for
+``instances.json`` with the id 0. Joining millions of them is copying lines and writing ids, ten
+times as fast as decoding them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from u2seg.errors import StageError, UserError
-from u2seg.io.atomic import write_json
-from u2seg.io.jsonstream import item_bytes, stream_json
+from u2seg.io.atomic import atomic_file, json_bytes, write_bytes, write_json
 from u2seg.io.names import label_stem
 from u2seg.io.paths import safe_join
 from u2seg.io.png import write_label_png, write_panoptic_png
-from u2seg.panoptic.parts import LabelRecord, numbered
 from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
-from u2seg.structures.masks import encode_mask
-from u2seg.structures.panoptic import PanopticLabel
+from u2seg.structures.masks import InstanceMask, encode_mask
+from u2seg.structures.panoptic import PanopticLabel, Segment
 from u2seg.version import __version__
 
 PANOPTIC_JSON = "panoptic.json"
@@ -35,6 +41,26 @@ INSTANCES_JSON = "instances.json"
 LABELSPACE_JSON = "labelspace.json"
 PANOPTIC_PNGS = "panoptic"
 STUFF_PNGS = "stuff"
+NO_ID = b'"id":0,'
+"""What stands in an encoded instance where its id will stand; keys before it hold no text."""
+_PARENT = re.compile(rb'"parent":(\d+)')
+
+
+@dataclass(frozen=True)
+class LabelRecord:
+    """The records of one image, encoded.
+
+    Args:
+        image_id: Id of the image.
+        segments: Segments of its panoptic annotation.
+        panoptic: Annotation of ``panoptic.json``.
+        instances: Annotations of ``instances.json`` with the id 0; ``parent`` is a place in here.
+    """
+
+    image_id: int
+    segments: int
+    panoptic: bytes
+    instances: tuple[bytes, ...]
 
 
 def png_name(record: Mapping[str, Any]) -> str:
@@ -54,7 +80,6 @@ def stuff_target(label: PanopticLabel, space: LabelSpace) -> npt.NDArray[np.uint
         (H, W) uint8: 0 = any thing, 1..S stuff, 255 = void.
 
     Examples:
-        >>> from u2seg.structures.panoptic import Segment
         >>> box = (0.0, 0.0, 1.0, 1.0)
         >>> segments = (Segment(1, 2, True, 1, box), Segment(2, 4, False, 1, box))
         >>> label = PanopticLabel(np.array([[0, 1, 2]], dtype=np.int32), segments)
@@ -70,7 +95,11 @@ def stuff_target(label: PanopticLabel, space: LabelSpace) -> npt.NDArray[np.uint
 
 
 def export_image(
-    folder: Path | str, record: Mapping[str, Any], label: PanopticLabel, space: LabelSpace
+    folder: Path | str,
+    record: Mapping[str, Any],
+    label: PanopticLabel,
+    space: LabelSpace,
+    masks: Sequence[InstanceMask] = (),
 ) -> LabelRecord:
     """Write the two PNGs of an image and return its records.
 
@@ -79,6 +108,7 @@ def export_image(
         record: The image's entry in ``images.json``: id, file_name, height, width.
         label: Its panoptic label.
         space: The numbering.
+        masks: What its things were merged from; see ``label_record``.
 
     Raises:
         UserError: if the label has another size than the record, the file name leaves the
@@ -91,7 +121,7 @@ def export_image(
             f"{(record['height'], record['width'])}: label this folder anew"
         )
     name = png_name(record)
-    records = label_record(record, label)
+    records = label_record(record, label, masks)
     write_panoptic_png(safe_join(Path(folder) / PANOPTIC_PNGS, name), label.ids)
     write_label_png(safe_join(Path(folder) / STUFF_PNGS, name), stuff_target(label, space))
     return records
@@ -103,34 +133,112 @@ def written_files(folder: Path, records: Iterable[Mapping[str, Any]]) -> list[Pa
     return [safe_join(folder / top, n) for n in names for top in (PANOPTIC_PNGS, STUFF_PNGS)]
 
 
-def label_record(record: Mapping[str, Any], label: PanopticLabel) -> LabelRecord:
-    """Return the JSON records of an image's label, as ``export_image``; nothing is written."""
+def label_record(
+    record: Mapping[str, Any], label: PanopticLabel, masks: Sequence[InstanceMask] = ()
+) -> LabelRecord:
+    """Return the JSON records of an image's label, as ``export_image``; nothing is written.
+
+    The instances are the things as they are seen; where ``masks`` are a hierarchy, the masks
+    themselves, whole, with their places in it.
+    """
     image_id = int(record["id"])
     for segment in label.segments:
         if segment.area < 1 or min(segment.bbox[2:]) < 1:
             raise ValueError(f"segment {segment.id} of {record['file_name']} is empty: {segment}")
-    instances = (
-        {
-            "id": 0,
-            "image_id": image_id,
-            "category_id": segment.category_id,
-            "segmentation": encode_mask(label.ids == segment.id),
-            "bbox": list(segment.bbox),
-            "area": segment.area,
-            "iscrowd": 0,
-            "score": round(segment.score, 6),
-        }
-        for segment in label.segments
-        if segment.isthing
-    )
+    if any(mask.parent is not None for mask in masks):
+        rows = [_instance(image_id, (mask.cluster or 0) + 1, mask) for mask in masks]
+    else:
+        rows = [_instance(image_id, *_seen(label, s)) for s in label.segments if s.isthing]
     panoptic = {
         "image_id": image_id,
         "file_name": png_name(record),
         "segments_info": [segment.to_json() for segment in label.segments],
     }
     return LabelRecord(
-        image_id, len(label.segments), item_bytes(panoptic), tuple(map(item_bytes, instances))
+        image_id, len(label.segments), item_bytes(panoptic), tuple(map(item_bytes, rows))
     )
+
+
+def _seen(label: PanopticLabel, segment: Segment) -> tuple[int, InstanceMask]:
+    mask = encode_mask(label.ids == segment.id)
+    return segment.category_id, InstanceMask(mask, segment.score, segment.bbox, segment.area)
+
+
+def _instance(image_id: int, category_id: int, mask: InstanceMask) -> dict[str, Any]:
+    return {"id": 0, "iscrowd": 0, **mask.to_result(image_id, category_id)}
+
+
+def item_bytes(item: Any) -> bytes:
+    """Return JSON as ``json_bytes`` does, without the line end.
+
+    Examples:
+        >>> item_bytes({"b": [1.5, None], "a": "ü"}).decode()
+        '{"a":"ü","b":[1.5,null]}'
+    """
+    return json_bytes(item).rstrip(b"\n")
+
+
+def numbered(instance: bytes, number: int, first: int = 1) -> bytes:
+    """Return an encoded instance with its id, and with that of its parent.
+
+    Args:
+        instance: With the id 0 and perhaps ``parent``, a place among the image's instances.
+        number: Its id.
+        first: Id of the first instance of the image.
+
+    Examples:
+        >>> numbered(b'{"category_id":0,"id":0,"image_id":0}', 12)
+        b'{"category_id":0,"id":12,"image_id":0}'
+        >>> numbered(b'{"id":0,"parent":1}', 12, 10)
+        b'{"id":12,"parent":11}'
+    """
+    line = instance.replace(NO_ID, b'"id":%d,' % number, 1)
+    if b'"parent":' not in line:
+        return line
+    return _PARENT.sub(lambda found: b'"parent":%d' % (first + int(found[1])), line, count=1)
+
+
+def write_part(path: Path | str, records: Iterable[LabelRecord]) -> None:
+    """Write a part file atomically; UserError if that cannot be done."""
+    lines: list[bytes] = []
+    for record in records:
+        head = [record.image_id, record.segments, len(record.instances)]
+        lines += [item_bytes(head), record.panoptic, *record.instances]
+    write_bytes(path, b"[\n" + b",\n".join(lines) + b"\n]\n")
+
+
+def read_part(path: Path | str) -> list[LabelRecord]:
+    """Return the records of a part file.
+
+    Raises:
+        StageError: if the file is missing or is no such file.
+    """
+    try:
+        return _records(Path(path).read_bytes())
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise StageError(
+            f"{path} cannot be used ({error}): delete it and run the panoptic stage again"
+        ) from error
+
+
+def _records(content: bytes) -> list[LabelRecord]:
+    lines = content.split(b"\n")
+    if lines[0] != b"[" or lines[-2:] != [b"]", b""]:
+        raise ValueError("it ends too early, or is no part file")
+    lines = [line.removesuffix(b",") for line in lines[1:-2]]
+    if lines == [b""]:
+        return []
+    records = []
+    place = 0
+    while place < len(lines):
+        image_id, segments, count = json.loads(lines[place])
+        end = place + 2 + count
+        panoptic, instances = lines[place + 1], tuple(lines[place + 2 : end])
+        if len(instances) != count or not all(NO_ID in line for line in instances):
+            raise ValueError(f"image {image_id} lacks instances")
+        records.append(LabelRecord(image_id, segments, panoptic, instances))
+        place = end
+    return records
 
 
 def merge_parts(
@@ -161,34 +269,63 @@ def merge_parts(
     """
     folder = Path(folder)
     check_png_names(images)
-    info = _info()
+    categories = space.categories()
     things = [
         {"id": row["id"], "name": row["name"], "supercategory": row["supercategory"]}
-        for row in space.categories()
+        for row in categories
         if row["isthing"]
     ]
     counts = {"images": 0, "instances": 0, "segments": 0}
-    with contextlib.ExitStack() as stack:
-
-        def start(name: str, categories: list[dict[str, Any]]) -> Callable[[Any], None]:
-            content = {"categories": categories, "images": _image_rows(images), "info": info}
-            return stack.enter_context(stream_json(folder / name, content, "annotations"))
-
-        add_label = start(PANOPTIC_JSON, space.categories())
-        add_instance = start(INSTANCES_JSON, things)
+    with (
+        _coco_file(folder / PANOPTIC_JSON, categories, images) as labels,
+        _coco_file(folder / INSTANCES_JSON, things, images) as instances,
+    ):
         for record in _in_order(parts, images):
-            add_label(record.panoptic)
+            labels.add(record.panoptic)
             counts["images"] += 1
             counts["segments"] += record.segments
-            for instance in record.instances:
-                counts["instances"] += 1
-                add_instance(numbered(instance, counts["instances"]))
+            first = counts["instances"] + 1
+            for number, instance in enumerate(record.instances, first):
+                instances.add(numbered(instance, number, first))
+            counts["instances"] += len(record.instances)
     write_json(folder / LABELSPACE_JSON, space.to_json(), indent=1)
     return counts
 
 
-def _image_rows(images: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    return ({k: image[k] for k in ("id", "file_name", "height", "width")} for image in images)
+class _Array:
+    """A JSON array that is written item by item."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.separator = b""
+
+    def add(self, item: bytes) -> None:
+        self.file.write(self.separator)
+        self.file.write(item)
+        self.separator = b","
+
+
+@contextlib.contextmanager
+def _coco_file(
+    path: Path, categories: list[dict[str, Any]], images: Iterable[Mapping[str, Any]]
+) -> Iterator[_Array]:
+    """Write a COCO file with more annotations and images than fit in memory.
+
+    The bytes are those ``write_json`` would write for the whole object, its keys in order. It
+    appears when the block ends without an error.
+
+    Yields:
+        Its annotations.
+    """
+    info = {"description": "pseudo-labels of an unlabelled data set", "version": __version__}
+    with atomic_file(path) as file:
+        file.write(b'{"annotations":[')
+        yield _Array(file)
+        file.write(b'],"categories":' + item_bytes(categories) + b',"images":[')
+        rows = _Array(file)
+        for image in images:
+            rows.add(item_bytes({k: image[k] for k in ("id", "file_name", "height", "width")}))
+        file.write(b'],"info":' + item_bytes(info) + b"}\n")
 
 
 def check_png_names(images: Iterable[Mapping[str, Any]]) -> None:
@@ -249,7 +386,3 @@ def _in_order(
             f"the label parts end after {position} of {position + missing} images: run the "
             "panoptic stage again"
         )
-
-
-def _info() -> dict[str, str]:
-    return {"description": "pseudo-labels of an unlabelled data set", "version": __version__}

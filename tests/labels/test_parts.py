@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from u2seg.errors import StageError
-from u2seg.panoptic.parts import LabelRecord, numbered, read_part, write_part
+from u2seg.labels.write import LabelRecord, numbered, read_part, write_part
 
 NAME = "Ünï \udcff.png"
 """A file name that is no UTF-8."""
