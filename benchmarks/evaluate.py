@@ -35,8 +35,7 @@ from benchmarks.setting import Setting
 from benchmarks.timing import alternate
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import StageError, UserError
-from u2seg.evaluation.evaluate import evaluate_folder
-from u2seg.evaluation.quality import panoptic_quality
+from u2seg.evaluation.evaluate import evaluate_folder, panoptic_quality
 from u2seg.evaluation.truth.base import by_name
 from u2seg.evaluation.truth.coco import GroundTruth, PanopticSet, read_truth
 

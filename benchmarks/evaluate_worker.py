@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     folder = Path(task["predictions"])
     predicted = GroundTruth(folder / "panoptic.json", folder / "panoptic")
     if task["mode"] == "ours":
-        from u2seg.evaluation.quality import panoptic_quality
+        from u2seg.evaluation.evaluate import panoptic_quality
 
         panoptic_quality(truth, predicted)
     else:

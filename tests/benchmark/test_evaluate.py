@@ -16,7 +16,7 @@ from benchmarks.evaluate_inputs import NUM_THINGS, EvaluateSizes, Files, write_f
 from benchmarks.setting import Setting
 from tests.shared import SHARED, needs_shared
 from u2seg.errors import StageError, UserError
-from u2seg.evaluation.quality import panoptic_quality
+from u2seg.evaluation.evaluate import panoptic_quality
 from u2seg.evaluation.truth.coco import GroundTruth, read_truth
 
 SMALL = EvaluateSizes(height=60, width=80, things=4, stuff=3, images=6, pool=4)

@@ -68,7 +68,7 @@ def test_a_mapping_of_this_model(tmp_path: Path) -> None:
     [
         (["--protocol", "cups"], (), "are for --eval-only"),
         (["--mapping", "m.json"], (), "are for --eval-only"),
-        (["--eval-only", "--protocol", "coups"], (), "--protocol coups is unknown"),
+        (["--eval-only", "--protocol", "coups"], (), "unknown protocol 'coups'"),
         (["--eval-only", "--mapping", "none.json"], (), "none.json does not exist"),
         (
             ["--eval-only", "--protocol", "cups"],

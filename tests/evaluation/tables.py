@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from u2seg.evaluation.collect import Detections, ImageTable, Pairs, StuffPixels
+from u2seg.evaluation.collect import ImageTable, Pairs, StuffPixels
 from u2seg.evaluation.metrics.overlap import Overlap
 from u2seg.evaluation.metrics.panoptic import TruthSegment
 
@@ -19,7 +19,7 @@ def pairs(rows: Sequence[tuple]) -> Pairs:
     detection, instance, cluster, true_class = (np.array(c, np.int64) for c in columns[:4])
     score, mask, box = (np.array(c, np.float64) for c in columns[4:7])
     crowd = np.array(columns[7], dtype=bool)
-    return Pairs(detection, instance, cluster, true_class, crowd, score, mask, box, mask, box)
+    return Pairs(detection, instance, cluster, true_class, crowd, score, mask, box)
 
 
 def table(
@@ -50,7 +50,7 @@ def table(
         predicted=predicted or {},
         stuff_pixels=StuffPixels(*cells),
         pairs=pairs(instances),
-        detections=Detections(NOTHING.astype(np.int64), NOTHING, NOTHING, NOTHING),
+        detections=NOTHING.astype(np.int64),
         instances=[],
         empty=False,
     )

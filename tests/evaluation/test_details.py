@@ -11,18 +11,19 @@ import pytest
 
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from u2seg.errors import UserError
-from u2seg.evaluation.collect import NONE, gather
+from u2seg.evaluation.collect import NONE, collect
 from u2seg.evaluation.figures import Scoring, image_counts, score
 from u2seg.evaluation.protocols.mapping import ClusterMapping
 from u2seg.evaluation.report import details as confusion
 from u2seg.evaluation.report import details as worst
 from u2seg.evaluation.report.details import (
+    CLASS_COLUMNS,
     ImageScore,
     class_rows,
     clusters_csv,
     count_clusters,
+    csv_text,
     image_scores,
-    per_class_csv,
     ranked,
     unmatched_clusters,
     worst_images,
@@ -48,7 +49,7 @@ def scored(tmp_path: Path):
     ids[2, 2], ids[3, 5] = 111, 114
     truth = read_truth(write_truth(tmp_path))
     predicted = read_predictions(write_predictions(tmp_path / "p", maps, SPACE), truth)
-    return truth, predicted, gather(truth, predicted)
+    return truth, predicted, collect(truth, predicted)
 
 
 def lines(text: str) -> list[dict[str, str]]:
@@ -92,7 +93,7 @@ def test_a_row_per_class(scored):
     truth, predicted, tables = scored
     metrics = score(truth, predicted, tables, MAPPING, Scoring()).blocks
     rows = class_rows(metrics, truth, MAPPING, tables, predicted.panoptic.names)
-    cat, dog, grass, sky = lines(per_class_csv(rows))
+    cat, dog, grass, sky = lines(csv_text(CLASS_COLUMNS, rows))
     assert cat["class"] == "cat" and cat["kind"] == "thing" and cat["clusters"] == "thing_2"
     # one cat 4/5, two perfect
     assert float(cat["PQ"]) == pytest.approx(100 * 2.8 / 3)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
-from tests.evaluation.test_taskfit import result_folder, river_and_sea
+from tests.evaluation.test_task_rules import result_folder, river_and_sea
 from u2seg.config.evaluation import EvalSettings
 from u2seg.evaluation import evaluate_folder, format_metrics
 from u2seg.evaluation.truth.formats import scored_truth

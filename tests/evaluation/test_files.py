@@ -16,7 +16,7 @@ from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import GroundTruth, evaluate_folder
-from u2seg.evaluation import collect as passes
+from u2seg.evaluation import collect as collecting
 from u2seg.evaluation.metrics.overlap import Overlap
 from u2seg.evaluation.metrics.panoptic import TruthSegment
 from u2seg.evaluation.truth.base import TASKS, Truth, settled_areas
@@ -159,7 +159,7 @@ def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> None:
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr(passes, "image_table", read)
+    monkeypatch.setattr(collecting, "image_table", read)
 
 
 @pytest.mark.usefixtures("no_pixels")

@@ -14,7 +14,7 @@ from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder
 from u2seg.evaluation.baselines import LABELS, ONE, RANDOM, baselines
-from u2seg.evaluation.collect import gather
+from u2seg.evaluation.collect import collect
 from u2seg.evaluation.protocols.rules import StuffRule
 from u2seg.evaluation.protocols.votes import stuff_votes
 from u2seg.evaluation.report.table import format_baselines
@@ -54,7 +54,7 @@ def test_random_clusters_keep_kinds_and_segments_and_follow_the_seed(model):
     folder, truth = model
     true_set = read_truth(truth)
     predicted = read_predictions(folder, true_set)
-    tables = gather(true_set, predicted)
+    tables = collect(true_set, predicted)
 
     def drawn(seed):
         settings = EvalSettings(baselines=True, seed=seed)
@@ -73,12 +73,12 @@ def test_random_clusters_keep_kinds_and_segments_and_follow_the_seed(model):
                 assert SPACE.is_thing(cluster) == SPACE.is_thing(old)
                 seen.setdefault(old, set()).add(cluster)
             renamed = dict(zip(before.predicted.values(), after.predicted.values(), strict=True))
-            for old, new in zip(before.detections.cluster, after.detections.cluster, strict=True):
+            for old, new in zip(before.detections, after.detections, strict=True):
                 assert renamed[old] == new, "an instance and its segment agree"
             pairs = after.pairs
-            assert (pairs.cluster == after.detections.cluster[pairs.detection]).all()
+            assert (pairs.cluster == after.detections[pairs.detection]).all()
             results = random.predicted.instances[after.image_id]
-            assert [r["category_id"] for r in results] == after.detections.cluster.tolist()
+            assert [r["category_id"] for r in results] == after.detections.tolist()
             stuff = after.stuff_pixels
             assert stuff.pixels.sum() == before.overlap.pixels.sum()
             assert set(stuff.cluster.tolist()) <= {4, 5, -1, -2}
@@ -104,7 +104,7 @@ def test_one_cluster_votes_with_the_stuff_maps(model):
     true_set = read_truth(truth)
     predicted = read_predictions(folder, true_set)
     settings = EvalSettings(baselines=True)
-    one = baselines(settings, true_set, predicted, gather(true_set, predicted))[1]
+    one = baselines(settings, true_set, predicted, collect(true_set, predicted))[1]
     assert one.name == ONE
     assert stuff_votes(one.tables, (4, 5), (3, 4), StuffRule()).tolist() == [[16, 2], [0, 0]]
     first = one.tables[0].stuff_pixels

@@ -10,7 +10,7 @@ import pytest
 
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.evaluation.label_files import CLUSTERS, SPACE, write_labels
-from tests.evaluation.test_taskfit import result_folder, river_and_sea
+from tests.evaluation.test_task_rules import result_folder, river_and_sea
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder

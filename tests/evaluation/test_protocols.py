@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from u2seg.config.evaluation import PROTOCOLS
 from u2seg.config.load import load_settings
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation.protocols.rules import (
     COMPARED,
-    PAPER_THRESHOLDS,
+    PROTOCOLS,
     StuffRule,
     ThingRule,
     expand_names,
@@ -85,7 +84,7 @@ def test_custom_takes_every_key() -> None:
 )
 def test_the_nearest_published_k(clusters: int, nearest: int) -> None:
     iou, score, note = paper_thresholds("coco", clusters)
-    assert (iou, score) == PAPER_THRESHOLDS["coco"][nearest]
+    assert (iou, score) == paper_thresholds("coco", nearest)[:2]
     assert note == (
         f"the paper's thresholds for coco and {nearest} thing clusters "
         f"(it has none for {clusters}; {nearest} is the nearest)"
@@ -160,17 +159,17 @@ def test_json_leaves_out_what_does_not_apply() -> None:
 
 
 def test_every_name_has_a_builder_and_all_means_the_published_ones() -> None:
-    for name in PROTOCOLS:
+    for name in PROTOCOLS.names():
         assert named(name).name == name
     assert expand_names(["all"]) == list(COMPARED)
     assert expand_names(["cups", "custom", "cups"]) == ["cups", "custom"]
-    with pytest.raises(UserError, match=r"--protocol hungarian is unknown, expected .*one-to-one"):
+    with pytest.raises(UserError, match=r"unknown protocol 'hungarian': known are .*one-to-one"):
         expand_names(["cups", "hungarian"])
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(UserError, match=r"EVAL.PROTOCOL is 'mine', expected one of u2seg-released"):
-        EvalSettings(protocol="mine")
+    with pytest.raises(UserError, match=r"unknown protocol 'cup'.*Did you mean 'cups'"):
+        named("cup")
     with pytest.raises(UserError, match=r"EVAL.APART is False, .*instances and of pixels"):
         EvalSettings(apart=False)
     EvalSettings(apart=False, thing_votes="pixels")
@@ -207,7 +206,7 @@ def test_no_config_contradicts_its_protocol(path: Path) -> None:
     settings = load_settings(path)
     protocol = protocol_of(settings.eval, settings.clusters.num_clusters)
     if path.parent.name in ("COCO-PanopticSegmentation", "ImageNet"):
-        iou, score = PAPER_THRESHOLDS["coco"][settings.clusters.num_clusters]
+        iou, score, _ = paper_thresholds("coco", settings.clusters.num_clusters)
         assert protocol.name == "u2seg-paper"
         assert (protocol.things.iou, protocol.things.score) == (iou, score)
 
@@ -215,21 +214,14 @@ def test_no_config_contradicts_its_protocol(path: Path) -> None:
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "protocols.md"
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", PROTOCOLS.names())
 def test_the_table_in_the_docs_says_what_the_code_does(name: str) -> None:
     row = f"| `{name}` | {' | '.join(named(name).in_words())} |"
     assert row in DOCS.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("data", PAPER_THRESHOLDS)
+@pytest.mark.parametrize("data", ["uvo", "voc", "coco"])
 def test_the_published_thresholds_are_in_the_docs(data: str) -> None:
-    cells = [f"{iou:g} / {score:g}" for iou, score in PAPER_THRESHOLDS[data].values()]
-    assert f"| `{data}` | {' | '.join(cells)} |" in DOCS.read_text(encoding="utf-8")
-
-
-def test_the_published_thresholds_are_those_of_the_paper() -> None:
-    # IoU / confidence for K = 300, 800, 2911
-    assert list(PAPER_THRESHOLDS["uvo"].values()) == [(0.7, 0.1), (0.4, 0.1), (0.6, 0.1)]
-    assert list(PAPER_THRESHOLDS["voc"].values()) == [(0.8, 0.4), (0.8, 0.2), (0.5, 0.2)]
-    assert list(PAPER_THRESHOLDS["coco"].values()) == [(0.6, 0.3), (0.6, 0.4), (0.5, 0.3)]
-    assert all(list(rows) == [300, 800, 2911] for rows in PAPER_THRESHOLDS.values())
+    found = [paper_thresholds(data, k)[:2] for k in (300, 800, 2911)]
+    cells = " | ".join(f"{iou:g} / {score:g}" for iou, score in found)
+    assert f"| `{data}` | {cells} |" in DOCS.read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 from tests.evaluation.tables import table
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import EvalSettings
-from u2seg.evaluation.collect import ANY_THING, NONE, gather
+from u2seg.evaluation.collect import ANY_THING, NONE, collect
 from u2seg.evaluation.metrics.matching import majority_map
 from u2seg.evaluation.metrics.panoptic import TruthSegment
 from u2seg.evaluation.protocols.rules import StuffRule, ThingRule, protocol_of
@@ -214,7 +214,7 @@ def test_released_votes_on_photographs_counted_from_the_maps(tmp_path: Path) -> 
         ]
     rule = protocol_of(EvalSettings(protocol="u2seg-released"), 800)
     side = Predictions(tmp_path, predicted, results, has_stuff_maps=False)
-    tables = gather(truth, side, image_ids=list(results))
+    tables = collect(truth, side, image_ids=list(results))
     votes = {
         "things": thing_votes(tables, predicted.things, truth.things, rule.things),
         "stuff": stuff_votes(tables, predicted.stuff, truth.stuff, rule.stuff),

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.evaluation import formats
-from tests.evaluation.test_taskfit import result_folder
+from tests.evaluation.test_task_rules import result_folder
 from tests.tools.test_evaluate import run
 from u2seg.structures.labels import LabelSpace
 

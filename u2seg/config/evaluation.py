@@ -9,8 +9,6 @@ from u2seg.config.checks import one_of, require
 from u2seg.config.evaldata import CLASS_SETS, TRUTH_CLASSES
 
 CUSTOM = "custom"
-PROTOCOLS = ("u2seg-released", "u2seg-paper", "one-to-one", "cups", "identity", CUSTOM)
-"""Names of evaluation protocols; ``evaluation.protocols`` says what each is."""
 MATCHINGS = ("hungarian", "majority", "hungarian+majority", "identity")
 RULE_KEYS = (
     "matching", "thing_votes", "match_overlap", "match_iou", "match_score", "match_pairs",
@@ -18,7 +16,6 @@ RULE_KEYS = (
 )  # fmt: skip
 """What a named protocol fixes."""
 _CHOICES = {
-    "protocol": PROTOCOLS,
     "matching": MATCHINGS,
     "thing_votes": ("instances", "pixels"),
     "match_overlap": ("mask", "box"),

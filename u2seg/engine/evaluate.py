@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from u2seg.config.schema import Settings
 from u2seg.config.yacs_bridge import settings_from_cfg
-from u2seg.engine.processes import host_ranks
+from u2seg.engine.processes import process_group
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder, format_metrics
 from u2seg.evaluation.protocols.mapping import LEAVE_OUT, with_class_names
@@ -185,7 +185,7 @@ def evaluate(
             settings.eval,
             choice.mapping,
             str(truth_paths(settings)[0]) if name == EVAL_NAME else own_labels(settings),
-            ranks=host_ranks(),
+            group=process_group(),
             protocols=choice.protocols,
         )
     if comm.is_main_process():

@@ -20,7 +20,7 @@ from u2seg.config.env import Torchrun, torchrun
 from u2seg.engine.ema import WeightAverage
 from u2seg.engine.interrupt import Interrupted
 from u2seg.errors import StageError, UserError
-from u2seg.evaluation.collect import Ranks
+from u2seg.evaluation.collect import ProcessGroup
 from u2seg.host.setup import build_cfg, wanted_device
 
 
@@ -159,11 +159,11 @@ def joined(world: Torchrun, device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def host_ranks() -> Ranks | None:
+def process_group() -> ProcessGroup | None:
     """Return this process's place among those of the host; None if there is one process."""
     if comm.get_world_size() == 1:
         return None
-    return Ranks(comm.get_rank(), comm.get_world_size(), comm.all_gather, comm.gather)
+    return ProcessGroup(comm.get_rank(), comm.get_world_size(), comm.all_gather, comm.gather)
 
 
 def share_buffers(model: nn.Module, average: WeightAverage | None = None) -> None:

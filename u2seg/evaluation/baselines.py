@@ -21,24 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.config.evaluation import EvalSettings
-from u2seg.evaluation.collect import ImageTable, StuffPixels, gather, stuff_cells
+from u2seg.evaluation.collect import ImageTable, StuffPixels, collect
+from u2seg.evaluation.metrics.overlap import sum_pairs
 from u2seg.evaluation.truth.base import Truth
 from u2seg.evaluation.truth.coco import PanopticSet
-from u2seg.evaluation.truth.predictions import (
-    Predictions,
-)
+from u2seg.evaluation.truth.predictions import Predictions
 
 RANDOM, ONE, LABELS = "random_clusters", "one_cluster", "labels"
-
 NOTES = {
     RANDOM: "the model's segments, its clusters renamed at random in every image",
     ONE: "the model's segments, all things in one cluster, all stuff in another",
     LABELS: "the files of a labelling run, scored directly",
 }
-
 Ids = npt.NDArray[np.int64]
-
-Draw = Callable[[Ids, int], Ids]
+Rename = Callable[[Ids, int], Ids]
 """(Categories of one image, image id) -> as many categories, of the same kinds."""
 
 
@@ -70,90 +66,77 @@ def baselines(
         workers: Processes that read label files.
 
     Raises:
-        UserError: as ``gather``.
+        UserError: as ``collect``.
     """
     found = []
     if settings.baselines:
         clusters = predicted.panoptic
-        draws = {RANDOM: _random_draw(clusters, settings.seed), ONE: _first_draw(clusters)}
-        for name, draw in draws.items():
-            found.append(Baseline(name, *_redrawn(predicted, tables, draw)))
+        renames = {RANDOM: _at_random(clusters, settings.seed), ONE: _to_first(clusters)}
+        for name, rename in renames.items():
+            rows = [_renamed(table, rename) for table in tables]
+            known = predicted.instances
+            instances = {
+                table.image_id: [
+                    {**result, "category_id": int(cluster)}
+                    for result, cluster in zip(
+                        known.get(table.image_id, []), table.detections, strict=True
+                    )
+                ]
+                for table in rows
+            }
+            found.append(Baseline(name, replace(predicted, instances=instances), rows))
     if labels is not None:
-        found.append(Baseline(LABELS, labels, gather(truth, labels, workers=workers)))
+        found.append(Baseline(LABELS, labels, collect(truth, labels, workers=workers)))
     return found
 
 
 def headline(blocks: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics of a baseline without the figures of each class."""
-    found: dict[str, Any] = {}
-    for part in ("instances", "semantic", "panoptic"):
-        block = blocks[part]
-        found[part] = block and {k: v for k, v in block.items() if k != "per_class"}
-    if found["instances"]:
-        for kind, row in found["instances"].items():
-            found["instances"][kind] = {k: v for k, v in row.items() if k != "per_class"}
-    return found
+
+    def bare(block: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in block.items() if k != "per_class"}
+
+    found = {part: blocks[part] and bare(blocks[part]) for part in ("semantic", "panoptic")}
+    kinds = blocks["instances"]
+    return {"instances": kinds and {kind: bare(row) for kind, row in kinds.items()}, **found}
 
 
-def _random_draw(clusters: PanopticSet, seed: int) -> Draw:
+def _at_random(clusters: PanopticSet, seed: int) -> Rename:
     kinds = [np.array(kind, dtype=np.int64) for kind in (clusters.things, clusters.stuff)]
 
-    def draw(categories: Ids, image_id: int) -> Ids:
+    def rename(categories: Ids, image_id: int) -> Ids:
         generator = np.random.default_rng((seed, image_id))
-        renamed: dict[int, int] = {}
+        new: dict[int, int] = {}
         for kind in kinds:
-            renamed |= dict(zip(kind.tolist(), generator.permutation(kind).tolist(), strict=True))
-        return np.array([renamed[c] for c in categories.tolist()], dtype=np.int64)
+            new |= dict(zip(kind.tolist(), generator.permutation(kind).tolist(), strict=True))
+        return np.array([new[c] for c in categories.tolist()], dtype=np.int64)
 
-    return draw
+    return rename
 
 
-def _first_draw(clusters: PanopticSet) -> Draw:
-    def draw(categories: Ids, image_id: int) -> Ids:
-        drawn = categories.copy()
+def _to_first(clusters: PanopticSet) -> Rename:
+    def rename(categories: Ids, image_id: int) -> Ids:
+        new = categories.copy()
         for kind in (clusters.things, clusters.stuff):
-            drawn[np.isin(categories, kind)] = kind[0] if kind else 0
-        return drawn
+            new[np.isin(categories, kind)] = kind[0] if kind else 0
+        return new
 
-    return draw
-
-
-def _redrawn(
-    predicted: Predictions, tables: Sequence[ImageTable], draw: Draw
-) -> tuple[Predictions, list[ImageTable]]:
-    """Return predictions and tables with other clusters; no file is read again."""
-    rows = [_redrawn_table(table, draw) for table in tables]
-    instances = {
-        table.image_id: [
-            {**result, "category_id": int(cluster)}
-            for result, cluster in zip(
-                predicted.instances.get(table.image_id, []), table.detections.cluster, strict=True
-            )
-        ]
-        for table in rows
-    }
-    return replace(predicted, instances=instances), rows
+    return rename
 
 
-def _redrawn_table(table: ImageTable, draw: Draw) -> ImageTable:
-    old = [*table.predicted.values(), *table.detections.cluster.tolist()]
-    new = draw(np.array(old, dtype=np.int64), table.image_id)
+def _renamed(table: ImageTable, rename: Rename) -> ImageTable:
+    """Return a table with other clusters; no file is read again."""
+    old = np.array([*table.predicted.values(), *table.detections.tolist()], dtype=np.int64)
+    new = rename(old, table.image_id)
     segments, detections = new[: len(table.predicted)], new[len(table.predicted) :]
-    clusters = dict(zip(table.predicted, segments.tolist(), strict=True))
-    return replace(
-        table,
-        predicted=clusters,
-        detections=replace(table.detections, cluster=detections),
-        pairs=replace(table.pairs, cluster=detections[table.pairs.detection]),
-        stuff_pixels=_redrawn_stuff(table.stuff_pixels, draw, table.image_id),
-    )
-
-
-def _redrawn_stuff(cells: StuffPixels, draw: Draw, image_id: int) -> StuffPixels:
-    """Return the pixels that vote for stuff, of the same map as the model's, under new clusters."""
-    if not len(cells.cluster):
-        return cells
+    cells = table.stuff_pixels
     cluster = cells.cluster.copy()
     real = cluster > 0  # else no cluster, or some thing
-    cluster[real] = draw(cluster[real], image_id)
-    return stuff_cells(cluster, cells.true_class, cells.pixels)
+    cluster[real] = rename(cluster[real], table.image_id)
+    return replace(
+        table,
+        predicted=dict(zip(table.predicted, segments.tolist(), strict=True)),
+        detections=detections,
+        pairs=replace(table.pairs, cluster=detections[table.pairs.detection]),
+        stuff_pixels=StuffPixels(*sum_pairs(cluster, cells.true_class, cells.pixels)),
+    )

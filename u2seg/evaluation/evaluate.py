@@ -1,6 +1,6 @@
 """Score a folder of predictions against truth.
 
-One pass over the images gathers tables (``gather``); then clusters are matched to classes by the
+One pass over the images collects tables (``collect``); then clusters are matched to classes by the
 rules of a protocol, and panoptic, semantic and instance metrics follow from the tables
 (``figures``).
 
@@ -13,29 +13,33 @@ positive: both are in ``unmatched``; an image without prediction counts as an em
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from u2seg.config.evaluation import PROTOCOLS, RULE_KEYS, EvalSettings
+from u2seg.config.evaluation import RULE_KEYS, EvalSettings
+from u2seg.errors import UserError
 from u2seg.evaluation.baselines import NOTES, Baseline, baselines, headline
-from u2seg.evaluation.collect import ImageTable, Ranks, gather
+from u2seg.evaluation.collect import ImageTable, ProcessGroup, collect
 from u2seg.evaluation.figures import (
-    Rows,
     Scored,
     Scoring,
     ci95,
-    class_agnostic_block,
     detection_sources,
     figure_sources,
+    instance_block,
     merging_rows,
+    panoptic_block,
+    quality_of_parts,
     score,
-    stuff_merging,
     treated_rows,
     treatment_sources,
 )
-from u2seg.evaluation.metrics.bootstrap import Matches, Source
+from u2seg.evaluation.metrics.bootstrap import Source
+from u2seg.evaluation.metrics.overlap import count_overlaps
+from u2seg.evaluation.metrics.panoptic import ClassCounts, count_matches
 from u2seg.evaluation.protocols.mapping import (
     ClusterMapping,
     fit_mapping,
@@ -43,20 +47,27 @@ from u2seg.evaluation.protocols.mapping import (
     mapping_json,
 )
 from u2seg.evaluation.protocols.plan import MappingFile, Plan, plan_evaluation
-from u2seg.evaluation.protocols.rules import EvalProtocol
+from u2seg.evaluation.protocols.rules import PROTOCOLS, EvalProtocol
 from u2seg.evaluation.protocols.task_rules import settled, truth_words
 from u2seg.evaluation.report.details import count_clusters, unmatched_clusters, write_details
-from u2seg.evaluation.truth.base import INSTANCES, Truth
-from u2seg.evaluation.truth.coco import GroundTruth, read_truth
-from u2seg.evaluation.truth.predictions import Predictions, ResultFolders, cropped, read_predictions
+from u2seg.evaluation.truth.base import INSTANCES, Truth, check_ids, check_shape, some
+from u2seg.evaluation.truth.coco import GroundTruth, read_panoptic_set, read_truth
+from u2seg.evaluation.truth.predictions import (
+    Predictions,
+    ResultFolders,
+    cropped,
+    read_predictions,
+    scored_on,
+)
 from u2seg.evaluation.truth.splits import Split, describe_fit, input_hashes, provenance
 from u2seg.io.atomic import remove_file, write_json
+from u2seg.io.progress import Bar
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _Evaluation:
     """What all protocols of an evaluation share.
 
     Args:
@@ -79,6 +90,19 @@ class _Pass:
     output: Path
     given: Path | None = None
 
+    def scoring(self, rule: EvalProtocol) -> Scoring:
+        """Return how tables are scored under a protocol."""
+        return Scoring(rule.merge_stuff, rule.unmatched, self.settings.instance_score)
+
+    def scored(self, rule: EvalProtocol, mapping: ClusterMapping) -> Scored:
+        """Return the metrics under a protocol."""
+        sides = self.truth, self.predicted, self.tables
+        return score(*sides, mapping, self.scoring(rule))
+
+    def intervals(self, sources: Sequence[Source]) -> dict[str, Any]:
+        """Return the block ``ci95`` of some figures; empty without resamples."""
+        return ci95(sources, len(self.tables), self.settings.bootstrap, self.settings.seed)
+
 
 def evaluate_folder(
     predictions: Path | ResultFolders,
@@ -89,13 +113,13 @@ def evaluate_folder(
     *,
     workers: int = 1,
     protocols: Sequence[str] = (),
-    ranks: Ranks | None = None,
+    group: ProcessGroup | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of a result folder; also written there, or to a folder of their own.
 
     Args:
-        predictions: Folder with ``panoptic.json``, ``panoptic/``, ``instances.json`` and, to
-            vote with the semantic head, ``stuff/``; without it predicted stuff segments vote.
+        predictions: A result folder or a label folder, see ``read_predictions``; with ``stuff/``
+            the semantic head's maps vote, without it predicted stuff segments do.
             ``ResultFolders`` = write elsewhere, and leave this one as it is.
         truth: COCO panoptic files, or any truth; the annotated images are scored, all of them
             unless ``settings.fit_share`` holds some out.
@@ -108,15 +132,15 @@ def evaluate_folder(
         workers: Processes that read the images; the result does not depend on it.
         protocols: Names of protocols to score one after the other from the same pass; empty =
             the one of ``settings``.
-        ranks: Of a distributed run, all of which call this with the same arguments: they share
+        group: Of a distributed run, all of which call this with the same arguments: they share
             the images, and the first writes. The result does not depend on their number.
 
     Returns:
         ``protocol``, ``class_agnostic`` and ``instances`` (each with ``box`` and ``segm``),
-        ``semantic``, ``panoptic``, ``unmatched``; None for a task the truth cannot answer;
-        ``stuff_merging`` (PQ with stuff of one class merged and not, None where a class set
-        collects nothing); ``unmatched_clusters`` and ``ci95`` (None without resamples). With
-        several protocols these are of the first, and ``protocols`` holds the same of each by
+        ``semantic``, ``panoptic``, ``unmatched``; None for a task that truth or predictions
+        cannot answer; ``stuff_merging`` (PQ with stuff of one class merged and not, None where a
+        class set collects nothing); ``unmatched_clusters`` and ``ci95`` (None without resamples).
+        With several protocols these are of the first, and ``protocols`` holds the same of each by
         name. ``provenance`` has versions, settings and hashes; ``baselines``, if asked for,
         name -> ``note`` and ``protocols`` -> headline figures of a baseline. Also written:
         ``metrics.json``, ``mapping.json`` (of further protocols ``mapping_<name>.json``), and
@@ -126,177 +150,129 @@ def evaluate_folder(
         UserError: if a file is missing or garbled; predictions are for images without truth;
             sizes differ; a PNG holds ids that its JSON lacks; or as ``plan_evaluation``.
     """
-    true_set = read_truth(truth) if isinstance(truth, GroundTruth) else truth
+    true_set: Truth = read_truth(truth) if isinstance(truth, GroundTruth) else truth
     if not isinstance(predictions, ResultFolders):
         predictions = ResultFolders(Path(predictions), Path(predictions))
-    predicted = cropped(read_predictions(Path(predictions.predictions), true_set), true_set)
+    predicted = read_predictions(Path(predictions.predictions), true_set)
+    true_set = scored_on(true_set, predicted)
+    predicted = cropped(predicted, true_set)
     clusters = (predicted.panoptic.things, predicted.panoptic.stuff)
     used = MappingFile(mapping) if mapping is not None else None
     plan = plan_evaluation(true_set, clusters, settings, used, protocols)
-    tables = gather(true_set, predicted, workers=workers, ranks=ranks)
-    if ranks is not None and ranks.rank > 0:
+    tables = collect(true_set, predicted, workers=workers, group=group)
+    if group is not None and group.rank > 0:
         return {}
-    parts = (plan.fit_ids, plan.score_ids)
-    fit, scored = ([t for t in tables if t.image_id in ids] for ids in parts)
-    kept = {i: found for i, found in predicted.instances.items() if i in plan.score_ids}
-    shared = _Pass(
+    model = _Evaluation(
         truth=true_set,
-        predicted=replace(predicted, instances=kept),
-        fit=fit,
-        tables=scored,
+        predicted=_of_images(predicted, plan.score_ids),
+        fit=[table for table in tables if table.image_id in plan.fit_ids],
+        tables=[table for table in tables if table.image_id in plan.score_ids],
         settings=settings,
         reference=reference or str(true_set.source),
         output=Path(predictions.output),
         given=mapping,
     )
-    _warn_empty(true_set, scored)
+    _warn_empty(true_set, model.tables)
     hashes = input_hashes(true_set, predicted, mapping, plan.labels)
     rivals = baselines(settings, true_set, predicted, tables, plan.labels, workers)
-    metrics = _score(shared, plan.rules, plan.given)
+    metrics = _score(model, plan)
     if rivals:
-        metrics["baselines"] = {rival.name: _baseline(rival, shared, plan) for rival in rivals}
-    rules = {rule.name: _rules_json(rule, plan.given) for rule in plan.rules}
-    metrics["provenance"] = provenance(_settings_tree(settings), rules, hashes)
-    write_json(shared.output / "metrics.json", metrics, indent=1)
+        metrics["baselines"] = {rival.name: _baseline(rival, model, plan) for rival in rivals}
+    rules = {r.name: plan.given.protocol if plan.given else r.to_json() for r in plan.rules}
+    stated = {"protocol", *RULE_KEYS}
+    tree = {k.upper(): value for k, value in asdict(settings).items() if k not in stated}
+    metrics["provenance"] = provenance(tree, rules, hashes)
+    write_json(model.output / "metrics.json", metrics, indent=1)
     return metrics
 
 
-def _score(
-    shared: _Pass, rules: Sequence[EvalProtocol], given: ClusterMapping | None
-) -> dict[str, Any]:
+def _of_images(predicted: Predictions, image_ids: frozenset[int]) -> Predictions:
+    kept = {i: found for i, found in sorted(predicted.instances.items()) if i in image_ids}
+    return replace(predicted, instances=kept)
+
+
+def _score(model: _Evaluation, plan: Plan) -> dict[str, Any]:
     """Return the metrics under each protocol, and write the files."""
-    folder = shared.output
-    agnostic, limits = _class_agnostic(shared)
-    clusters = count_clusters(shared.tables)
+    truth, folder = model.truth, model.output
+    agnostic, limits = _class_agnostic(model)
+    clusters = count_clusters(model.tables)
     results: dict[str, dict[str, Any]] = {}
-    for old in PROTOCOLS if given is None else ():  # of an earlier evaluation in this folder
-        remove_file(folder / _mapping_name(old))
-    for rule in rules:
-        mapping = given or _fit(rule, shared)
-        scored, scoring = _scored(rule, mapping, shared), _scoring(rule, shared)
-        merging = merging_rows(shared.truth, shared.tables, mapping, scoring)
+    for old in (
+        PROTOCOLS.names() if plan.given is None else ()
+    ):  # of an earlier evaluation in this folder
+        remove_file(folder / f"mapping_{old}.json")
+    for rule in plan.rules:
+        mapping = plan.given or _fit(rule, model)
+        scored, scoring = model.scored(rule, mapping), model.scoring(rule)
+        merging = merging_rows(truth, model.tables, mapping, scoring)
+        more = treatment_sources(truth, "stuff_merging", merging)
+        if scored.blocks["unmatched"] is not None:
+            more += treatment_sources(truth, "unmatched", treated_rows(scored.counts, scoring))
         results[rule.name] = {
-            "protocol": _protocol(mapping, shared),
+            "protocol": _protocol(mapping, model),
             "class_agnostic": agnostic,
             **scored.blocks,
-            "stuff_merging": stuff_merging(shared.truth, merging),
-            "unmatched_clusters": unmatched_clusters(clusters, shared.predicted.panoptic, mapping),
-            "ci95": _intervals(
-                shared, scored, limits, _treatments(shared.truth, scored, scoring, merging)
-            ),
+            "stuff_merging": {n: quality_of_parts(truth, rows) for n, rows in merging.items()}
+            or None,
+            "unmatched_clusters": unmatched_clusters(clusters, model.predicted.panoptic, mapping),
+            "ci95": {**_intervals(model, scored, more), **limits} or None,
         }
-        first = rule is rules[0]
-        path = folder / _mapping_name("" if first else rule.name)
-        if not _same_file(path, shared.given):
+        first = rule is plan.rules[0]
+        path = folder / ("mapping.json" if first else f"mapping_{rule.name}.json")
+        if model.given is None or not (path.exists() and path.samefile(model.given)):
             write_json(path, mapping_json(mapping), indent=1)
         if first:
-            sides = (shared.truth, shared.predicted, shared.tables)
+            sides = (truth, model.predicted, model.tables)
             write_details(*sides, scored.counts, clusters, mapping, scored.blocks, folder)
-    metrics = results[rules[0].name]
-    if len(rules) > 1:
-        metrics = {**metrics, "protocols": results}
-    return metrics
+    metrics = results[plan.rules[0].name]
+    return {**metrics, "protocols": results} if len(plan.rules) > 1 else metrics
 
 
-def _treatments(
-    truth: Truth, scored: Scored, scoring: Scoring, merging: Mapping[str, Rows]
-) -> list[Source]:
-    """Return the sources of panoptic quality under other treatments than the headline's."""
-    sources = treatment_sources(truth, "stuff_merging", merging)
-    if scored.blocks["unmatched"] is not None:
-        rows = treated_rows(scored.counts, scoring)
-        sources += treatment_sources(truth, "unmatched", rows)
-    return sources
+def _class_agnostic(model: _Evaluation) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the figures that no protocol changes, and the tree of their intervals."""
+    if INSTANCES not in model.truth.tasks:
+        return None, {}
+    scoring = Scoring(instance_score=model.settings.instance_score)
+    block, matches = instance_block(model.truth, model.predicted, model.tables, scoring)
+    return block, model.intervals(detection_sources("class_agnostic", matches))
 
 
-def _mapping_name(protocol: str) -> str:
-    return f"mapping_{protocol}.json" if protocol else "mapping.json"
+def _intervals(model: _Evaluation, scored: Scored, more: Sequence[Source] = ()) -> dict[str, Any]:
+    sources = [*figure_sources(model.truth, scored.counts), *more]
+    return model.intervals([*sources, *detection_sources("instances", scored.matches)])
 
 
-def _same_file(path: Path, given: Path | None) -> bool:
-    return given is not None and path.exists() and path.samefile(given)
-
-
-def _scored(rule: EvalProtocol, mapping: ClusterMapping, shared: _Pass) -> Scored:
-    scoring = _scoring(rule, shared)
-    return score(shared.truth, shared.predicted, shared.tables, mapping, scoring)
-
-
-def _scoring(rule: EvalProtocol, shared: _Pass) -> Scoring:
-    return Scoring(rule.merge_stuff, rule.unmatched, shared.settings.instance_score)
-
-
-def _baseline(rival: Baseline, model: _Pass, plan: Plan) -> dict[str, Any]:
+def _baseline(rival: Baseline, model: _Evaluation, plan: Plan) -> dict[str, Any]:
     """Return the headline figures of a baseline under each protocol, fitted anew if at all."""
-    chosen = {table.image_id for table in model.tables}
-    found = rival.predicted.instances
-    kept = replace(rival.predicted, instances={i: found[i] for i in sorted(chosen & set(found))})
+    chosen = frozenset(table.image_id for table in model.tables)
     fit, tables = ([t for t in rival.tables if t.image_id in ids] for ids in (plan.fit_ids, chosen))
-    shared = replace(model, predicted=kept, fit=fit, tables=tables)
+    predicted = _of_images(rival.predicted, chosen)
+    own = replace(model, predicted=predicted, fit=fit, tables=tables)
     results = {}
     for rule in plan.rules:
-        mapping = plan.given or _fit(rule, shared)
-        scored = _scored(rule, mapping, shared)
+        mapping = plan.given or _fit(rule, own)
+        scored = own.scored(rule, mapping)
         results[rule.name] = {
-            "protocol": _protocol(mapping, shared),
+            "protocol": _protocol(mapping, own),
             **headline(scored.blocks),
-            "ci95": _intervals(shared, scored, {}),
+            "ci95": _intervals(own, scored) or None,
         }
     return {"note": NOTES[rival.name], "protocols": results}
 
 
-def _class_agnostic(shared: _Pass) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Return the figures that no protocol changes, and the tree of their intervals."""
-    if INSTANCES not in shared.truth.tasks:
-        return None, {}
-    scoring = Scoring(instance_score=shared.settings.instance_score)
-    matches: dict[str, Matches] = {}
-    block = class_agnostic_block(shared.predicted, shared.tables, scoring, matches)
-    return block, _draws(shared, detection_sources({"class_agnostic": matches}))
-
-
-def _intervals(
-    shared: _Pass, scored: Scored, known: dict[str, Any], more: Sequence[Source] = ()
-) -> dict[str, Any] | None:
-    """Return the block ``ci95``; ``known`` are trees over the same draws."""
-    if not shared.settings.bootstrap:
-        return None
-    sources = [*figure_sources(shared.truth, scored.counts), *more]
-    sources += detection_sources({"instances": scored.matches})
-    return {**_draws(shared, sources), **known}
-
-
-def _draws(shared: _Pass, sources: Sequence[Source]) -> dict[str, Any]:
-    settings = shared.settings
-    if not settings.bootstrap:
-        return {}
-    return ci95(sources, len(shared.tables), settings.bootstrap, settings.seed)
-
-
-def _settings_tree(settings: EvalSettings) -> dict[str, Any]:
-    """Return ``U2SEG.EVAL`` but for what the protocols say."""
-    stated = {"protocol", *RULE_KEYS}
-    return {k.upper(): value for k, value in asdict(settings).items() if k not in stated}
-
-
-def _rules_json(rule: EvalProtocol, given: ClusterMapping | None) -> dict[str, Any]:
-    return rule.to_json() if given is None else given.protocol
-
-
-def _fit(rule: EvalProtocol, shared: _Pass) -> ClusterMapping:
-    clusters, truth = shared.predicted.panoptic, shared.truth
+def _fit(rule: EvalProtocol, model: _Evaluation) -> ClusterMapping:
+    clusters, truth = model.predicted.panoptic, model.truth
     if rule.matching == "identity":
         mapping = identity_mapping(rule, (clusters.things, clusters.stuff), truth)
     else:
-        share = shared.settings.fit_share
-        mapping = fit_mapping(rule, shared.fit, clusters, truth, share)
-        mapping = settled(mapping, truth, shared.fit)
+        mapping = fit_mapping(rule, model.fit, clusters, truth, model.settings.fit_share)
+        mapping = settled(mapping, truth, model.fit)
     return replace(mapping, class_set=str(truth_words(truth)["class_set"]))
 
 
 def _warn_empty(truth: Truth, tables: Sequence[ImageTable]) -> None:
     empty = sum(table.empty for table in tables)
-    if empty:
+    if empty and truth.tasks != {INSTANCES}:
         logger.warning(
             "%d of %d images have no panoptic prediction and count as empty maps",
             empty,
@@ -320,34 +296,70 @@ def _warn_empty(truth: Truth, tables: Sequence[ImageTable]) -> None:
         )
 
 
-def _protocol(clusters: ClusterMapping, shared: _Pass) -> dict[str, Any]:
-    truth, predicted, tables = shared.truth, shared.predicted, shared.tables
-    scored = Split.of(truth, [table.image_id for table in tables])
-    fit = describe_fit(clusters.fitted_on, scored)
+def _protocol(mapping: ClusterMapping, model: _Evaluation) -> dict[str, Any]:
+    truth, predicted, tables = model.truth, model.predicted, model.tables
+    fit = describe_fit(mapping.fitted_on, Split.of(truth, [table.image_id for table in tables]))
+    votes_from = None  # nothing was fitted on these images
+    if mapping.fitted_on is not None and model.given is None:
+        maps = mapping.protocol["apart"] and predicted.has_stuff_maps
+        votes_from = "stuff maps" if maps else "panoptic segments"
     return {
-        "reference": shared.reference,
+        "reference": model.reference,
         **truth_words(truth),
-        **clusters.protocol,
+        **mapping.protocol,
         "mapping": fit,
         "mapping_fitted_on": fit["in_words"],
-        "instance_score": shared.settings.instance_score,
-        "stuff_votes_from": _stuff_votes_from(clusters, shared),
+        "instance_score": model.settings.instance_score,
+        "stuff_votes_from": votes_from,
         "images": len(tables),
         "images_without_prediction": sum(table.empty for table in tables),
         "clusters": {
             "things": len(predicted.panoptic.things),
             "stuff": len(predicted.panoptic.stuff),
-            "matched_things": len(clusters.things),
-            "matched_stuff": len(clusters.stuff),
+            "matched_things": len(mapping.things),
+            "matched_stuff": len(mapping.stuff),
         },
         "classes": {"things": len(truth.things), "stuff": len(truth.stuff)},
     }
 
 
-def _stuff_votes_from(mapping: ClusterMapping, shared: _Pass) -> str | None:
-    """Return which maps voted for stuff; None if nothing was fitted on these images."""
-    fitted_here = mapping.fitted_on is not None and shared.given is None
-    if not fitted_here:
-        return None
-    maps = mapping.protocol["apart"] and shared.predicted.has_stuff_maps
-    return "stuff maps" if maps else "panoptic segments"
+def panoptic_quality(
+    truth: GroundTruth, predicted: GroundTruth, threads: int = 1
+) -> dict[str, Any]:
+    """Return what panopticapi's ``pq_compute`` returns, in percent, from the same files.
+
+    Args:
+        truth: Its annotated images are scored.
+        predicted: A prediction of every one of them, with category ids of the truth.
+        threads: Decode and count in so many at once; the result does not depend on it.
+
+    Returns:
+        ``all``, ``things``, ``stuff`` and ``per_class``, as ``panoptic`` of ``metrics.json``.
+
+    Raises:
+        UserError: if a file is missing or garbled, an image has no prediction, a category is
+            unknown, sizes differ, or a map holds ids that its JSON lacks or the other way round.
+    """
+    right = read_truth(truth)
+    found = read_panoptic_set(predicted.panoptic_json, predicted.panoptic_pngs)
+    if missing := set(right.segments) - set(found.segments):
+        raise UserError(f"{found.source} has no prediction of image id {some(missing)}")
+    if strange := set(found.names) - set(right.names):
+        raise UserError(
+            f"{found.source} has the category id {some(strange)}, which {right.source} lacks: "
+            "predictions need the truth's categories here"
+        )
+
+    def count(image_id: int) -> dict[int, ClassCounts]:
+        ids, other = right.read_ids(image_id), found.read_ids(image_id)
+        check_shape(found.path(image_id), other.shape, ids.shape, "the true map has")
+        overlap, segments = count_overlaps(ids, other), right.segments[image_id]
+        check_ids(right, image_id, segments, overlap.truth.tolist())
+        found.check_ids(image_id, overlap.predicted.tolist(), every=True)
+        classes = {segment: info.category for segment, info in found.segments[image_id].items()}
+        return count_matches(overlap, segments, classes)
+
+    with ThreadPoolExecutor(threads) as pool:
+        counted = pool.map(count, right.segments)
+        rows = list(Bar(counted, total=len(right.segments), desc="PQ", unit="image"))
+    return panoptic_block(right, rows)

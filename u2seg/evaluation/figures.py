@@ -3,16 +3,12 @@
 All metrics are percentages, None where undefined. A segment of a cluster without a class is void
 (as in U2Seg's released evaluation: its pixels belong to nobody, so it is no false positive but
 its pixels count as wrong in the semantic metrics) or, with ``unmatched="false_positive"``, a
-false positive of the class that most of it truly is (``unmatched``).
-
-Panoptic quality with stuff of one class merged in an image, and without.
+false positive of the class that most of it truly is (``unmatched_positives``).
 
 A class set may collect several classes of the truth, so an image may have several true segments
 of one stuff class. U2Seg's released evaluation (commit 8e9c709) merges neither true nor predicted
 segments, so that one of several at most is matched; merging both lies nearer to the definition of
 stuff. The numbers differ: both are in a result.
-
-The block ``ci95`` of ``metrics.json``: intervals of the headline figures.
 """
 
 from __future__ import annotations
@@ -34,10 +30,11 @@ from u2seg.evaluation.metrics.bootstrap import (
     panoptic_source,
     semantic_source,
 )
-from u2seg.evaluation.metrics.instance import IOU_KINDS, instance_metrics
-from u2seg.evaluation.metrics.overlap import Overlap, relabel
+from u2seg.evaluation.metrics.instance import IOU_KINDS, match_instances
+from u2seg.evaluation.metrics.overlap import Overlap, relabel, sum_pairs
 from u2seg.evaluation.metrics.panoptic import (
     ClassCounts,
+    add_counts,
     joined_segments,
     merge_targets,
     unmatched_positives,
@@ -49,6 +46,9 @@ from u2seg.evaluation.truth.classes import class_view
 from u2seg.evaluation.truth.predictions import Predictions
 
 VOID, FALSE_POSITIVE = "void", "false_positive"
+METHOD = "percentile bootstrap over images"
+Rows = list[dict[int, ClassCounts]]
+"""Panoptic counts of each image."""
 
 
 @dataclass(frozen=True)
@@ -72,35 +72,21 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """Pixels of one image by true and predicted class; true void left out, crowds included.
-
-    Args:
-        true_class: (N,) int64 class ids.
-        predicted: (N,) int64 class ids, ``NONE`` where no class was predicted.
-        pixels: (N,) int64, > 0.
-    """
-
-    true_class: npt.NDArray[np.int64]
-    predicted: npt.NDArray[np.int64]
-    pixels: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class ImageCounts:
     """What one image adds to panoptic and semantic metrics under one mapping.
 
     Args:
         image_id: The image.
         panoptic: Class id -> counts, as ``Scoring.unmatched`` says.
-        confusion: Pixels.
+        confusion: (3, N) int64: true class, predicted class (``NONE`` without one) and pixels;
+            true void left out, crowds included.
         unmatched: Class id -> false positives of segments of clusters without a class; they are
             in ``panoptic`` already if ``Scoring.unmatched`` is ``false_positive``.
     """
 
     image_id: int
     panoptic: dict[int, ClassCounts]
-    confusion: Confusion
+    confusion: npt.NDArray[np.int64]
     unmatched: dict[int, ClassCounts] = field(default_factory=dict)
 
 
@@ -116,135 +102,68 @@ def image_counts(
     counts = panoptic.count_matches(overlap, table.truth, categories)
     unmatched = unmatched_positives(table.overlap, table.truth, nameless)
     if scoring.unmatched == FALSE_POSITIVE:
-        _add(counts, unmatched)
-    true_classes = {s: info.category for s, info in table.truth.items()}
-    confusion = _confusion(overlap, true_classes, categories)
+        add_counts(counts, unmatched)
+    true = [table.truth[t].category if t in table.truth else NONE for t in overlap.truth.tolist()]
+    found = [categories.get(p, NONE) for p in overlap.predicted.tolist()]
+    columns = np.array([true, found], dtype=np.int64).reshape(2, -1)
+    known = columns[0] != NONE
+    confusion = sum_pairs(*columns[:, known], overlap.pixels[known])
     return ImageCounts(table.image_id, counts, confusion, unmatched)
 
 
-def _add(totals: dict[int, ClassCounts], more: Mapping[int, ClassCounts], sign: int = 1) -> None:
-    for category, row in more.items():
-        signed = ClassCounts(sign * row.iou, sign * row.tp, sign * row.fp, sign * row.fn)
-        totals.setdefault(category, ClassCounts()).add(signed)
-
-
-def _confusion(
-    overlap: Overlap, true_classes: Mapping[int, int], categories: Mapping[int, int]
-) -> Confusion:
-    cells: dict[tuple[int, int], int] = {}
-    rows = (overlap.truth.tolist(), overlap.predicted.tolist(), overlap.pixels.tolist())
-    for t, p, pixels in zip(*rows, strict=True):
-        if t in true_classes:
-            cell = true_classes[t], max(categories.get(p, NONE), NONE)
-            cells[cell] = cells.get(cell, 0) + pixels
-    keys = np.array(sorted(cells), dtype=np.int64).reshape(-1, 2)
-    pixels = np.array([cells[cell] for cell in sorted(cells)], dtype=np.int64)
-    return Confusion(keys[:, 0], keys[:, 1], pixels)
-
-
-def panoptic_totals(counts: Iterable[ImageCounts]) -> dict[int, ClassCounts]:
+def total(rows: Iterable[Mapping[int, ClassCounts]]) -> dict[int, ClassCounts]:
     """Return class -> sums over images."""
     totals: dict[int, ClassCounts] = {}
-    for image in counts:
-        _add(totals, image.panoptic)
+    for row in rows:
+        add_counts(totals, row)
     return totals
 
 
-def both_treatments(
-    truth: Truth, counts: Sequence[ImageCounts], scoring: Scoring
-) -> dict[str, Any]:
-    """Return panoptic quality with segments of clusters without a class treated either way.
-
-    Args:
-        truth: Names the classes.
-        counts: Of all images.
-        scoring: With which they were counted.
-
-    Returns:
-        ``void`` and ``false_positive``, each with ``all``, ``things`` and ``stuff``; and
-        ``segments``, the number of false positives that make the difference.
-    """
-    extra = sum(row.fp for image in counts for row in image.unmatched.values())
-    quality = {
-        name: quality_of_parts(truth, rows) for name, rows in treated_rows(counts, scoring).items()
-    }
-    return {**quality, "segments": extra}
-
-
-def treated_rows(
-    counts: Sequence[ImageCounts], scoring: Scoring
-) -> dict[str, list[dict[int, ClassCounts]]]:
-    """Return ``void`` and ``false_positive`` -> the panoptic counts of each image.
-
-    Args:
-        counts: Of all images.
-        scoring: With which they were counted.
-    """
+def treated_rows(counts: Sequence[ImageCounts], scoring: Scoring) -> dict[str, Rows]:
+    """Return ``void`` and ``false_positive`` -> the panoptic counts of each image."""
     counted = scoring.unmatched == FALSE_POSITIVE
-    own = [image.panoptic for image in counts]
-    other = []
+    own, other = [image.panoptic for image in counts], []
     for image in counts:
-        row: dict[int, ClassCounts] = {}
-        _add(row, image.panoptic)
-        _add(row, image.unmatched, -1 if counted else 1)
+        row = total([image.panoptic])
+        add_counts(row, image.unmatched, -1 if counted else 1)
         other.append(row)
     return {VOID: other, FALSE_POSITIVE: own} if counted else {VOID: own, FALSE_POSITIVE: other}
 
 
 def quality_of_parts(truth: Truth, rows: Iterable[Mapping[int, ClassCounts]]) -> dict[str, Any]:
-    """Return panoptic quality of ``all``, ``things`` and ``stuff``.
-
-    Args:
-        truth: Names the classes.
-        rows: Counts of each image.
-    """
-    totals: dict[int, ClassCounts] = {}
-    for row in rows:
-        _add(totals, row)
+    """Return panoptic quality of ``all``, ``things`` and ``stuff`` from counts of images."""
+    totals = total(rows)
     parts = {"all": truth.names, "things": truth.things, "stuff": truth.stuff}
     return {part: panoptic.mean_quality(totals, ids) for part, ids in parts.items()}
 
 
-def confusion_totals(truth: Truth, counts: Iterable[ImageCounts]) -> npt.NDArray[np.int64]:
-    """Return the (C, C + 1) confusion matrix over images, classes in the order of ``names``."""
-    place = {category: index for index, category in enumerate(truth.names)}
-    matrix = np.zeros((len(place), len(place) + 1), dtype=np.int64)
-    for image in counts:
-        cells = image.confusion
-        rows = [place[c] for c in cells.true_class.tolist()]
-        cols = [place.get(c, len(place)) for c in cells.predicted.tolist()]
-        np.add.at(matrix, (rows, cols), cells.pixels)
-    return matrix
-
-
-def panoptic_block(truth: Truth, totals: Mapping[int, ClassCounts]) -> dict[str, Any]:
-    """Return ``all``, ``things``, ``stuff`` and ``per_class`` of panoptic quality.
-
-    Args:
-        truth: Names the classes.
-        totals: From ``panoptic_totals``.
-    """
-    rows = {}
+def panoptic_block(truth: Truth, rows: Sequence[Mapping[int, ClassCounts]]) -> dict[str, Any]:
+    """Return ``all``, ``things``, ``stuff`` and ``per_class`` of panoptic quality."""
+    totals, per_class = total(rows), {}
     for category in truth.names:
         row = totals.get(category, ClassCounts())
         quality = panoptic.mean_quality(totals, [category])
         del quality["n"]
-        rows[category] = {**quality, "tp": row.tp, "fp": row.fp, "fn": row.fn}
-    return {
-        "all": panoptic.mean_quality(totals, truth.names),
-        "things": panoptic.mean_quality(totals, truth.things),
-        "stuff": panoptic.mean_quality(totals, truth.stuff),
-        "per_class": by_name(truth.names, rows),
-    }
+        per_class[category] = {**quality, "tp": row.tp, "fp": row.fp, "fn": row.fn}
+    return {**quality_of_parts(truth, rows), "per_class": by_name(truth.names, per_class)}
 
 
-def semantic_block(truth: Truth, confusion: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Return ``mIoU``, ``mIoU_all_classes`` (absent ones as 0), ``pixel_accuracy``, ``per_class``.
+def confusion_cells(truth: Truth, counts: Iterable[ImageCounts]) -> list[npt.NDArray[np.int64]]:
+    """Return the confusion of each image by index: classes in the order of ``names``, C = none."""
+    place = {category: index for index, category in enumerate(truth.names)}
+    cells = []
+    for image in counts:
+        true, found, pixels = image.confusion
+        columns = [place.get(c, len(place)) for c in found.tolist()]
+        cells.append(np.array([[place[c] for c in true.tolist()], columns, pixels], np.int64))
+    return cells
 
-    Args:
-        truth: Names the classes.
-        confusion: From ``confusion_totals``.
-    """
+
+def semantic_block(truth: Truth, counts: Iterable[ImageCounts]) -> dict[str, Any]:
+    """Return ``mIoU``, ``mIoU_all_classes`` (absent as 0), ``pixel_accuracy``, ``per_class``."""
+    confusion = np.zeros((len(truth.names), len(truth.names) + 1), dtype=np.int64)
+    for true, found, pixels in confusion_cells(truth, counts):
+        np.add.at(confusion, (true, found), pixels)
     iou, accuracy = semantic.class_iou(confusion), semantic.class_accuracy(confusion)
     rows = {
         category: {"IoU": _number(iou[i]), "accuracy": _number(accuracy[i])}
@@ -258,52 +177,46 @@ def semantic_block(truth: Truth, confusion: npt.NDArray[np.int64]) -> dict[str, 
     }
 
 
-def class_agnostic_block(
-    predicted: Predictions,
-    tables: Sequence[ImageTable],
-    scoring: Scoring,
-    matches: dict[str, Matches],
-) -> dict[str, Any]:
-    """Return AP and AR of ``box`` and ``segm``, classes ignored; ``matches`` gets their kinds."""
-    results = _kept(predicted, scoring)
-    metrics = {}
-    for kind in IOU_KINDS:
-        found: list[Matches] = []
-        metrics[kind] = instance_metrics(*_sides(tables, results), kind, matches=found)
-        matches[kind] = found[0]
-    return metrics
-
-
 def instance_block(
     truth: Truth,
     predicted: Predictions,
     tables: Sequence[ImageTable],
-    mapping: ClusterMapping,
     scoring: Scoring,
-    matches: dict[str, Matches],
-) -> dict[str, Any]:
-    """Return class-aware AP and AR; detections of clusters without a class are dropped.
+    mapping: ClusterMapping | None = None,
+) -> tuple[dict[str, Any], dict[str, Matches]]:
+    """Return AP and AR of ``box`` and ``segm``, and what average precision of each rests on.
 
     Args:
         truth: Names the classes.
         predicted: The predicted instances.
         tables: The true instances.
-        mapping: Cluster -> class.
         scoring: Which instances count.
-        matches: Gets ``box`` and ``segm`` -> what average precision rests on.
+        mapping: Cluster -> class; detections of clusters without a class are dropped. None =
+            classes are ignored.
     """
     results = [
-        {**result, "category_id": mapping.things[result["category_id"]]}
-        for result in _kept(predicted, scoring)
-        if result["category_id"] in mapping.things
+        result
+        for found in predicted.instances.values()
+        for result in found
+        if result["score"] >= scoring.instance_score
     ]
-    metrics = {}
+    if mapping is not None:
+        given = mapping.things
+        results = [
+            {**r, "category_id": given[r["category_id"]]}
+            for r in results
+            if r["category_id"] in given
+        ]
+    true = [record for table in tables for record in table.instances]
+    image_ids = [table.image_id for table in tables]
+    classes = None if mapping is None else truth.things
+    block, matches = {}, {}
     for kind in IOU_KINDS:
-        found: list[Matches] = []
-        row = instance_metrics(*_sides(tables, results), kind, truth.things, matches=found)
-        row["per_class"] = by_name(truth.names, row["per_class"])
-        metrics[kind], matches[kind] = row, found[0]
-    return metrics
+        row, matches[kind] = match_instances(true, results, image_ids, kind, classes)
+        if "per_class" in row:
+            row["per_class"] = by_name(truth.names, row["per_class"])
+        block[kind] = row
+    return block, matches
 
 
 @dataclass(frozen=True)
@@ -311,8 +224,9 @@ class Scored:
     """Metrics under one mapping, and what they were computed from.
 
     Args:
-        blocks: ``instances``, ``semantic``, ``panoptic`` and ``unmatched``
-            (``both_treatments``); None for a task the truth cannot answer.
+        blocks: ``instances``, ``semantic``, ``panoptic`` and ``unmatched`` (panoptic quality
+            with segments of clusters without a class treated either way, and the number of
+            ``segments`` that make the difference); None for a task the truth cannot answer.
         counts: Of each image.
         matches: ``box`` and ``segm`` -> what average precision by class rests on.
     """
@@ -331,49 +245,25 @@ def score(
 ) -> Scored:
     """Return the metrics under one mapping."""
     counts = [image_counts(table, truth, mapping, scoring) for table in tables]
+    blocks: dict[str, Any] = dict.fromkeys(("instances", "semantic", "panoptic", "unmatched"))
     matches: dict[str, Matches] = {}
-    tasks = truth.tasks
-    metrics = {
-        "instances": instance_block(truth, predicted, tables, mapping, scoring, matches)
-        if INSTANCES in tasks
-        else None,
-        "semantic": semantic_block(truth, confusion_totals(truth, counts))
-        if SEMANTIC in tasks
-        else None,
-        "panoptic": panoptic_block(truth, panoptic_totals(counts)) if PANOPTIC in tasks else None,
-        "unmatched": both_treatments(truth, counts, scoring) if PANOPTIC in tasks else None,
-    }
-    return Scored(metrics, counts, matches)
-
-
-def _kept(predicted: Predictions, scoring: Scoring) -> list[dict[str, Any]]:
-    return [
-        result
-        for results in predicted.instances.values()
-        for result in results
-        if result["score"] >= scoring.instance_score
-    ]
-
-
-def _sides(
-    tables: Sequence[ImageTable], results: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[int]]:
-    truth = [record for table in tables for record in table.instances]
-    return truth, results, [table.image_id for table in tables]
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-Rows = list[dict[int, ClassCounts]]
-"""Panoptic counts of each image."""
+    if INSTANCES in truth.tasks:
+        blocks["instances"], matches = instance_block(truth, predicted, tables, scoring, mapping)
+    if SEMANTIC in truth.tasks:
+        blocks["semantic"] = semantic_block(truth, counts)
+    if PANOPTIC in truth.tasks:
+        blocks["panoptic"] = panoptic_block(truth, [image.panoptic for image in counts])
+        treated = treated_rows(counts, scoring).items()
+        extra = sum(row.fp for image in counts for row in image.unmatched.values())
+        blocks["unmatched"] = {name: quality_of_parts(truth, rows) for name, rows in treated}
+        blocks["unmatched"]["segments"] = extra
+    return Scored(blocks, counts, matches)
 
 
 def merging_rows(
     truth: Truth, tables: Sequence[ImageTable], mapping: ClusterMapping, scoring: Scoring
 ) -> dict[str, Rows]:
-    """Return the panoptic counts under both treatments.
+    """Return the panoptic counts with stuff of one class merged in an image, and without.
 
     Args:
         truth: Seen through a class set, its stuff not merged; else there is nothing to compare.
@@ -386,119 +276,68 @@ def merging_rows(
         where no stuff class of the set collects several classes.
     """
     view = class_view(truth)
-    if PANOPTIC not in truth.tasks or view is None or view.merge_stuff:
+    merged = view is None or view.merge_stuff
+    if merged or PANOPTIC not in truth.tasks or not collects_stuff(truth):
         return {}
-    if not collects_stuff(truth):
-        return {}
-    merged = [merged_truth(table, truth.stuff) for table in tables]
-    rows = {}
-    for name, chosen, flag in (("neither", tables, False), ("both", merged, True)):
-        treated = replace(scoring, merge_stuff=flag)
-        rows[name] = [image_counts(t, truth, mapping, treated).panoptic for t in chosen]
-    return rows
-
-
-def stuff_merging(truth: Truth, rows: Mapping[str, Rows]) -> dict[str, Any] | None:
-    """Return panoptic quality under both treatments: ``all``, ``things`` and ``stuff`` of each.
-
-    Args:
-        truth: Names the classes.
-        rows: From ``merging_rows``; None is returned where they are empty.
-    """
-    return {name: quality_of_parts(truth, counts) for name, counts in rows.items()} or None
+    sides = {"neither": tables, "both": [merged_truth(table, truth.stuff) for table in tables]}
+    return {
+        name: [
+            image_counts(t, truth, mapping, replace(scoring, merge_stuff=name == "both")).panoptic
+            for t in chosen
+        ]
+        for name, chosen in sides.items()
+    }
 
 
 def merged_truth(table: ImageTable, stuff: Collection[int]) -> ImageTable:
-    """Return a table in which the true segments of each stuff class are one, crowds aside.
-
-    Args:
-        table: Of one image.
-        stuff: Stuff classes.
-    """
+    """Return a table in which the true segments of each stuff class are one, crowds aside."""
     target = merge_targets(table.truth, stuff)
     segments = joined_segments(table.truth, target)
     if len(segments) == len(table.truth):
         return table
     overlap = table.overlap
     truth = np.array([target.get(t, t) for t in overlap.truth.tolist()], dtype=np.int64)
-    pairs, place = np.unique(np.stack([truth, overlap.predicted]), axis=1, return_inverse=True)
-    pixels = np.zeros(pairs.shape[1], dtype=np.int64)
-    np.add.at(pixels, place.reshape(-1), overlap.pixels)
-    return replace(table, truth=segments, overlap=Overlap(pairs[0], pairs[1], pixels))
+    joined = Overlap(*sum_pairs(truth, overlap.predicted, overlap.pixels))
+    return replace(table, truth=segments, overlap=joined)
 
 
-METHOD = "percentile bootstrap over images"
-
-
-def figure_sources(
-    truth: Truth,
-    counts: Sequence[ImageCounts],
-) -> list[Source]:
-    """Return the sources of the panoptic and semantic figures that a truth can answer.
-
-    Args:
-        truth: Names the classes.
-        counts: Of all images, by image id.
-    """
+def figure_sources(truth: Truth, counts: Sequence[ImageCounts]) -> list[Source]:
+    """Return the sources of intervals of the panoptic and semantic figures a truth can answer."""
     sources = []
     if PANOPTIC in truth.tasks:
         rows = [image.panoptic for image in counts]
         sources.append(panoptic_source(rows, truth.things, truth.stuff))
     if SEMANTIC in truth.tasks:
-        place = {category: index for index, category in enumerate(truth.names)}
-        cells = [
-            (
-                [place[c] for c in image.confusion.true_class.tolist()],
-                [place.get(c, -1) for c in image.confusion.predicted.tolist()],
-                image.confusion.pixels,
-            )
-            for image in counts
-        ]
-        sources.append(semantic_source(cells, len(place)))
+        sources.append(semantic_source(confusion_cells(truth, counts), len(truth.names)))
     return sources
 
 
-def treatment_sources(
-    truth: Truth, block: str, treatments: Mapping[str, Sequence[Mapping[int, ClassCounts]]]
-) -> list[Source]:
-    """Return the sources of panoptic quality under several treatments of the same segments.
-
-    Args:
-        truth: Names the classes.
-        block: ``unmatched`` or ``stuff_merging``.
-        treatments: Name -> counts of each image.
-    """
+def treatment_sources(truth: Truth, block: str, treatments: Mapping[str, Rows]) -> list[Source]:
+    """Return the sources of panoptic quality under several treatments of the same segments."""
     return [
         panoptic_source(rows, truth.things, truth.stuff, (block, name))
         for name, rows in treatments.items()
     ]
 
 
-def detection_sources(matches: Mapping[str, Mapping[str, Matches]]) -> list[Source]:
-    """Return the sources of AP and AR.
-
-    Args:
-        matches: ``instances`` or ``class_agnostic`` -> kind (``box``, ``segm``) -> matches.
-    """
-    return [
-        detection_source(found, part, kind)
-        for part, kinds in matches.items()
-        for kind, found in kinds.items()
-    ]
+def detection_sources(block: str, matches: Mapping[str, Matches]) -> list[Source]:
+    """Return the sources of AP and AR of each kind of a block."""
+    return [detection_source(found, block, kind) for kind, found in matches.items()]
 
 
 def ci95(sources: Sequence[Source], images: int, resamples: int, seed: int) -> dict[str, Any]:
-    """Return the block ``ci95``.
-
-    Args:
-        sources: From ``figure_sources`` and ``detection_sources``, over the same images.
-        images: Scored images.
-        resamples: B >= 1.
-        seed: Of the draws.
+    """Return the block ``ci95``: intervals of figures over the same images.
 
     Returns:
         ``method``, ``resamples``, ``seed``, ``mapping`` (``kept``: fitted once, not anew in each
-        resample), and the same tree as the figures with [low, high] in percent.
+        resample), and the same tree as the figures with [low, high] in percent; empty without
+        resamples.
     """
+    if not resamples:
+        return {}
     head = {"method": METHOD, "resamples": resamples, "seed": seed, "mapping": "kept"}
     return {**head, **confidence_intervals(sources, images, resamples, seed)}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -6,8 +6,11 @@ another choice of images from the same source. It does not cover the mapping fro
 classes (kept as it is in every resample), nor the training.
 
 A resample is a row of integer weights (how often each image was drawn), so sums over images are
-one matrix product for all resamples; average precision, which is no such sum, is accumulated
-anew in ``u2seg.evaluation.resampled_ap``.
+one matrix product for all resamples. Average precision is no such sum: pycocotools matches
+detections inside an image, once, and only the accumulation over images is repeated here, with a
+weight per image. A false positive lowers the curve and never starts a step of it, so precision
+need be known at true positives only. Equal to pycocotools on the images drawn, each repeated as
+often as it was drawn, up to the order of detections with equal scores (arbitrary there, too).
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile
 interval). Not BCa, nor a bias correction alone: figures that average over classes change with the
@@ -16,19 +19,8 @@ simulated long tail of 60 classes in 100 images the percentile interval of PQ, S
 the expected figure in 9 of 10 cases, bias-corrected and reflected intervals in 8. For the same
 reason a figure carried by rare classes, SQ above all, can lie outside its own interval.
 
-Shapes: N images, C classes, B resamples, R of them at a time.
-
-Average precision of resampled images, from the matches pycocotools found once.
-
-The matching of detections to instances is done inside an image and does not change when images
-are drawn again; only the accumulation over images does. It is repeated here with a weight per
-image. Precision need be known at true positives only: a false positive lowers the curve and
-never starts a step of it, so the interpolated curve is the same.
-
-Equal to pycocotools on the images drawn, each repeated as often as it was drawn, up to the order
-of detections with equal scores (whose order is arbitrary there, too).
-
-Shapes: N images, D detections of a class, T IoU thresholds, R resamples.
+Shapes: N images, C classes, B resamples, R of them at a time; D detections of a class, T IoU
+thresholds.
 """
 
 from __future__ import annotations
@@ -44,32 +36,28 @@ from scipy import sparse
 from u2seg.evaluation.metrics.panoptic import ClassCounts
 
 TAILS = (0.025, 0.975)
-
 BLOCK = 50
 """Resamples computed at a time."""
-
 Weights = npt.NDArray[np.int32]
-
 Values = npt.NDArray[np.float64]
-
 Figures = dict[tuple[str, ...], Values]
-
 Source = Callable[[Weights], Figures]
 """(R, N) weights -> name -> (R,) values in percent, NaN where undefined."""
 
 _COUNTS = 4
+AT_ONCE = 4_000_000
+"""Weights gathered at a time: 32 MB."""
+_STATS = {"AP": None, "AP50": 0.5, "AP75": 0.75}
+_FIRST = (1, 10)
+"""Detections of an image that AR1 and AR10 look at; AR100 looks at all there are."""
+Positions = npt.NDArray[np.int64]
 
 
 def resample_weights(images: int, resamples: int, seed: int) -> Iterator[Weights]:
     """Yield how often each image is drawn in each resample, a block of resamples at a time.
 
-    Args:
-        images: N >= 1.
-        resamples: B.
-        seed: Of the draws; the blocks together do not depend on their size.
-
     Yields:
-        (R, N) int32, R <= 50; every row adds up to N.
+        (R, N) int32, R <= 50; every row adds up to N. The blocks together do not depend on R.
 
     Examples:
         >>> block = next(resample_weights(4, 3, seed=0))
@@ -86,10 +74,7 @@ def resample_weights(images: int, resamples: int, seed: int) -> Iterator[Weights
 
 
 def percentile_interval(values: Values) -> list[float] | None:
-    """Return the interval that leaves out 2.5 % at each end; None if no value is defined.
-
-    Args:
-        values: (B,); NaN (the figure is undefined in that resample) is left out.
+    """Return the interval that leaves out 2.5 % at each end; None if no value is defined (NaN).
 
     Examples:
         >>> percentile_interval(np.arange(41.0))
@@ -106,13 +91,6 @@ def confidence_intervals(
     sources: Sequence[Source], images: int, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Return the 95 % intervals of all figures of some sources, over the same resamples.
-
-    Args:
-        sources: Compute figures from weights, e.g. ``panoptic_source``; the images are in the
-            same order in all of them.
-        images: N.
-        resamples: B >= 1.
-        seed: Of the draws.
 
     Returns:
         A tree with a level per word of a figure's name and ``[low, high]`` in percent, or None
@@ -181,25 +159,17 @@ def panoptic_source(
     return figures
 
 
-def semantic_source(
-    confusions: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]], num_classes: int
-) -> Source:
-    """Return the source of mIoU and pixel accuracy.
+def semantic_source(confusions: Sequence[npt.NDArray[np.int64]], num_classes: int) -> Source:
+    """Return the source of ``("semantic", "mIoU")`` and ``("semantic", "pixel_accuracy")``.
 
     Args:
-        confusions: Of each image the filled cells of its confusion matrix: true class 0..C-1,
-            predicted class 0..C-1 or anything else for none, pixels; three sequences of equal
-            length.
-        num_classes: C.
-
-    Returns:
-        Figures ``("semantic", "mIoU")`` and ``("semantic", "pixel_accuracy")``; mIoU averages
-        the classes in truth or prediction of a resample, as ``mean_iou``.
+        confusions: Of each image the filled cells of its confusion matrix, (3, n): true class
+            0..C-1, predicted class 0..C-1 or anything else for none, pixels.
+        num_classes: C. Averaged are the classes in truth or prediction of a resample.
     """
     cells: list[tuple[int, int, float]] = []
     for image, columns in enumerate(confusions):
-        true, predicted, pixels = (np.asarray(c, dtype=np.int64).tolist() for c in columns)
-        for t, p, n in zip(true, predicted, pixels, strict=True):
+        for t, p, n in np.asarray(columns, dtype=np.int64).T.tolist():
             cells.append((image, t, n))
             if 0 <= p < num_classes:
                 cells.append((image, num_classes + p, n))
@@ -248,17 +218,6 @@ def _mean(values: Values, present: npt.NDArray[np.bool_]) -> Values:
     return result
 
 
-AT_ONCE = 4_000_000
-"""Weights gathered at a time: 32 MB."""
-
-_STATS = {"AP": None, "AP50": 0.5, "AP75": 0.75}
-
-_FIRST = (1, 10)
-"""Detections of an image that AR1 and AR10 look at; AR100 looks at all there are."""
-
-Positions = npt.NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class ClassMatches:
     """The detections of one class, from high to low score, in pycocotools' order.
@@ -294,11 +253,7 @@ class Matches:
 
     @classmethod
     def from_run(cls, run: Any) -> Matches:
-        """Return the matches of a ``COCOeval`` after ``evaluate``, all areas, all detections.
-
-        Args:
-            run: Its images are ``run.params.imgIds``, in that order.
-        """
+        """Return the matches of a ``COCOeval`` after ``evaluate``, all areas, all detections."""
         params = run._paramsEval
         images, areas = len(params.imgIds), len(params.areaRng)
         classes = []
@@ -310,14 +265,9 @@ class Matches:
         return cls(tuple(classes), np.asarray(params.iouThrs), np.asarray(params.recThrs))
 
     def scores(self, weights: Weights) -> dict[str, Values]:
-        """Return AP, AP50, AP75, AR1, AR10 and AR100 of weighted images.
+        """Return AP, AP50, AP75, AR1, AR10 and AR100 in percent of (R, N) weighted images.
 
-        Args:
-            weights: (R, N) int32, how often each image counts.
-
-        Returns:
-            Name -> (R,) percent, NaN where no image with a weight has an instance; the mean
-            over the classes that have one.
+        Each is (R,), the mean over the classes that have an instance; NaN where no class has one.
         """
         shape = (len(weights), len(self.thresholds))
         precision, recall, classes = np.zeros(shape), np.zeros(shape), np.zeros(len(weights))

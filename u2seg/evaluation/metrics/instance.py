@@ -23,9 +23,7 @@ from u2seg.structures.masks import Rle
 
 IOU_KINDS = {"box": "bbox", "segm": "segm"}
 """Our name of an IoU -> pycocotools'."""
-
 _STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
-
 _SIZES = {
     "AP_small": 3,
     "AP_medium": 4,
@@ -34,7 +32,6 @@ _SIZES = {
     "AR_medium": 10,
     "AR_large": 11,
 }
-
 ANY_CLASS = 1
 
 Record = dict[str, Any]
@@ -60,16 +57,14 @@ def truth_instances(
     """
     wanted = {i: segment for i, segment in segments.items() if segment.category in things}
     codes = id_codes(ids, wanted)
-    if not codes:
-        return []
     rles = list(codes.values())
-    boxes, areas = coco_mask.toBbox(rles).tolist(), coco_mask.area(rles).tolist()
+    boxes, areas = (coco_mask.toBbox(rles), coco_mask.area(rles)) if rles else ([], [])
     return [
         {
             "image_id": image_id,
             "category_id": wanted[identity].category,
             "segmentation": rle,
-            "bbox": box,
+            "bbox": box.tolist(),
             "area": int(area),
             "iscrowd": int(wanted[identity].crowd),
         }
@@ -100,9 +95,8 @@ def id_codes(ids: npt.NDArray[np.int32], wanted: Iterable[int]) -> dict[int, Rle
             counts = np.diff(edges, prepend=0, append=flat.size).tolist()
             if not counts[-1]:
                 counts.pop()
-            (rle,) = coco_mask.frPyObjects(
-                [{"size": [height, width], "counts": counts}], height, width
-            )
+            plain = [{"size": [height, width], "counts": counts}]
+            (rle,) = coco_mask.frPyObjects(plain, height, width)
             codes[identity] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
     return codes
 
@@ -114,7 +108,6 @@ def instance_metrics(
     kind: str,
     classes: Sequence[int] | None = None,
     by_size: bool = False,
-    matches: list[Matches] | None = None,
 ) -> dict[str, Any]:
     """Return AP and AR in percent.
 
@@ -126,7 +119,6 @@ def instance_metrics(
         kind: ``box`` or ``segm``.
         classes: Category ids to average over; None = class-agnostic (all are one class).
         by_size: Also return AP and recall by the true ``area``, with COCO's limits.
-        matches: Gets what average precision rests on, for intervals.
 
     Returns:
         ``{"AP", "AP50", "AP75", "AR1", "AR10", "AR100"}``; with ``by_size`` also ``AP_`` and
@@ -138,13 +130,28 @@ def instance_metrics(
     Raises:
         ValueError: for an unknown ``kind``.
     """
+    return match_instances(truth, results, image_ids, kind, classes, by_size)[0]
+
+
+def match_instances(
+    truth: Sequence[Record],
+    results: Sequence[Record],
+    image_ids: Sequence[int],
+    kind: str,
+    classes: Sequence[int] | None = None,
+    by_size: bool = False,
+) -> tuple[dict[str, Any], Matches]:
+    """Return what ``instance_metrics`` returns, and what it rests on, for intervals."""
     if kind not in IOU_KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(IOU_KINDS)}")
-    agnostic = classes is None
     categories = [ANY_CLASS] if classes is None else list(classes)
+    true = [
+        {**r, "id": n + 1, "category_id": ANY_CLASS if classes is None else r["category_id"]}
+        for n, r in enumerate(truth)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        gt = _coco(_truth_records(truth, agnostic), image_ids, categories)
-        dt = _coco(_result_records(results, kind, agnostic), image_ids, categories)
+        gt = _coco(true, image_ids, categories)
+        dt = _coco(_result_records(results, kind, classes is None), image_ids, categories)
         run = COCOeval(gt, dt, IOU_KINDS[kind])
         # Without params.imgIds, images nobody detected anything in would still count: they are
         # taken from the truth. Set both so that neither depends on pycocotools' defaults.
@@ -156,20 +163,14 @@ def instance_metrics(
         run.evaluate()
         run.accumulate()
         run.summarize()
-    if matches is not None:
-        matches.append(Matches.from_run(run))
     wanted = {**_STATS, **(_SIZES if by_size else {})}
-    metrics: dict[str, Any] = {name: _percent(run.stats[i]) for name, i in wanted.items()}
-    if not agnostic:
+    metrics: dict[str, Any] = {
+        name: None if run.stats[i] < 0 else 100.0 * float(run.stats[i])
+        for name, i in wanted.items()
+    }
+    if classes is not None:
         metrics["per_class"] = _per_class(run)
-    return metrics
-
-
-def _truth_records(truth: Sequence[Record], agnostic: bool) -> list[Record]:
-    return [
-        {**r, "id": n + 1, "category_id": ANY_CLASS if agnostic else r["category_id"]}
-        for n, r in enumerate(truth)
-    ]
+    return metrics, Matches.from_run(run)
 
 
 def _result_records(results: Sequence[Record], kind: str, agnostic: bool) -> list[Record]:
@@ -208,20 +209,16 @@ def _coco(records: list[Record], image_ids: Sequence[int], categories: Sequence[
 def _per_class(run: Any) -> dict[int, dict[str, float | None]]:
     """Return the numbers of each class: axes are IoU, recall, class, area range, detections."""
     precision, recall = run.eval["precision"], run.eval["recall"]
-    rows = {}
-    for index, category in enumerate(run.params.catIds):
-        rows[int(category)] = {
+    return {
+        int(category): {
             "AP": _mean(precision[:, :, index, 0, -1]),
             "AP50": _mean(precision[0, :, index, 0, -1]),
             "AR100": _mean(recall[:, index, 0, -1]),
         }
-    return rows
+        for index, category in enumerate(run.params.catIds)
+    }
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
     valid = values[values > -1]
     return 100.0 * float(valid.mean()) if valid.size else None
-
-
-def _percent(value: float) -> float | None:
-    return None if value < 0 else 100.0 * float(value)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from u2seg.structures.labels import VOID_ID
 
 _SHIFT = 24  # panoptic ids have 24 bits
+_WIDE = 32
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,28 @@ def count_overlaps(truth: npt.NDArray[np.integer], predicted: npt.NDArray[np.int
     starts = np.concatenate([[0], starts])
     lengths = np.diff(starts, append=t.size)
     pairs = (t[starts].astype(np.int64) << _SHIFT) | p[starts].astype(np.int64)
-    keys, pixels = _sums(pairs, lengths)
+    keys, place = np.unique(pairs, return_inverse=True)
+    # Sums of pixels stay far below 2^53, up to which float64 counts exactly.
+    pixels = np.bincount(place, lengths, len(keys)).astype(np.int64)
     return Overlap(keys >> _SHIFT, keys & (2**_SHIFT - 1), pixels)
 
 
-def _sums(
-    keys: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the different keys, ascending, and the sum of the weights of each."""
-    found, inverse = np.unique(keys, return_inverse=True)
-    # Sums of pixels stay far below 2^53, up to which float64 counts exactly.
-    return found, np.bincount(inverse, weights, len(found)).astype(np.int64)
+def sum_pairs(
+    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], pixels: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the pairs that occur, sorted, and the sum of the pixels of each: (3, M).
+
+    Examples:
+        >>> sum_pairs(np.array([5, 5, 4]), np.array([3, 3, 3]), np.array([1, 2, 4])).tolist()
+        [[4, 5], [3, 3], [4, 3]]
+    """
+    # Ids have 24 bits and may be negative by a few: one key for both sorts far faster than rows.
+    keys = (first << _WIDE) + second
+    found, place = np.unique(keys, return_inverse=True)
+    sums = np.zeros(len(found), dtype=np.int64)
+    np.add.at(sums, place, pixels)
+    left = (found + (1 << (_WIDE - 1))) >> _WIDE
+    return np.stack([left, found - (left << _WIDE), sums])
 
 
 def relabel(
@@ -92,7 +104,5 @@ def relabel(
         first = representative.setdefault(category, segment) if category in merge else segment
         keep[segment] = first
     renamed = np.array([keep.get(int(p), VOID_ID) for p in overlap.predicted], dtype=np.int64)
-    pairs = (overlap.truth << _SHIFT) | renamed
-    found, pixels = _sums(pairs, overlap.pixels)
-    table = Overlap(found >> _SHIFT, found & (2**_SHIFT - 1), pixels)
+    table = Overlap(*sum_pairs(overlap.truth, renamed, overlap.pixels))
     return table, {first: categories[first] for first in dict.fromkeys(keep.values())}

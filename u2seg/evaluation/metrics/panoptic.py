@@ -8,15 +8,6 @@ those of panopticapi (commit 7bb4655), so that numbers are comparable:
 * true crowds neither match nor count as missed;
 * a prediction without a match is forgiven if more than half of it lies on void or on a crowd of
   its class (where one image has several crowds of a class, on the last in the JSON).
-
-Segments of clusters that stand for no class, counted as false positives.
-
-Panoptic quality is a mean over classes, so a false positive needs a class. It is charged to the
-class that most of the segment truly is: a found object without a name is an object missed and a
-segment too many of the same class, exactly as one with a wrong name costs twice. The other
-treatment, void, needs no code: such segments claim no pixel.
-
-True segments of one stuff class in an image, made one.
 """
 
 from __future__ import annotations
@@ -50,12 +41,12 @@ class ClassCounts:
     fp: int = 0
     fn: int = 0
 
-    def add(self, other: ClassCounts) -> None:
-        """Add the sums of ``other``."""
-        self.iou += other.iou
-        self.tp += other.tp
-        self.fp += other.fp
-        self.fn += other.fn
+    def add(self, other: ClassCounts, sign: int = 1) -> None:
+        """Add the sums of ``other``, or take them away (-1)."""
+        self.iou += sign * other.iou
+        self.tp += sign * other.tp
+        self.fp += sign * other.fp
+        self.fn += sign * other.fn
 
     @property
     def occurs(self) -> bool:
@@ -75,60 +66,49 @@ class ClassCounts:
         return (self.iou / weight, self.iou / self.tp, self.tp / weight)
 
 
+def add_counts(
+    totals: dict[int, ClassCounts], more: Mapping[int, ClassCounts], sign: int = 1
+) -> None:
+    """Add counts by class to others, or take them away (-1)."""
+    for category, row in more.items():
+        totals.setdefault(category, ClassCounts()).add(row, sign)
+
+
 def count_matches(
     overlap: Overlap, truth: Mapping[int, TruthSegment], predicted: Mapping[int, int]
 ) -> dict[int, ClassCounts]:
-    """Return the counts of one image.
+    """Return the counts of one image by class, for the classes that occur.
 
     Args:
         overlap: Its table; every predicted id but 0 must be in ``predicted``, every true id but
             0 in ``truth``.
         truth: Segment id -> true segment, in the order of the JSON.
         predicted: Segment id -> class.
-
-    Returns:
-        Class -> counts, for the classes that occur.
     """
-    shared = {
-        (int(t), int(p)): int(n)
-        for t, p, n in zip(overlap.truth, overlap.predicted, overlap.pixels, strict=True)
-    }
+    columns = (overlap.truth.tolist(), overlap.predicted.tolist(), overlap.pixels.tolist())
+    shared = {(t, p): n for t, p, n in zip(*columns, strict=True)}
     areas = dict.fromkeys(predicted, 0)
     for (_, segment), pixels in shared.items():
         if segment != VOID_ID:
             areas[segment] += pixels
     counts: dict[int, ClassCounts] = {}
-    pairs = _matches(shared, areas, truth, predicted)
-    for (_, p), iou in pairs.items():
-        counts.setdefault(predicted[p], ClassCounts()).add(ClassCounts(iou=iou, tp=1))
-    found = {t for t, _ in pairs}
-    for t, segment_truth in truth.items():
-        if t not in found and not segment_truth.crowd:
-            counts.setdefault(segment_truth.category, ClassCounts()).fn += 1
-    crowds = {segment.category: t for t, segment in truth.items() if segment.crowd}
-    for p in predicted.keys() - {p for _, p in pairs}:
-        category = predicted[p]
-        forgiven = shared.get((VOID_ID, p), 0) + shared.get((crowds.get(category, -1), p), 0)
-        if forgiven <= 0.5 * areas[p]:
-            counts.setdefault(category, ClassCounts()).fp += 1
-    return counts
-
-
-def _matches(
-    shared: Mapping[tuple[int, int], int],
-    areas: Mapping[int, int],
-    truth: Mapping[int, TruthSegment],
-    predicted: Mapping[int, int],
-) -> dict[tuple[int, int], float]:
-    """Return (true id, predicted id) -> IoU of the pairs that match."""
-    pairs = {}
+    matched: set[tuple[str, int]] = set()
     for (t, p), pixels in shared.items():
         if VOID_ID in (t, p) or truth[t].crowd or truth[t].category != predicted[p]:
             continue
         union = areas[p] + truth[t].area - pixels - shared.get((VOID_ID, p), 0)
         if pixels / union > MATCH_IOU:
-            pairs[t, p] = pixels / union
-    return pairs
+            counts.setdefault(predicted[p], ClassCounts()).add(ClassCounts(pixels / union, tp=1))
+            matched |= {("true", t), ("predicted", p)}
+    for t, segment_truth in truth.items():
+        if ("true", t) not in matched and not segment_truth.crowd:
+            counts.setdefault(segment_truth.category, ClassCounts()).fn += 1
+    crowds = {segment.category: t for t, segment in truth.items() if segment.crowd}
+    for p, category in predicted.items():
+        forgiven = shared.get((VOID_ID, p), 0) + shared.get((crowds.get(category, -1), p), 0)
+        if ("predicted", p) not in matched and forgiven <= 0.5 * areas[p]:
+            counts.setdefault(category, ClassCounts()).fp += 1
+    return counts
 
 
 def mean_quality(
@@ -153,7 +133,13 @@ def mean_quality(
 def unmatched_positives(
     overlap: Overlap, truth: Mapping[int, TruthSegment], segments: Collection[int]
 ) -> dict[int, ClassCounts]:
-    """Return the false positives of one image by class.
+    """Return the false positives of one image that segments of clusters without a class are.
+
+    Panoptic quality is a mean over classes, so a false positive needs a class. It is charged to
+    the class that most of the segment truly is (the lowest id of equals): a found object without
+    a name is an object missed and a segment too many of the same class, exactly as one with a
+    wrong name costs twice. As any other it is forgiven if more than half of it lies on void or on
+    a crowd of that class. The other treatment, void, needs no code: such segments claim no pixel.
 
     Args:
         overlap: Pixels of true and predicted segments of the image.
@@ -161,42 +147,31 @@ def unmatched_positives(
         segments: Ids of predicted segments whose cluster has no class.
 
     Returns:
-        Class -> counts, of which only ``fp`` is not 0. A segment is charged to the class with
-        the most of its pixels (the lowest id of equals); as any other it is forgiven if more than
-        half of it lies on void or on a crowd of that class.
+        Class -> counts, of which only ``fp`` is not 0.
 
     Examples:
         Segment 7 has one pixel on void and three on class 2: one false positive of class 2.
 
         >>> from u2seg.evaluation.metrics.overlap import count_overlaps
-        >>> import numpy as np
         >>> overlap = count_overlaps(np.array([[0, 5, 5, 5]]), np.array([[7, 7, 7, 7]]))
         >>> unmatched_positives(overlap, {5: TruthSegment(category=2, area=3)}, {7})
         {2: ClassCounts(iou=0.0, tp=0, fp=1, fn=0)}
     """
-    areas = dict.fromkeys(segments, 0)
-    forgiven = dict.fromkeys(segments, 0)
-    shares: dict[int, dict[int, int]] = {segment: {} for segment in segments}
-    crowded: dict[tuple[int, int], int] = {}
-    for t, p, pixels in zip(
-        overlap.truth.tolist(), overlap.predicted.tolist(), overlap.pixels.tolist(), strict=True
-    ):
-        if p not in areas:
-            continue
-        areas[p] += pixels
-        if t == VOID_ID:
-            forgiven[p] += pixels
-            continue
-        category = truth[t].category
-        shares[p][category] = shares[p].get(category, 0) + pixels
-        if truth[t].crowd:
-            crowded[p, category] = crowded.get((p, category), 0) + pixels
     counts: dict[int, ClassCounts] = {}
-    for segment, classes in shares.items():
-        if not classes:
+    for segment in segments:
+        mine = overlap.predicted == segment
+        pairs = zip(overlap.truth[mine].tolist(), overlap.pixels[mine].tolist(), strict=True)
+        pixels = dict(pairs)
+        shares: dict[int, int] = {}
+        for t, n in pixels.items():
+            if t != VOID_ID:
+                shares[truth[t].category] = shares.get(truth[t].category, 0) + n
+        if not shares:
             continue
-        category = min(classes, key=lambda c: (-classes[c], c))
-        if forgiven[segment] + crowded.get((segment, category), 0) <= 0.5 * areas[segment]:
+        category = min(shares, key=lambda c: (-shares[c], c))
+        crowds = (t for t, s in truth.items() if s.crowd and s.category == category)
+        forgiven = pixels.get(VOID_ID, 0) + sum(pixels.get(t, 0) for t in crowds)
+        if forgiven <= 0.5 * sum(pixels.values()):
             counts.setdefault(category, ClassCounts()).fp += 1
     return counts
 
@@ -223,6 +198,5 @@ def joined_segments(
     joined: dict[int, TruthSegment] = {}
     for i, segment in segments.items():
         before = joined.get(target[i])
-        area = segment.area + (before.area if before else 0)
-        joined[target[i]] = replace(segment, area=area)
+        joined[target[i]] = replace(segment, area=segment.area + (before.area if before else 0))
     return joined

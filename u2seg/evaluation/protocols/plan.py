@@ -23,24 +23,11 @@ from u2seg.evaluation.protocols.mapping import (
     identity_mapping,
     read_mapping,
 )
-from u2seg.evaluation.protocols.rules import EvalProtocol, protocol_of
+from u2seg.evaluation.protocols.rules import PLACES, EvalProtocol, protocol_of
 from u2seg.evaluation.protocols.task_rules import rule_for, with_merging
 from u2seg.evaluation.truth.base import Truth
 from u2seg.evaluation.truth.predictions import Predictions, check_maps, cropped, read_labels
 from u2seg.evaluation.truth.splits import hold_out
-
-_THINGS = {
-    "thing_votes": "votes", "match_overlap": "overlap", "match_iou": "iou",
-    "match_score": "score", "match_pairs": "pairs", "match_crowds": "crowds",
-}  # fmt: skip
-
-_PLACES: dict[str, tuple[str, ...]] = {
-    **{key: (key,) for key in RULE_KEYS},
-    **{key: ("things", name) for key, name in _THINGS.items()},
-    "stuff_votes": ("stuff", "votes"),
-    "stuff_iou": ("stuff", "iou"),
-}
-"""Key of ``EvalSettings`` -> where ``EvalProtocol.to_json`` has it."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +164,10 @@ def _check_agreement(
         )
     ours, default = rule.to_json(), EvalSettings()
     for key in RULE_KEYS:
-        value, theirs = getattr(settings, key), _at(stated, _PLACES[key])
+        value, theirs = getattr(settings, key), _at(stated, PLACES[key])
         if value == getattr(default, key) or theirs is None:
             continue
-        if theirs not in (value, _at(ours, _PLACES[key])):
+        if theirs not in (value, _at(ours, PLACES[key])):
             raise UserError(
                 f"U2SEG.EVAL.{key.upper()} is {value!r}, but {mapping.path} was made with "
                 f"{theirs!r}, and a mapping is used with its own rules: remove the key, or "

@@ -1,32 +1,40 @@
-"""Named protocols: every rule by which predicted clusters become classes, in one place.
+"""Protocols: the rules by which predicted clusters become classes; named ones are in a data file.
 
-Sources: U2Seg's released code (commit 8e9c709) and paper (arXiv 2312.17243, appendix), CUPS
-(commit 78fc273). The bugs of the released code are not part of ``u2seg-released``; they are
-listed in docs/reference/protocols.md.
-
-Shapes: K thing clusters, S stuff clusters.
+A protocol of one's own is a function of ``EvalSettings`` and K that returns an ``EvalProtocol``,
+registered in ``PROTOCOLS``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib import resources
 from typing import Any
 
-from u2seg.config.evaluation import CUSTOM, PROTOCOLS, RULE_KEYS, EvalSettings
-from u2seg.errors import UserError
+import yaml
 
-PAPER_THRESHOLDS: dict[str, dict[int, tuple[float, float]]] = {
-    "uvo": {300: (0.7, 0.1), 800: (0.4, 0.1), 2911: (0.6, 0.1)},
-    "voc": {300: (0.8, 0.4), 800: (0.8, 0.2), 2911: (0.5, 0.2)},
-    "coco": {300: (0.6, 0.3), 800: (0.6, 0.4), 2911: (0.5, 0.3)},
-}
-"""Data set -> K -> (IoU, confidence) of a vote, as published; tuned on the evaluation split."""
+from u2seg.config.evaluation import CUSTOM, RULE_KEYS, EvalSettings
+from u2seg.errors import UserError
+from u2seg.registry import Registry
 
 COMPARED = ("u2seg-released", "u2seg-paper", "one-to-one", "cups")
 """The protocols that ``--protocol all`` stands for."""
-
 ALL = "all"
+PAPER = "u2seg-paper"
+PROTOCOLS = Registry("protocol")
+PLACES: dict[str, tuple[str, ...]] = {
+    **{key: (key,) for key in RULE_KEYS},
+    "thing_votes": ("things", "votes"),
+    "match_overlap": ("things", "overlap"),
+    "match_iou": ("things", "iou"),
+    "match_score": ("things", "score"),
+    "match_pairs": ("things", "pairs"),
+    "match_crowds": ("things", "crowds"),
+    "stuff_votes": ("stuff", "votes"),
+    "stuff_iou": ("stuff", "iou"),
+}
+"""Key of ``EvalSettings`` -> where an ``EvalProtocol`` has it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class EvalProtocol:
     """Rules from clusters to classes; see ``EvalSettings`` for the values.
 
     Args:
-        name: One of ``PROTOCOLS``.
+        name: A member of ``PROTOCOLS``.
         matching: ``hungarian``, ``majority``, ``hungarian+majority`` or ``identity``.
         things, stuff: What a vote is.
         apart: Things and stuff are matched apart.
@@ -139,7 +147,7 @@ def protocol_of(settings: EvalSettings, num_things: int) -> EvalProtocol:
         num_things: K of the predictions; ``u2seg-paper`` has thresholds for each.
 
     Raises:
-        UserError: if a key that the named protocol fixes is set to something else.
+        UserError: if there is none of that name, or a key that it fixes is set to something else.
 
     Examples:
         >>> protocol_of(EvalSettings(protocol="u2seg-paper"), 800).things.score
@@ -151,7 +159,7 @@ def protocol_of(settings: EvalSettings, num_things: int) -> EvalProtocol:
 it 0.5: remove the key, or write U2SEG.EVAL.PROTOCOL custom U2SEG.EVAL.MATCH_IOU 0.6 in place \
 of the protocol
     """
-    protocol = _BUILDERS[settings.protocol](settings, num_things)
+    protocol: EvalProtocol = PROTOCOLS.get(settings.protocol)(settings, num_things)
     if settings.protocol != CUSTOM:
         _check_keys(settings, protocol)
     return protocol
@@ -172,9 +180,8 @@ def expand_names(names: Sequence[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for name in (part for word in names for part in word.split(",")):
-        if name not in (*PROTOCOLS, ALL):
-            known = ", ".join((*PROTOCOLS, ALL))
-            raise UserError(f"--protocol {name} is unknown, expected one or more of {known}")
+        if name != ALL:
+            PROTOCOLS.get(name)
         found.update(dict.fromkeys(COMPARED if name == ALL else (name,)))
     return list(found)
 
@@ -182,10 +189,8 @@ def expand_names(names: Sequence[str]) -> list[str]:
 def paper_thresholds(data: str, num_things: int) -> tuple[float, float, str]:
     """Return (IoU, confidence) published for a data set and K, and what to say about it.
 
-    Args:
-        data: A key of ``PAPER_THRESHOLDS``.
-        num_things: K >= 1, the number of thing clusters; the paper has thresholds for three. For
-            any other those of the nearest are returned (of the smaller of two that are as near).
+    The paper has thresholds for three K; for any other those of the nearest are returned (of the
+    smaller of two that are as near).
 
     Examples:
         >>> paper_thresholds("voc", 800)
@@ -194,7 +199,7 @@ def paper_thresholds(data: str, num_things: int) -> tuple[float, float, str]:
         >>> note.removeprefix("the paper's thresholds for coco and 300 thing clusters")
         ' (it has none for 54; 300 is the nearest)'
     """
-    rows = PAPER_THRESHOLDS[data]
+    rows = _data()["paper_thresholds"][data]
     nearest = min(rows, key=lambda k: (abs(k - num_things), k))
     iou, score = rows[nearest]
     note = f"the paper's thresholds for {data} and {nearest} thing clusters"
@@ -203,95 +208,44 @@ def paper_thresholds(data: str, num_things: int) -> tuple[float, float, str]:
     return iou, score, note
 
 
-def _released(settings: EvalSettings, num_things: int) -> EvalProtocol:
-    return EvalProtocol(
-        name="u2seg-released",
-        matching="majority",
-        things=ThingRule(overlap="box", iou=0.7, strict=True, score=0.6, crowds=True),
-        stuff=StuffRule(votes="images", iou=0.15),
-        merge_stuff=False,
-        note="released code, any K",
-    )
+@cache
+def _data() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath("protocols.yaml").read_text("utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
 
 
-def _paper(settings: EvalSettings, num_things: int) -> EvalProtocol:
-    """As released but for thresholds and crowds.
-
-    The paper says neither which IoU is meant nor how stuff votes: both are taken from the
-    released code, the only statement there is. Crowds are no instances in COCO's rules.
-    """
+def _named(settings: EvalSettings, num_things: int) -> EvalProtocol:
+    row = _data()["protocols"][settings.protocol]
+    things, stuff = ThingRule(**row.get("things", {})), StuffRule(**row.get("stuff", {}))
+    rule = EvalProtocol(settings.protocol, **{**row, "things": things, "stuff": stuff})
+    if rule.name != PAPER:
+        return rule
     iou, score, note = paper_thresholds(settings.paper_data, num_things)
-    things = ThingRule(
-        overlap="box", iou=iou, strict=True, score=score, strict_score=True, crowds=False
-    )
-    return replace(_released(settings, num_things), name="u2seg-paper", things=things, note=note)
+    return replace(rule, things=replace(things, iou=iou, score=score), note=note)
 
 
-def _one_to_one(settings: EvalSettings, num_things: int) -> EvalProtocol:
-    return EvalProtocol("one-to-one", "hungarian", note="this project's thresholds")
+for _name in _data()["protocols"]:
+    PROTOCOLS.register(_name)(_named)
 
 
-def _cups(settings: EvalSettings, num_things: int) -> EvalProtocol:
-    return EvalProtocol(
-        name="cups",
-        matching="hungarian+majority",
-        things=ThingRule(votes="pixels"),
-        note="no thresholds",
-    )
-
-
-def _identity(settings: EvalSettings, num_things: int) -> EvalProtocol:
-    """As panopticapi scores a model of real classes: every predicted segment counts."""
-    return EvalProtocol("identity", "identity", merge_stuff=False, note="ids are classes")
-
-
+@PROTOCOLS.register(CUSTOM)
 def _custom(settings: EvalSettings, num_things: int) -> EvalProtocol:
-    return EvalProtocol(
-        name=CUSTOM,
-        matching=settings.matching,
-        things=ThingRule(
-            votes=settings.thing_votes,
-            overlap=settings.match_overlap,
-            iou=settings.match_iou,
-            score=settings.match_score,
-            crowds=settings.match_crowds,
-            pairs=settings.match_pairs,
-        ),
-        stuff=StuffRule(settings.stuff_votes, settings.stuff_iou),
-        apart=settings.apart,
-        unmatched=settings.unmatched,
-        merge_stuff=settings.merge_stuff,
-        note="U2SEG.EVAL",
-    )
-
-
-_BUILDERS: dict[str, Callable[[EvalSettings, int], EvalProtocol]] = {
-    "u2seg-released": _released,
-    "u2seg-paper": _paper,
-    "one-to-one": _one_to_one,
-    "cups": _cups,
-    "identity": _identity,
-    CUSTOM: _custom,
-}
+    rules: dict[str, Any] = {"things": {}, "stuff": {}}
+    for key, place in PLACES.items():
+        node = rules[place[0]] if len(place) > 1 else rules
+        node[place[-1]] = getattr(settings, key)
+    things, stuff = ThingRule(**rules.pop("things")), StuffRule(**rules.pop("stuff"))
+    return EvalProtocol(CUSTOM, things=things, stuff=stuff, note="U2SEG.EVAL", **rules)
 
 
 def _check_keys(settings: EvalSettings, protocol: EvalProtocol) -> None:
     """Refuse a key that says something else than the protocol; a default says nothing."""
+    default, content = EvalSettings(), asdict(protocol)
     fixed = {
-        "matching": protocol.matching,
-        "thing_votes": protocol.things.votes,
-        "match_overlap": protocol.things.overlap,
-        "match_iou": protocol.things.iou,
-        "match_score": protocol.things.score,
-        "match_pairs": protocol.things.pairs,
-        "match_crowds": protocol.things.crowds,
-        "stuff_votes": protocol.stuff.votes,
-        "stuff_iou": protocol.stuff.iou,
-        "apart": protocol.apart,
-        "unmatched": protocol.unmatched,
-        "merge_stuff": protocol.merge_stuff,
+        key: content[place[0]][place[1]] if len(place) > 1 else content[place[0]]
+        for key, place in PLACES.items()
     }
-    default = EvalSettings()
     for key in RULE_KEYS:
         given, value = getattr(settings, key), fixed[key]
         if given not in (getattr(default, key), value):
@@ -309,10 +263,11 @@ def _instead(settings: EvalSettings, protocol: EvalProtocol, fixed: dict[str, An
         for key in RULE_KEYS
     }
     try:
-        custom = replace(default, **rules)
-    except UserError:
-        custom = None  # these do not go together
-    if custom is None or protocol.things.strict or protocol.things.strict_score:
+        replace(default, **rules)
+        fits = not (protocol.things.strict or protocol.things.strict_score)
+    except UserError:  # these do not go together
+        fits = False
+    if not fits:
         return f"set U2SEG.EVAL.PROTOCOL {CUSTOM} to choose rules one by one"
     words = [
         f"U2SEG.EVAL.{key.upper()} {value}"

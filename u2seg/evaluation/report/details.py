@@ -1,18 +1,7 @@
-"""Tables as CSV: one header line, numbers with enough digits to be read back exactly.
+"""Files beside ``metrics.json``: per class, per cluster, per image, and the worst images.
 
-The figures of each class in one table, for ``per_class.csv`` and the screen.
-
-Which classes lie under each cluster, and what clusters without a class hold.
-
-Counted from the tables of one pass, before any mapping, so it is the same under every protocol;
-only the class that a cluster was given differs.
-
-Which images went worst, and all that is needed to draw them.
-
-The pictures need no reader of the truth: the id maps of the chosen images are written beside
-``worst.json``, which names the class of every segment, so the report works from files alone.
-
-Files beside ``metrics.json``: per class, per cluster, per image, and the worst images.
+The pictures of a report need no reader of the truth: the id maps of the chosen images are written
+beside ``worst.json``, which names the class of every segment.
 """
 
 from __future__ import annotations
@@ -31,7 +20,6 @@ from u2seg.evaluation.collect import NONE, ImageTable
 from u2seg.evaluation.figures import ImageCounts
 from u2seg.evaluation.metrics.panoptic import mean_quality
 from u2seg.evaluation.protocols.mapping import ClusterMapping
-from u2seg.evaluation.report import details as csvfile
 from u2seg.evaluation.truth.base import PANOPTIC, Truth, by_name
 from u2seg.evaluation.truth.coco import PanopticSet
 from u2seg.evaluation.truth.predictions import Predictions
@@ -39,28 +27,68 @@ from u2seg.io.atomic import remove_file, write_json, write_text
 from u2seg.io.png import write_panoptic_png
 
 Cell = str | float | int | None
+CLASS_COLUMNS = (
+    "class_id", "class", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU", "accuracy",
+    "box_AP", "box_AP50", "box_AR100", "AP", "AP50", "AR100", "clusters", "pixels",
+)  # fmt: skip
+CLUSTER_COLUMNS = (
+    "cluster_id", "cluster", "kind", "class_id", "class", "pixels", "share", "votes", "mapped",
+)  # fmt: skip
+UNLABELLED = "(void)"
+"""Name of true pixels without a class in ``clusters.csv``."""
+SHOWN = 6
+"""Images of each kind that can be drawn."""
+FOLDER = "worst"
+MAPS = ("truth", "prediction")
+KEYS = {"PQ": "pq", "accuracy": "accuracy", "missed": "missed"}
+"""Figures of one image and their fields; by the first that the truth allows, images are ranked."""
+
+
+def write_details(
+    truth: Truth,
+    predicted: Predictions,
+    tables: Sequence[ImageTable],
+    counts: Sequence[ImageCounts],
+    clusters: ClusterCounts,
+    mapping: ClusterMapping,
+    metrics: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write ``per_class.csv``, ``clusters.csv``, ``images.csv``, ``worst.json`` and ``worst/``.
+
+    Args:
+        truth: The truth; the worst images are read again.
+        predicted: The predictions; those of the worst images are read again.
+        tables: Of the scored images.
+        counts: Of the same images, under ``mapping``.
+        clusters: From ``count_clusters``.
+        mapping: Cluster -> class.
+        metrics: ``panoptic``, ``semantic`` and ``instances`` under ``mapping``.
+        folder: Gets the files.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    names = predicted.panoptic.names
+    rows = class_rows(metrics, truth, mapping, tables, names)
+    write_text(folder / "per_class.csv", csv_text(CLASS_COLUMNS, rows))
+    write_text(folder / "clusters.csv", clusters_csv(clusters, predicted.panoptic, truth, mapping))
+    scores = image_scores(counts, truth)
+    write_text(folder / "images.csv", images_csv(scores, truth))
+    worst = worst_images(scores, truth, predicted, mapping, folder)
+    write_json(folder / "worst.json", worst, indent=1)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    r"""Return a table as CSV; None is an empty cell.
+    r"""Return a table as CSV, numbers with all digits; None is an empty cell.
 
     Examples:
         >>> csv_text(["class", "PQ"], [["a, b", 41.25], ["c", None]])
         'class,PQ\n"a, b",41.25\nc,\n'
     """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
     return buffer.getvalue()
-
-
-COLUMNS = (
-    "class_id", "class", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU", "accuracy",
-    "box_AP", "box_AP50", "box_AR100", "AP", "AP50", "AR100", "clusters", "pixels",
-)  # fmt: skip
-
-_AP = ("AP", "AP50", "AR100")
 
 
 def class_rows(
@@ -70,89 +98,54 @@ def class_rows(
     tables: Iterable[ImageTable],
     cluster_names: Mapping[int, str],
 ) -> list[list[Cell]]:
-    """Return a row for each class, in the order of the truth.
+    """Return a row of ``CLASS_COLUMNS`` for each class, in the order of the truth.
 
-    Args:
-        metrics: ``panoptic``, ``semantic`` and ``instances`` with ``per_class``, or None.
-        truth: Names the classes.
-        mapping: Cluster -> class.
-        tables: Of the scored images.
-        cluster_names: Cluster -> name.
-
-    Returns:
-        Rows of ``COLUMNS``: percentages, None where undefined; ``clusters`` are the names of
-        those that were given the class, ``pixels`` its true pixels, crowds included.
+    Percentages are None where undefined; ``clusters`` are the names of those that were given the
+    class, ``pixels`` its true pixels, crowds included.
     """
-    pixels = class_pixels(tables)
-    named = by_name(truth.names, {c: c for c in truth.names})
-    rows: list[list[Cell]] = []
-    for name, category in named.items():
-        quality = _of_class(metrics, name, "panoptic")
-        semantic = _of_class(metrics, name, "semantic")
-        given = [cluster_names[k] for k, c in mapping.all.items() if c == category]
-        rows.append(
-            [
-                category,
-                name,
-                "thing" if category in truth.things else "stuff",
-                *(quality.get(key) for key in ("PQ", "SQ", "RQ", "tp", "fp", "fn")),
-                *(semantic.get(key) for key in ("IoU", "accuracy")),
-                *(_of_class(metrics, name, "instances", "box").get(key) for key in _AP),
-                *(_of_class(metrics, name, "instances", "segm").get(key) for key in _AP),
-                " ".join(given),
-                pixels.get(category, 0),
-            ]
-        )
-    return rows
 
+    def of_class(name: str, *path: str) -> Mapping[str, Any]:
+        node: Any = metrics
+        for key in (*path, "per_class", name):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return node or {}
 
-def per_class_csv(rows: Iterable[list[Cell]]) -> str:
-    """Return the content of ``per_class.csv``."""
-    return csv_text(COLUMNS, rows)
-
-
-def class_pixels(tables: Iterable[ImageTable]) -> dict[int, int]:
-    """Return class -> true pixels, crowds included."""
-    sums: dict[int, int] = {}
+    pixels: dict[int, int] = {}
     for table in tables:
-        for true, pixels in zip(
-            table.overlap.truth.tolist(), table.overlap.pixels.tolist(), strict=True
-        ):
+        shared = zip(table.overlap.truth.tolist(), table.overlap.pixels.tolist(), strict=True)
+        for true, number in shared:
             if true in table.truth:
                 category = table.truth[true].category
-                sums[category] = sums.get(category, 0) + pixels
-    return sums
-
-
-def _of_class(metrics: Mapping[str, Any], name: str, *path: str) -> Mapping[str, Any]:
-    node: Any = metrics
-    for key in (*path, "per_class", name):
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node if isinstance(node, Mapping) else {}
-
-
-COLUMNS_confusion = (
-    "cluster_id", "cluster", "kind", "class_id", "class", "pixels", "share", "votes", "mapped",
-)  # fmt: skip
-
-UNLABELLED = "(void)"
-"""Name of true pixels without a class in ``clusters.csv``."""
-
-Cell_confusion = tuple[int, int]
-"""(cluster, class); both category ids of their files, the class ``NONE`` for void."""
+                pixels[category] = pixels.get(category, 0) + number
+    rows: list[list[Cell]] = []
+    for name, category in by_name(truth.names, {c: c for c in truth.names}).items():
+        kind = "thing" if category in truth.things else "stuff"
+        figures = [
+            *(of_class(name, "panoptic").get(k) for k in ("PQ", "SQ", "RQ", "tp", "fp", "fn")),
+            *(of_class(name, "semantic").get(k) for k in ("IoU", "accuracy")),
+            *(
+                of_class(name, "instances", iou).get(k)
+                for iou in ("box", "segm")
+                for k in ("AP", "AP50", "AR100")
+            ),
+        ]
+        given = " ".join(cluster_names[k] for k, c in mapping.all.items() if c == category)
+        rows.append([category, name, kind, *figures, given, pixels.get(category, 0)])
+    return rows
 
 
 @dataclass
 class ClusterCounts:
-    """Sums over images.
+    """What lies under each cluster, sums over images: the same under every protocol.
 
     Args:
-        pixels: (Cluster, class) -> pixels of predicted segments, crowds included.
+        pixels: (Cluster, class) -> pixels of predicted segments, crowds included; both category
+            ids of their files, the class ``NONE`` for void.
         segments: Cluster -> predicted segments.
         instances: Cluster -> predicted instances.
     """
 
-    pixels: dict[Cell_confusion, int] = field(default_factory=dict)
+    pixels: dict[tuple[int, int], int] = field(default_factory=dict)
     segments: dict[int, int] = field(default_factory=dict)
     instances: dict[int, int] = field(default_factory=dict)
 
@@ -160,7 +153,7 @@ class ClusterCounts:
         """Return cluster -> all its pixels, on void too."""
         sums: dict[int, int] = {}
         for (cluster, _), pixels in self.pixels.items():
-            sums[cluster] = sums.get(cluster, 0) + pixels
+            _add(sums, cluster, pixels)
         return sums
 
 
@@ -176,7 +169,7 @@ def count_clusters(tables: Iterable[ImageTable]) -> ClusterCounts:
                 _add(counts.pixels, (table.predicted[segment], true_class), pixels)
         for cluster in table.predicted.values():
             _add(counts.segments, cluster, 1)
-        for cluster in table.detections.cluster.tolist():
+        for cluster in table.detections.tolist():
             _add(counts.instances, cluster, 1)
     return counts
 
@@ -197,89 +190,62 @@ def unmatched_clusters(
         small, and their share of ``pixels``, ``segments`` and ``instances`` (things only) of
         all that was predicted of the kind, in percent; None where nothing was.
     """
+
+    def percent(sums: Mapping[int, int], part: Iterable[int], every: Iterable[int]) -> Cell:
+        total = sum(sums.get(cluster, 0) for cluster in every)
+        return 100.0 * sum(sums.get(c, 0) for c in part) / total if total else None
+
     areas = counts.of_cluster()
     result: dict[str, Any] = {}
     for kind, ids in (("things", clusters.things), ("stuff", clusters.stuff)):
         without = [cluster for cluster in ids if cluster not in mapping.all]
         used = sorted((c for c in without if c in areas), key=lambda c: (-areas[c], c))
-        row: dict[str, Any] = {
+        result[kind] = {
             "clusters": len(ids),
             "unmatched": len(without),
             "names": [clusters.names[c] for c in used],
-            "pixels": _percent(areas, without, ids),
-            "segments": _percent(counts.segments, without, ids),
+            "pixels": percent(areas, without, ids),
+            "segments": percent(counts.segments, without, ids),
         }
-        if kind == "things":
-            row["instances"] = _percent(counts.instances, without, ids)
-        result[kind] = row
+    things = [c for c in clusters.things if c not in mapping.all]
+    result["things"]["instances"] = percent(counts.instances, things, clusters.things)
     return result
 
 
 def clusters_csv(
-    counts: ClusterCounts,
-    clusters: PanopticSet,
-    truth: Truth,
-    mapping: ClusterMapping,
+    counts: ClusterCounts, clusters: PanopticSet, truth: Truth, mapping: ClusterMapping
 ) -> str:
     """Return the content of ``clusters.csv``: a line for each (cluster, class) that occurs.
 
-    Args:
-        counts: From ``count_clusters``.
-        clusters: The predictions; names the clusters.
-        truth: Names the classes.
-        mapping: Cluster -> class, and the votes that made it.
-
-    Returns:
-        Lines from the cluster with most pixels to that with fewest, and within a cluster
-        likewise; ``share`` is the percentage of the cluster's pixels, ``mapped`` 1 on the class
-        that the cluster was given.
+    Lines go from the cluster with most pixels to that with fewest, and within a cluster likewise;
+    ``share`` is the percentage of the cluster's pixels, ``mapped`` 1 on the class that the cluster
+    was given.
     """
-    areas = counts.of_cluster()
-    given = mapping.all
+    areas, given, things = counts.of_cluster(), mapping.all, set(clusters.things)
     votes = {(cluster, true_class): number for cluster, true_class, number in mapping.votes}
     cells = set(counts.pixels) | set(votes) | set(given.items())
     order = sorted(cells, key=lambda c: (-areas.get(c[0], 0), c[0], -counts.pixels.get(c, 0), c[1]))
-    things = set(clusters.things)
-    rows: list[list[csvfile.Cell]] = []
+    rows: list[list[Cell]] = []
     for cluster, true_class in order:
-        pixels = counts.pixels.get((cluster, true_class), 0)
-        share = 100.0 * pixels / areas[cluster] if areas.get(cluster) else 0.0
+        pixels, known = counts.pixels.get((cluster, true_class), 0), true_class != NONE
         rows.append(
             [
                 cluster,
                 clusters.names[cluster],
                 "thing" if cluster in things else "stuff",
-                "" if true_class == NONE else true_class,
-                UNLABELLED if true_class == NONE else truth.names[true_class],
+                true_class if known else "",
+                truth.names[true_class] if known else UNLABELLED,
                 pixels,
-                share,
+                100.0 * pixels / areas[cluster] if areas.get(cluster) else 0.0,
                 votes.get((cluster, true_class), 0),
                 int(given.get(cluster) == true_class),
             ]
         )
-    return csvfile.csv_text(COLUMNS_confusion, rows)
+    return csv_text(CLUSTER_COLUMNS, rows)
 
 
 def _add(sums: dict[Any, int], key: Any, value: int) -> None:
     sums[key] = sums.get(key, 0) + value
-
-
-def _percent(sums: Mapping[int, int], part: Iterable[int], every: Iterable[int]) -> float | None:
-    total = sum(sums.get(cluster, 0) for cluster in every)
-    return 100.0 * sum(sums.get(c, 0) for c in part) / total if total else None
-
-
-SHOWN = 6
-"""Images of each kind that can be drawn."""
-
-FOLDER = "worst"
-
-MAPS = ("truth", "prediction")
-
-_MAP = re.compile(rf"\d+_({'|'.join(MAPS)})\.png")
-
-KEYS = {"PQ": "pq", "accuracy": "accuracy", "missed": "missed"}
-"""Figures of one image and their fields; by the first that the truth allows, images are ranked."""
 
 
 @dataclass(frozen=True)
@@ -303,19 +269,13 @@ def image_scores(counts: Sequence[ImageCounts], truth: Truth) -> list[ImageScore
     """Return the figures of every image, in the order of ``counts``."""
     rows = []
     for image in counts:
-        cells = image.confusion
-        total = int(cells.pixels.sum())
-        right = int(cells.pixels[cells.true_class == cells.predicted].sum())
-        missed = int(cells.pixels[cells.predicted == NONE].sum())
-        quality = mean_quality(image.panoptic, truth.names)["PQ"]
-        rows.append(
-            ImageScore(
-                image.image_id,
-                quality if PANOPTIC in truth.tasks else None,
-                100.0 * right / total if total else None,
-                100.0 * missed / total if total else None,
-            )
-        )
+        true, found, pixels = image.confusion
+        total = int(pixels.sum())
+        shares = [int(pixels[found == other].sum()) for other in (true, NONE)]
+        right, missed = (100.0 * part / total if total else None for part in shares)
+        quality: Any = mean_quality(image.panoptic, truth.names)["PQ"]
+        pq = quality if PANOPTIC in truth.tasks else None
+        rows.append(ImageScore(image.image_id, pq, right, missed))
     return rows
 
 
@@ -356,7 +316,7 @@ def worst_images(
     Args:
         scores: From ``image_scores``.
         truth: Read again for the chosen images.
-        predicted: Read again for the chosen images.
+        predicted: The same.
         mapping: Cluster -> class, for the predicted segments.
         folder: Gets ``worst/<image id>_truth.png`` and ``_prediction.png``.
 
@@ -373,12 +333,14 @@ def worst_images(
     """
     rankings = {key: [s.image_id for s in ranked(scores, key)] for key in KEYS}
     by = next((key for key in KEYS if rankings[key]), "PQ")
-    order = rankings[by]
-    chosen = dict(zip(("worst", "median", "best"), _spread(order, SHOWN), strict=True))
+    chosen = dict(zip(("worst", "median", "best"), _spread(rankings[by], SHOWN), strict=True))
     by_id = {score.image_id: score for score in scores}
     shown = sorted(i for ids in chosen.values() for i in ids)
     images = {str(i): _image(by_id[i], truth, predicted, mapping, folder) for i in shown}
-    _remove_others(folder, images.values())
+    kept = {folder / image[name] for image in images.values() for name in MAPS if image[name]}
+    for path in sorted((folder / FOLDER).glob("*.png")):
+        if re.fullmatch(rf"\d+_({'|'.join(MAPS)})\.png", path.name) and path not in kept:
+            remove_file(path)
     return {
         "ranked_by": by,
         **chosen,
@@ -391,14 +353,6 @@ def worst_images(
     }
 
 
-def _remove_others(folder: Path, images: Iterable[Mapping[str, Any]]) -> None:
-    """Remove maps of other images than these from ``worst/``."""
-    kept = {folder / image[name] for image in images for name in MAPS if image[name]}
-    for path in sorted((folder / FOLDER).glob("*.png")):
-        if _MAP.fullmatch(path.name) and path not in kept:
-            remove_file(path)
-
-
 def _spread(order: Sequence[int], shown: int) -> tuple[list[int], list[int], list[int]]:
     """Return the first, middle and last ids of a ranking, the last reversed; none twice.
 
@@ -408,24 +362,19 @@ def _spread(order: Sequence[int], shown: int) -> tuple[list[int], list[int], lis
         >>> _spread([5, 6, 7, 8], 3)
         ([5], [6], [8])
     """
-    count = min(shown, len(order) // 3) or min(1, len(order))
-    middle = (len(order) - count) // 2
-    if len(order) < 3:
-        return list(order[:1]), [], list(order[1:])
     ids = list(order)
+    if len(ids) < 3:
+        return ids[:1], [], ids[1:]
+    count = min(shown, len(ids) // 3)
+    middle = (len(ids) - count) // 2
     return ids[:count], ids[middle : middle + count], ids[::-1][:count]
 
 
 def _image(
-    score: ImageScore,
-    truth: Truth,
-    predicted: Predictions,
-    mapping: ClusterMapping,
-    folder: Path,
+    score: ImageScore, truth: Truth, predicted: Predictions, mapping: ClusterMapping, folder: Path
 ) -> dict[str, Any]:
-    image_id = score.image_id
+    image_id, clusters = score.image_id, predicted.panoptic
     true = truth.read(image_id)
-    clusters = predicted.panoptic
     segments = clusters.segments.get(image_id)
     maps = {"truth": true.ids}
     if segments is not None:
@@ -434,9 +383,8 @@ def _image(
     for name, path in paths.items():
         write_panoptic_png(folder / path, maps[name])
     present = set(np.unique(true.ids).tolist())
-    found = segments or {}
     return {
-        **{key: getattr(score, field) for key, field in KEYS.items()},
+        **{key: getattr(score, name) for key, name in KEYS.items()},
         "name": truth.stems[image_id],
         "png": clusters.file_names.get(image_id),
         "whole_image": true.ids.shape == tuple(truth.sizes[image_id]),
@@ -445,40 +393,5 @@ def _image(
         "true_segments": {
             str(s): info.category for s, info in true.segments.items() if s in present
         },
-        "segments": {str(s): mapping.all.get(info.category) for s, info in found.items()},
+        "segments": {str(s): mapping.all.get(i.category) for s, i in (segments or {}).items()},
     }
-
-
-def write_details(
-    truth: Truth,
-    predicted: Predictions,
-    tables: Sequence[ImageTable],
-    counts: Sequence[ImageCounts],
-    clusters: ClusterCounts,
-    mapping: ClusterMapping,
-    metrics: Mapping[str, Any],
-    folder: Path,
-) -> None:
-    """Write ``per_class.csv``, ``clusters.csv``, ``images.csv``, ``worst.json`` and ``worst/``.
-
-    Args:
-        truth: The truth; the worst images are read again.
-        predicted: The predictions; those of the worst images are read again.
-        tables: Of the scored images.
-        counts: Of the same images, under ``mapping``.
-        clusters: From ``count_clusters``.
-        mapping: Cluster -> class.
-        metrics: ``panoptic``, ``semantic`` and ``instances`` under ``mapping``.
-        folder: Gets the files.
-
-    Raises:
-        UserError: if a file cannot be written.
-    """
-    rows = class_rows(metrics, truth, mapping, tables, predicted.panoptic.names)
-    write_text(folder / "per_class.csv", per_class_csv(rows))
-    text = clusters_csv(clusters, predicted.panoptic, truth, mapping)
-    write_text(folder / "clusters.csv", text)
-    scores = image_scores(counts, truth)
-    write_text(folder / "images.csv", images_csv(scores, truth))
-    worst = worst_images(scores, truth, predicted, mapping, folder)
-    write_json(folder / "worst.json", worst, indent=1)

@@ -17,7 +17,8 @@ from u2seg.evaluation.truth.base import INSTANCES, TrueImage, Truth, check_ids, 
 from u2seg.evaluation.truth.crop import crop_map
 from u2seg.io.coco import image_sizes, read_instances, read_panoptic, segmentation_rle
 from u2seg.io.paths import Folder, stem_of
-from u2seg.io.png import read_panoptic_png
+from u2seg.io.png import read_label_png, read_panoptic_png
+from u2seg.structures.labels import VOID_ID, VOID_STUFF
 
 Record = dict[str, Any]
 
@@ -38,12 +39,15 @@ class PanopticSet(Truth):
         pngs: Folder of its PNGs.
         segments: Image id -> segment id -> segment, in the order of the JSON.
         file_names: Image id -> PNG, relative to ``pngs``.
+        semantic: The PNGs are 8-bit stuff maps (0 any thing, 1..S stuff, 255 void), of whose
+            values none need occur.
         side: Predictions are cropped to this square when read (``crop_map``); 0 = whole.
     """
 
     pngs: Path
     segments: dict[int, dict[int, TruthSegment]]
     file_names: dict[int, str]
+    semantic: bool = False
     side: int = 0
 
     def read_ids(self, image_id: int) -> npt.NDArray[np.int32]:
@@ -54,8 +58,10 @@ class PanopticSet(Truth):
                 declares for the image.
         """
         path = self.path(image_id)
-        ids = read_panoptic_png(path)
+        ids = read_label_png(path).astype(np.int32) if self.semantic else read_panoptic_png(path)
         check_shape(path, ids.shape, self.sizes[image_id], f"{self.source} declares")
+        if self.semantic:
+            ids[ids == VOID_STUFF] = VOID_ID
         return crop_map(ids, self.side) if self.side else ids
 
     def check_ids(self, image_id: int, found: Iterable[int], every: bool = False) -> None:
@@ -67,7 +73,8 @@ class PanopticSet(Truth):
             every: Also ask that each segment of the JSON has a pixel, unless a crop is seen.
         """
         check_ids(self, image_id, self.segments[image_id], found)
-        missing = set(self.segments[image_id]) - set(found) if every and not self.side else set()
+        every = every and not self.side and not self.semantic
+        missing = set(self.segments[image_id]) - set(found) if every else set()
         if missing:
             raise UserError(
                 f"{self.source}: segment id {some(missing)} of image {image_id} has no "

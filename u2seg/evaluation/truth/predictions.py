@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,20 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from u2seg.errors import UserError
-from u2seg.evaluation.truth.base import Truth, check_shape, some
+from u2seg.evaluation.metrics.panoptic import TruthSegment
+from u2seg.evaluation.truth.base import (
+    INSTANCES,
+    SEMANTIC,
+    TASKS,
+    AnyTruth,
+    TrueImage,
+    Truth,
+    check_shape,
+    some,
+)
 from u2seg.evaluation.truth.coco import PanopticSet, read_panoptic_set
 from u2seg.evaluation.truth.crop import crop_map, crop_side
-from u2seg.io.coco import check_score, read_instances, read_results, segmentation_rle
+from u2seg.io.coco import check_score, image_sizes, read_instances, read_results, segmentation_rle
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.paths import safe_join, stem_of
 from u2seg.io.png import png_size, read_label_png
@@ -23,6 +33,8 @@ from u2seg.structures.labels import LabelSpace
 
 PSEUDO_LABELS = "pseudo-labels"
 """``protocol.reference`` of an evaluation without ground truth."""
+Record = dict[str, Any]
+SPACE = "labelspace.json"
 SCORES = (0.0, 1.0)
 """Range of scores of instances: the thresholds of votes lie in it."""
 
@@ -43,13 +55,15 @@ class Predictions:
         folder: The folder.
         panoptic: Its panoptic part; class ids are clusters.
         instances: Image id -> COCO results with ``bbox``.
-        has_stuff_maps: Whether ``stuff/`` exists.
+        has_stuff_maps: Whether maps of the semantic head vote for stuff.
+        tasks: What it can be scored on: all, but for instances alone or stuff alone.
     """
 
     folder: Path
     panoptic: PanopticSet
-    instances: dict[int, list[dict[str, Any]]]
+    instances: dict[int, list[Record]]
     has_stuff_maps: bool
+    tasks: frozenset[str] = TASKS
 
     def stuff_path(self, image_id: int) -> Path:
         """Return the path of an image's stuff map; UserError if its name leaves the folder."""
@@ -78,8 +92,9 @@ def read_predictions(folder: Path, truth: Truth) -> Predictions:
     """Return the predictions in a result folder, or the labels in a label folder.
 
     Args:
-        folder: Holds ``panoptic.json``, ``panoptic/``, ``instances.json``, and optionally
-            ``stuff/`` and ``labelspace.json``; or as for ``read_labels``.
+        folder: A result folder with ``panoptic.json``, ``panoptic/``, ``instances.json``, and
+            optionally ``stuff/`` and ``labelspace.json``; without things it needs no instances.
+            Or a label folder, as ``read_labels``.
         truth: What they are to be compared with.
 
     Raises:
@@ -87,29 +102,30 @@ def read_predictions(folder: Path, truth: Truth) -> Predictions:
             annotate, has a mask of another size or a score outside 0..1, or disagrees with
             ``labelspace.json``.
     """
-    if not (folder / "panoptic.json").is_file():
-        if (folder / "panoptic" / "panoptic.json").is_file():
-            return read_labels(folder, truth)
+    if any((folder / "panoptic" / name).is_file() for name in ("panoptic.json", SPACE)):
+        return read_labels(folder, truth)
+    if not (folder / "panoptic.json").is_file():  # written last: without it all is unfinished
         raise UserError(
-            f"{folder} holds no panoptic.json: give the result folder of an evaluation run"
+            f"{folder} holds no panoptic.json: give the result folder of an evaluation run, or "
+            "the output folder of u2seg label"
         )
-    panoptic = read_panoptic_set(folder / "panoptic.json", folder / "panoptic")
+    panoptic, tasks = _panoptic_part(folder)
     _check_images(panoptic.source, panoptic.segments, truth)
-    _check_label_space(folder, panoptic)
-    sizes = {image_id: truth.sizes[image_id] for image_id in truth.stems}
+    instances: dict[int, list[Record]] = {}
     source = folder / "instances.json"
-    results = read_results(source, {**panoptic.sizes, **sizes}, panoptic.things, SCORES)
-    _check_images(source, {r["image_id"] for r in results}, truth)
-    instances: dict[int, list[dict[str, Any]]] = {}
-    for result in results:
-        instances.setdefault(result["image_id"], []).append(
-            compressed_result(result, sizes[result["image_id"]])
-        )
-    return Predictions(folder, panoptic, instances, (folder / "stuff").is_dir())
+    if INSTANCES in tasks:
+        sizes = {image_id: truth.sizes[image_id] for image_id in truth.stems}
+        results = read_results(source, {**panoptic.sizes, **sizes}, panoptic.things, SCORES)
+        _check_images(source, {r["image_id"] for r in results}, truth)
+        for result in results:
+            image_id = result["image_id"]
+            row = compressed_result(result, sizes[image_id])
+            instances.setdefault(image_id, []).append(row)
+    return Predictions(folder, panoptic, instances, (folder / "stuff").is_dir(), tasks)
 
 
 def read_labels(folder: Path, truth: Truth) -> Predictions:
-    """Return the panoptic labels of a labelling run as predictions.
+    """Return the labels of a labelling run as predictions.
 
     Args:
         folder: Output folder of the run. Its images are paired with the truth's by file name
@@ -120,55 +136,127 @@ def read_labels(folder: Path, truth: Truth) -> Predictions:
         UserError: if a file is missing or garbled, no image is in the truth, a label has
             another size than the true image, or a score is no number in 0..1.
     """
-    source = Path(folder) / "panoptic" / "panoptic.json"
-    if not source.is_file():
+    root = Path(folder) / "panoptic"
+    if not any((root / name).is_file() for name in ("panoptic.json", SPACE)):
         raise UserError(
-            f"{folder} holds no panoptic/panoptic.json: --labels takes the output folder of a "
-            "finished u2seg label"
+            f"{folder} holds no panoptic/panoptic.json: expected the output folder of a finished "
+            "u2seg label"
         )
-    found = read_panoptic_set(source, source.parent / "panoptic")
+    whole, tasks = _panoptic_part(root)
+    instances: dict[int, list[Record]] = {}
+    path = root / "instances.json"
+    if tasks == {INSTANCES}:
+        images = read_instances(path, whole.things)["images"]
+        stems = {image["id"]: stem_of(image["file_name"]) for image in images}
+        whole = replace(whole, stems=stems, sizes=image_sizes(images), file_names={}, segments={})
+    panoptic, pairs = _paired(whole, truth)
+    if INSTANCES not in tasks:
+        return Predictions(Path(folder), panoptic, instances, False, tasks)
+    content = read_instances(path, whole.things)
+    names = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
+    ids = {whole.stems[own]: true_id for true_id, own in pairs.items()}
+    for record in content["annotations"]:
+        true_id = ids.get(names[record["image_id"]])
+        if true_id is not None and not record.get("iscrowd"):
+            result = {"score": 1.0, **record, "image_id": true_id}
+            check_score(f"{path}: the annotation of id {record['id']}", result, *SCORES)
+            row = compressed_result(result, panoptic.sizes[true_id])
+            instances.setdefault(true_id, []).append(row)
+    return Predictions(Path(folder), panoptic, instances, False, tasks)
+
+
+def _panoptic_part(root: Path) -> tuple[PanopticSet, frozenset[str]]:
+    """Return the panoptic part of a folder and what can be scored, from whatever it holds."""
+    source, path = root / "panoptic.json", root / SPACE
+    space = LabelSpace.from_json(read_json_object(path)) if path.is_file() else None
+    if source.is_file():
+        panoptic = read_panoptic_set(source, root / "panoptic")
+        found = (len(panoptic.things), len(panoptic.stuff))
+        if space and found != (space.num_things, space.num_stuff):
+            raise UserError(
+                f"{path} has {space.num_things} things and {space.num_stuff} stuff, "
+                f"{panoptic.source} {found[0]} and {found[1]}: they come from different models"
+            )
+        return panoptic, TASKS if panoptic.things else frozenset({SEMANTIC})
+    if space is None:
+        raise UserError(f"{root} holds neither panoptic.json nor {SPACE}, which names clusters")
+    things, stuff = range(1, space.num_things + 1), range(1, space.num_stuff + 1)
+    tasks = {INSTANCES} if (root / "instances.json").is_file() else {SEMANTIC}
+    maps = {} if INSTANCES in tasks else find_pngs(root / "stuff")
+    ids = dict(enumerate(maps, start=1))
+    segments = {i: TruthSegment(space.num_things + i, 0) for i in stuff}
+    panoptic = PanopticSet(
+        source=path,
+        pngs=root / "stuff",
+        names={i: space.name(i) for i in range(1, space.num_things + space.num_stuff + 1)},
+        things=tuple(things),
+        stuff=tuple(space.num_things + i for i in stuff),
+        stems=ids,
+        sizes={i: png_size(maps[stem]) for i, stem in ids.items()},
+        segments=dict.fromkeys(ids, segments),
+        file_names={i: f"{stem}.png" for i, stem in ids.items()},
+        semantic=True,
+    )
+    return panoptic, frozenset(tasks)
+
+
+def find_pngs(folder: Path) -> dict[str, Path]:
+    """Return name without ending -> PNG, of all below a folder; UserError if there is none."""
+    paths = sorted(folder.rglob("*.png"))
+    if not paths:
+        raise UserError(f"{folder} holds no PNG, expected 8-bit label maps")
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def _paired(found: PanopticSet, truth: Truth) -> tuple[PanopticSet, dict[int, int]]:
+    """Return labels under the image ids of the truth, joined by names, and true id -> own id."""
     by_stem = {stem: image_id for image_id, stem in found.stems.items()}
     pairs = {i: by_stem[stem] for i, stem in sorted(truth.stems.items()) if stem in by_stem}
     if not pairs:
         raise UserError(
-            f"none of the {len(by_stem)} images of {source} is in {truth.source} (compared by "
-            "file name): label the photographs of the truth to score labels directly"
+            f"none of the {len(by_stem)} images of {found.source} is in {truth.source} (compared "
+            "by file name): label the photographs of the truth to score labels directly"
         )
     for true_id, own in pairs.items():
         if tuple(found.sizes[own]) != tuple(truth.sizes[true_id]):
             raise UserError(
-                f"{source}: image {found.file_names[own]} is {found.sizes[own]}, the true image "
+                f"{found.source}: image {found.stems[own]} is {found.sizes[own]}, the true image "
                 f"{truth.sizes[true_id]} (height, width)"
             )
-    panoptic = replace(
-        found,
-        stems={i: found.stems[own] for i, own in pairs.items()},
-        segments={i: found.segments[own] for i, own in pairs.items()},
-        file_names={i: found.file_names[own] for i, own in pairs.items()},
-        sizes={i: found.sizes[own] for i, own in pairs.items()},
-    )
-    instances = _label_instances(source.parent / "instances.json", found, pairs)
-    return Predictions(Path(folder), panoptic, instances, has_stuff_maps=False)
+    parts = ("stems", "segments", "file_names", "sizes")
+    moved = {
+        part: {
+            i: getattr(found, part)[own] for i, own in pairs.items() if own in getattr(found, part)
+        }
+        for part in parts
+    }
+    return replace(found, **moved), pairs
 
 
-def _label_instances(
-    path: Path, found: PanopticSet, pairs: Mapping[int, int]
-) -> dict[int, list[dict[str, Any]]]:
-    content = read_instances(path, found.things)
-    stems = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
-    ids = {found.stems[own]: true_id for true_id, own in pairs.items()}
-    rows: dict[int, list[dict[str, Any]]] = {}
-    for record in content["annotations"]:
-        true_id = ids.get(stems[record["image_id"]])
-        if true_id is not None and not record.get("iscrowd"):
-            size = found.sizes[pairs[true_id]]
-            result = {"score": 1.0, **record, "image_id": true_id}
-            check_score(f"{path}: the annotation of id {record['id']}", result, *SCORES)
-            rows.setdefault(true_id, []).append(compressed_result(result, size))
-    return rows
+@dataclass(frozen=True)
+class TasksAlone:
+    """A ``View`` that leaves an image as it is, and allows some tasks."""
+
+    tasks: frozenset[str]
+
+    def __call__(self, image: TrueImage) -> TrueImage:
+        """Return the image."""
+        return image
 
 
-def compressed_result(result: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+def scored_on(truth: AnyTruth, predicted: Predictions) -> AnyTruth:
+    """Return a truth of the tasks that predictions can be scored on; UserError if there is none."""
+    if truth.tasks <= predicted.tasks:
+        return truth
+    if not truth.tasks & predicted.tasks:
+        raise UserError(
+            f"{predicted.folder} can be scored on {' and '.join(sorted(predicted.tasks))} alone, "
+            f"{truth.source} answers {' and '.join(sorted(truth.tasks))}"
+        )
+    return replace(truth, views=(*truth.views, TasksAlone(predicted.tasks)))
+
+
+def compressed_result(result: Record, size: tuple[int, int]) -> Record:
     """Return a COCO result with a compressed RLE and a box, taken from the mask if missing."""
     rle = segmentation_rle(result["segmentation"], size)
     box = result["bbox"] if "bbox" in result else coco_mask.toBbox(rle).tolist()
@@ -224,17 +312,4 @@ def _check_images(source: Path, image_ids: Iterable[int], truth: Truth) -> None:
         raise UserError(
             f"{source} speaks of image id {some(strange)}, which {truth.source} does not "
             "annotate: these predictions belong to another data set"
-        )
-
-
-def _check_label_space(folder: Path, panoptic: PanopticSet) -> None:
-    path = folder / "labelspace.json"
-    if not path.is_file():
-        return
-    space = LabelSpace.from_json(read_json_object(path))
-    found = (len(panoptic.things), len(panoptic.stuff))
-    if found != (space.num_things, space.num_stuff):
-        raise UserError(
-            f"{path} has {space.num_things} things and {space.num_stuff} stuff, "
-            f"{panoptic.source} {found[0]} and {found[1]}: they come from different models"
         )

@@ -18,8 +18,8 @@ from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import EvalSettings
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation import GroundTruth, evaluate_folder
-from u2seg.evaluation import collect as passes
-from u2seg.evaluation.collect import Ranks, gather
+from u2seg.evaluation import collect as collecting
+from u2seg.evaluation.collect import ProcessGroup, collect
 from u2seg.evaluation.truth.coco import read_truth
 from u2seg.evaluation.truth.predictions import read_predictions
 from u2seg.io.png import write_panoptic_png
@@ -51,14 +51,14 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 class Meeting:
-    """Ranks as threads of this process."""
+    """ProcessGroup as threads of this process."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.barrier = threading.Barrier(size, timeout=60)
         self.values: list[Any] = [None] * size
 
-    def rank(self, rank: int) -> Ranks:
+    def rank(self, rank: int) -> ProcessGroup:
         def everybody(value: Any) -> list[Any]:
             self.values[rank] = value
             self.barrier.wait()
@@ -70,7 +70,7 @@ class Meeting:
             found = everybody(value)
             return found if rank == 0 else []
 
-        return Ranks(rank, self.size, everybody, first)
+        return ProcessGroup(rank, self.size, everybody, first)
 
     def run(self, call: Any) -> list[Any]:
         """Return what ``call(ranks)`` gave or raised, by rank."""
@@ -95,9 +95,9 @@ def test_ranks_share_the_images(sides: tuple[Path, GroundTruth], size: int) -> N
     folder, truth = sides
     true_set = read_truth(truth)
     predicted = read_predictions(folder, true_set)
-    alone = [plain(asdict(table)) for table in gather(true_set, predicted)]
+    alone = [plain(asdict(table)) for table in collect(true_set, predicted)]
     assert [table["image_id"] for table in alone] == [21, 22]
-    found = Meeting(size).run(lambda ranks: gather(true_set, predicted, ranks=ranks))
+    found = Meeting(size).run(lambda group: collect(true_set, predicted, group=group))
     assert [plain(asdict(table)) for table in found[0]] == alone
     assert found[1:] == [[]] * (size - 1)
 
@@ -109,7 +109,7 @@ def test_the_first_rank_writes_what_one_process_writes(sides: tuple[Path, Ground
     assert {"metrics.json", "mapping.json"} <= set(alone)
     (folder / "metrics.json").unlink()
     found = Meeting(2).run(
-        lambda ranks: evaluate_folder(folder, truth, EvalSettings(), ranks=ranks)
+        lambda group: evaluate_folder(folder, truth, EvalSettings(), group=group)
     )
     assert json.dumps(found[0]) == json.dumps(metrics) and found[1] == {}
     assert outputs(folder) == alone
@@ -120,7 +120,7 @@ def test_what_one_rank_finds_wrong_ends_all(sides: tuple[Path, GroundTruth]) -> 
     folder, truth = sides
     write_panoptic_png(folder / "panoptic" / "second.png", np.full((4, 6), 9, np.int32))
     found = Meeting(2).run(
-        lambda ranks: evaluate_folder(folder, truth, EvalSettings(), ranks=ranks)
+        lambda group: evaluate_folder(folder, truth, EvalSettings(), group=group)
     )
     assert [str(error) for error in found] == [str(found[1])] * 2
     assert isinstance(found[0], UserError) and "holds segment id 9" in str(found[0])
@@ -135,7 +135,7 @@ def test_workers_must_be_at_least_one(sides: tuple[Path, GroundTruth]) -> None:
 def test_workers_give_the_same_bytes_and_pass_errors_on(
     sides: tuple[Path, GroundTruth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "CHUNK", 1)
+    monkeypatch.setattr(collecting, "CHUNK", 1)
     folder, truth = sides
     evaluate_folder(folder, truth, EvalSettings())
     alone = outputs(folder)
@@ -149,8 +149,8 @@ def test_workers_give_the_same_bytes_and_pass_errors_on(
 def test_a_worker_that_dies_is_told_of(
     sides: tuple[Path, GroundTruth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "CHUNK", 1)
-    monkeypatch.setattr(passes, "_start", sys.exit)
+    monkeypatch.setattr(collecting, "CHUNK", 1)
+    monkeypatch.setattr(collecting, "_start", sys.exit)
     with pytest.raises(StageError, match=r"died .*: use fewer workers"):
         evaluate_folder(*sides, EvalSettings(), workers=2)
 
@@ -190,18 +190,18 @@ from u2seg.compat import prepare_host
 prepare_host()
 from detectron2.utils import comm
 from u2seg.config.schema import EvalSettings
-from u2seg.engine.processes import host_ranks
+from u2seg.engine.processes import process_group
 from u2seg.evaluation import GroundTruth, evaluate_folder
 
 def work(rank):
     dist.init_process_group("gloo", init_method=url, rank=rank, world_size=size)
     comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
-    ranks = host_ranks()
-    assert (ranks.rank, ranks.size) == (rank, size)
+    group = process_group()
+    assert (group.rank, group.size) == (rank, size)
     metrics = evaluate_folder(
-        Path(folder), GroundTruth(Path(truth), Path(pngs)), EvalSettings(), ranks=ranks
+        Path(folder), GroundTruth(Path(truth), Path(pngs)), EvalSettings(), group=group
     )
-    assert bool(metrics) == (ranks.rank == 0)
+    assert bool(metrics) == (group.rank == 0)
     comm.synchronize()
     dist.destroy_process_group()
 
