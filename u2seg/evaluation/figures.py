@@ -105,9 +105,9 @@ def image_counts(
         add_counts(counts, unmatched)
     true = [table.truth[t].category if t in table.truth else NONE for t in overlap.truth.tolist()]
     found = [categories.get(p, NONE) for p in overlap.predicted.tolist()]
-    columns = np.array([true, found], dtype=np.int64).reshape(2, -1)
-    known = columns[0] != NONE
-    confusion = sum_pairs(*columns[:, known], overlap.pixels[known])
+    classes_of = np.array([true, found], dtype=np.int64).reshape(2, -1)
+    known = classes_of[0] != NONE
+    confusion = sum_pairs(classes_of[0, known], classes_of[1, known], overlap.pixels[known])
     return ImageCounts(table.image_id, counts, confusion, unmatched)
 
 

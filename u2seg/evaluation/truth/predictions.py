@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -223,14 +223,13 @@ def _paired(found: PanopticSet, truth: Truth) -> tuple[PanopticSet, dict[int, in
                 f"{found.source}: image {found.stems[own]} is {found.sizes[own]}, the true image "
                 f"{truth.sizes[true_id]} (height, width)"
             )
-    parts = ("stems", "segments", "file_names", "sizes")
-    moved = {
-        part: {
-            i: getattr(found, part)[own] for i, own in pairs.items() if own in getattr(found, part)
-        }
-        for part in parts
+    kept = {
+        name: {i: rows[own] for i, own in pairs.items() if own in rows}
+        for name in ("stems", "segments", "file_names", "sizes")
+        for rows in [getattr(found, name)]
     }
-    return replace(found, **moved), pairs
+    moved: PanopticSet = replace(found, **cast("dict[str, Any]", kept))
+    return moved, pairs
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def input_hashes(
         the truth, of ``truth/maps``, ``predictions/panoptic``, ``predictions/stuff`` and
         ``labels/panoptic``.
     """
-    files = {f"predictions/{name}": predicted.folder / name for name in PREDICTED}
+    home = predicted.panoptic.source.parent
+    files = {f"predictions/{name}": home / name for name in PREDICTED}
     files["truth"] = truth.source
     files |= {f"truth/{path.name}": path for path in truth.lists}
     maps = {"truth/maps": _true_maps(truth), **_predicted_maps("predictions", predicted)}
