@@ -36,14 +36,13 @@ PRELOAD = [
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but notes about the running: ledgers, locks, seconds."""
+    """Every file of a run but notes about the running: ledgers, hidden files, seconds."""
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not path.name.startswith(".")
-        and path.name != "timings.json"
-        and LEDGER not in path.relative_to(folder).parts
+        name.as_posix(): (folder / name).read_bytes()
+        for name in names
+        if name.name != "timings.json"
+        and not any(part == LEDGER or part.startswith(".") for part in name.parts)
     }
 
 

@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,28 +29,34 @@ class Full(io.FileIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-class Disk:
-    """Stands for ``os`` in the module that writes files; says before each operation ``step``."""
+class EachFailsOnce:
+    """Stands for ``os`` in the module that writes files.
+
+    Every file fails once, the first time it is written, each at another operation.
+    """
+
+    OPERATIONS = ("write", "fsync", "chmod", "replace")
 
     def __init__(self) -> None:
-        self.steps = 0
-        self.target = ""
-
-    def step(self, operation: str) -> bool:
-        """Return whether this operation is to fail."""
-        raise NotImplementedError
-
-    def _fail_if_due(self, operation: str, number: int) -> None:
-        self.steps += 1
-        if self.step(operation):
-            raise OSError(number, os.strerror(number))
+        self.failed: dict[str, str] = {}
+        self.path = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
+    def _due(self, operation: str) -> bool:
+        due = self.OPERATIONS[len(self.failed) % len(self.OPERATIONS)]
+        if self.path in self.failed or operation != due:
+            return False
+        self.failed[self.path] = due
+        return True
+
+    def _fail_if_due(self, operation: str, number: int) -> None:
+        if self._due(operation):
+            raise OSError(number, os.strerror(number))
+
     def fdopen(self, handle: int, mode: str) -> Any:
-        self.steps += 1
-        if self.step("write"):
+        if self._due("write"):
             return io.BufferedWriter(Full(handle, mode))
         return os.fdopen(handle, mode)
 
@@ -64,40 +69,8 @@ class Disk:
         os.chmod(path, mode)
 
     def replace(self, source: str, target: Path) -> None:
-        self.target = str(target)
         self._fail_if_due("replace", errno.ENOSPC)
         os.replace(source, target)
-
-
-class KthFails(Disk):
-    """Fails at operation ``k``, counted from 1."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.k = k
-
-    def step(self, operation: str) -> bool:
-        return self.steps == self.k
-
-
-class EachFailsOnce(Disk):
-    """Every file fails once, the first time it is written, each at another operation."""
-
-    OPERATIONS = ("write", "fsync", "chmod", "replace")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failed: dict[str, str] = {}
-        self.path = ""
-
-    def step(self, operation: str) -> bool:
-        if self.path in self.failed:
-            return False
-        due = self.OPERATIONS[len(self.failed) % len(self.OPERATIONS)]
-        if operation == due:
-            self.failed[self.path] = due
-            return True
-        return False
 
 
 def attempt(settings: Settings, photos: Path, output: Path) -> str:
@@ -163,31 +136,3 @@ def test_every_file_fails_once_and_the_run_still_ends_well(
     assert len(disk.failed) > len(calm)  # all results, and the receipts
     assert results(tmp_path) == calm
     assert not list(tmp_path.rglob(f".*{atomic.TEMPORARY}"))
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_the_kth_operation_fails_for_every_k(
-    photos: Path,
-    settings: Settings,
-    calm: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
-) -> None:
-    for k in range(1, 10_000):
-        output = tmp_path / f"run-{k}"
-        disk = KthFails(k)
-        monkeypatch.setattr(atomic, "os", disk)
-        message = attempt(settings, photos, output)
-        monkeypatch.undo()
-        check_old_or_new({}, results(output), calm)
-        if message:
-            check_message(message, output)
-        assert attempt(settings, photos, output) == ""
-        assert results(output) == calm
-        shutil.rmtree(output)
-        if disk.steps < k:
-            break
-    record_property("operations, each failed once", k - 1)
-    assert k > 4 * len(calm)

@@ -77,20 +77,6 @@ def test_offline_a_run_without_weights_does_not_begin(no_caches: Path, tmp_path:
     assert resolve(bank) == bank
 
 
-def test_reached_weights_are_the_best_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def unreachable(*_: object, **options: float) -> str:
-        assert options["etag_timeout"] == 10
-        raise OSError("no route")
-
-    asked: list[str] = []
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
-    monkeypatch.setattr(weights, "_ask", lambda _: None)
-    monkeypatch.setattr(weights, "_download", lambda url, target, _: asked.append(url))
-    assert choose(FeatureSettings(name="auto"))[0] == "dino_vitb8"
-    assert [url.rpartition("/")[2] for url in asked] == ["dino_vitbase8_pretrain.pth"]
-    assert weights.TIMEOUT_S == 10
-
-
 def test_a_run_keeps_what_it_began_with(no_caches: Path, tmp_path: Path) -> None:
     go_offline()
     record = tmp_path / "features.json"

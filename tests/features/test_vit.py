@@ -24,7 +24,6 @@ from u2seg.features.vit import (
     load_vit_weights,
     resamples_as_dino,
 )
-from u2seg.io.atomic import sha256_file
 
 
 @pytest.fixture(scope="module")
@@ -122,29 +121,6 @@ def test_weights_without_a_place_are_named(weights: Path, tmp_path: Path) -> Non
     torch.save({**content, "register_tokens": torch.ones(1, 4, 8)}, tmp_path / "registers.pth")
     with pytest.raises(UserError, match="has register tokens, and this ViT has none"):
         build_extractor(settings(tmp_path / "registers.pth"))
-
-
-def test_sha256_is_checked(weights: Path) -> None:
-    good = sha256_file(weights)
-    build_extractor(settings(weights, sha256=good))
-    with pytest.raises(UserError, match="sha256"):
-        build_extractor(settings(weights, sha256="0" * 64))
-
-
-def test_file_url_is_fetched_once(weights: Path, tmp_path: Path) -> None:
-    from u2seg.features.weights import local_weights
-
-    url = weights.as_uri()
-    copy = tmp_path / "copy.pth"
-    copy.write_bytes(weights.read_bytes())
-    first = local_weights(url, sha256_file(weights), tmp_path)
-    assert first.read_bytes() == weights.read_bytes()
-    assert local_weights(url, folder=tmp_path) == first
-    with pytest.raises(UserError, match="expected 000"):
-        local_weights(copy.as_uri(), "000", tmp_path)
-    with pytest.raises(UserError, match="cannot download"):
-        local_weights(url + "-missing", folder=tmp_path)
-    assert [p.name for p in (tmp_path / "weights").iterdir()] == [first.name]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import multiprocessing
+import os
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +15,7 @@ import pytest
 
 from tests.label_folder import BASE_CONFIG, data_words, make_labels
 from u2seg.errors import UserError
-from u2seg.io.lock import LOCK, only_run
+from u2seg.io.lock import LOCK, holder_of, may_live, only_run
 
 
 def test_a_loading_process_that_outlives_its_run_does_not_hold_the_lock(tmp_path: Path) -> None:
@@ -109,3 +114,61 @@ def test_a_second_writer_is_refused_at_once(
     with only_run(tmp_path / "out" / lock), pytest.raises(UserError, match=told):
         entrance(tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [lock]
+
+
+def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    lock = tmp_path / "out" / ".lock"
+    with only_run(lock):
+        assert may_live(holder_of(lock))
+        who = rf"process {os.getpid()} on {socket.gethostname()}, since \d{{4}}-\d\d-\d\d .* UTC"
+        with pytest.raises(UserError, match=who), only_run(lock):
+            pass
+    assert not may_live(holder_of(lock)) and not lock.parent.exists()  # nothing came
+
+
+def test_where_files_cannot_be_locked_a_driver_of_this_machine_is_known_by_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("u2seg.io.lock.fcntl.flock", no_locks)
+    lock = tmp_path / ".lock"
+    with only_run(lock):
+        content = lock.read_text()
+        with pytest.raises(UserError, match=f"process {os.getpid()}"), only_run(lock):
+            pass
+    lock.write_text(content.replace(f'"{os.getpid()}"', f'"{2**22 + 1}"'))  # it was killed
+    with only_run(lock):
+        pass
+    with pytest.raises(ZeroDivisionError), only_run(lock):
+        _ = 1 / 0
+    assert lock.read_bytes() == b""
+
+
+def test_a_driver_of_another_machine_is_known_by_its_beats(tmp_path: Path) -> None:
+    """Where locks do not cross machines; its clock does not matter."""
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps({"host": "node-3", "pid": "7", "since": "then", "machine": "x"}))
+    with only_run(lock, patience=0.3):  # nobody touches it: its driver is dead
+        pass
+    lock.write_text(json.dumps({"host": "node-3", "pid": "7", "since": "then", "machine": "x"}))
+    stop = threading.Event()
+
+    def touch() -> None:
+        stamp = 3600.0
+        while not stop.wait(0.02):
+            stamp += 1
+            os.utime(lock, (stamp, stamp))
+
+    other = threading.Thread(target=touch)
+    other.start()
+    try:
+        with (
+            pytest.raises(UserError, match="process 7 on node-3, since then"),
+            only_run(lock, patience=30),
+        ):
+            pass
+    finally:
+        stop.set()
+        other.join()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ from scenes.compose import compose_scene
 
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
+from u2seg.io.jsonfile import read_json
+from u2seg.pipeline import STAGES, generate_labels
 
 CHANGES = {
     "FEATURES.IMAGE_SIZE": "64",
@@ -50,3 +55,28 @@ def tree(folder: Path) -> dict[str, bytes]:
         for p in sorted(folder.rglob("*"))
         if p.is_file() and p.name not in ("timings.json", "report.html")
     }
+
+
+@pytest.fixture(scope="session")
+def run(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one process; read only."""
+    return label(settings, photos, tmp_path_factory.mktemp("run"))
+
+
+def changed(settings: Settings, section: str, **values: Any) -> Settings:
+    part = dataclasses.replace(getattr(settings, section), **values)
+    return dataclasses.replace(settings, **{section: part})
+
+
+def label(settings: Settings, images: Path, output: Path, *stages: str, **options: Any) -> Path:
+    """Run some stages, all without names."""
+    wanted = stages or STAGES
+    return generate_labels(settings, images, output, stages=wanted, progress=False, **options)
+
+
+def masks_of(run: Path) -> list[dict[str, Any]]:
+    return [entry for p in sorted(run.glob("masks/part-*.json")) for entry in read_json(p)]
+
+
+def skips_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "skipped.jsonl").read_text("utf-8").splitlines()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +9,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pipeline import conftest
+from tests.pipeline.conftest import changed
 from u2seg.clusters.descriptors import center_square, mask_crops
-from u2seg.clusters.persist import Centroids, load_centroids, save_centroids
+from u2seg.clusters.persist import load_centroids
 from u2seg.clusters.rows import FileRows
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.features import build_extractor
 from u2seg.io.images import read_image
 from u2seg.io.jsonfile import read_json
-from u2seg.pipeline import generate_labels
 from u2seg.pipeline.workspace import Workspace, shard_assignments
 from u2seg.shards.attempts import Part
 from u2seg.structures.masks import InstanceMask
-from u2seg.workflows.label import report_labels
-
-HALF = ("masks", "clusters")
 
 
 def label(settings: Settings, photos: Path, output: Path, size: int = 2, **keys: Any) -> Path:
-    clusters = dataclasses.replace(settings.clusters, **keys)
-    run = dataclasses.replace(settings.run, shard_size=size)
-    changed = dataclasses.replace(settings, clusters=clusters, run=run)
-    return generate_labels(changed, photos, output, stages=HALF, progress=False)
-
-
-@pytest.fixture(scope="module")
-def plain(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return label(settings, photos, tmp_path_factory.mktemp("plain"))
+    wanted = changed(changed(settings, "clusters", **keys), "run", shard_size=size)
+    return conftest.label(wanted, photos, output, "masks", "clusters")
 
 
 def ids(run: Path) -> list[int]:
@@ -46,24 +35,24 @@ def ids(run: Path) -> list[int]:
 
 
 def test_neither_shard_size_nor_streaming_changes_a_cluster(
-    plain: Path, photos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, photos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FileRows, "resident", lambda self: self)
     other = label(settings, photos, tmp_path, size=3)
     for name in ("centroids.npy", "centroids.json", "quality.json"):
-        assert (other / "clusters" / name).read_bytes() == (plain / "clusters" / name).read_bytes()
-    assert ids(other) == ids(plain)
+        assert (other / "clusters" / name).read_bytes() == (run / "clusters" / name).read_bytes()
+    assert ids(other) == ids(run)
 
 
-def test_quality_counts_what_was_assigned(plain: Path) -> None:
-    found = read_json(plain / "clusters/quality.json")
-    sizes = np.bincount(ids(plain), minlength=3)
-    assert (found["descriptors"], found["clusters"]) == (len(ids(plain)), 3)
+def test_quality_counts_what_was_assigned(run: Path) -> None:
+    found = read_json(run / "clusters/quality.json")
+    sizes = np.bincount(ids(run), minlength=3)
+    assert (found["descriptors"], found["clusters"]) == (len(ids(run)), 3)
     assert (found["sizes"]["min"], found["sizes"]["max"]) == (sizes.min(), sizes.max())
     assert found["empty"] == np.flatnonzero(sizes == 0).tolist()
-    manifest = read_json(plain / "clusters/manifest.json")
+    manifest = read_json(run / "clusters/manifest.json")
     assert manifest["counts"] == {
-        "masks": len(ids(plain)),
+        "masks": len(ids(run)),
         "clusters": 3,
         "clusters_used": int((sizes > 0).sum()),
     }
@@ -74,9 +63,11 @@ def test_crops_are_described_as_the_settings_say(
     descriptor: str, photos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     keys: dict[str, Any] = {"crop_padding": 0.25, "crop_fit": "center"}
-    run = label(settings, photos, tmp_path, descriptor=descriptor, crop_resample="bilinear", **keys)
-    (first, *_) = read_json(run / "images.json")["images"]
-    results = [r for r in read_json(run / "masks/part-00000.json") if r["image_id"] == first["id"]]
+    made = label(
+        settings, photos, tmp_path, descriptor=descriptor, crop_resample="bilinear", **keys
+    )
+    (first, *_) = read_json(made / "images.json")["images"]
+    results = [r for r in read_json(made / "masks/part-00000.json") if r["image_id"] == first["id"]]
     masks = [InstanceMask.from_result(r).to_array() for r in results]
     image = read_image(photos / first["file_name"])
     paint = descriptor == "masked_crop"
@@ -85,9 +76,9 @@ def test_crops_are_described_as_the_settings_say(
     side = round(settings.features.image_size / extractor.patch_size) * extractor.patch_size
     squares = [center_square(crop, side, Image.Resampling.BILINEAR) for crop in crops]
     wanted = np.stack([inputs.cls for inputs in extractor.extract(squares, ("cls",))])
-    found = np.load(run / "clusters/part-00000.npy")[: len(masks)]
+    found = np.load(made / "clusters/part-00000.npy")[: len(masks)]
     np.testing.assert_array_equal(found, wanted)
-    note = read_json(run / "clusters/centroids.json")
+    note = read_json(made / "clusters/centroids.json")
     assert (note["descriptor"], note["crop_padding"]) == (descriptor, 0.25)
     assert note["crop_resample"] == "bilinear"
 
@@ -109,43 +100,12 @@ def test_a_pca_is_used_again_with_its_centroids(
     assert not (tmp_path / "c").exists()
 
 
-def test_too_large_a_pca_is_refused_before_any_descriptor_is_made(
-    photos: Path, settings: Settings, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=r"PCA is 9999, but descriptors have \d+ dimensions"):
-        label(settings, photos, tmp_path, pca=9999)
-    assert parts(tmp_path) == []
-
-
 def parts(run: Path) -> list[Path]:
     return sorted((run / "clusters").glob("part-*.npy"))
 
 
-def test_empty_clusters_and_near_duplicates_are_told(
-    plain: Path, photos: Path, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    saved = load_centroids(plain / "clusters/centroids.npy")
-    largest = int(np.bincount(ids(plain)).argmax())
-    points = saved.transform(np.concatenate([np.load(p) for p in parts(plain)]))
-    # A centroid is the mean of its members, so some lie on either side of it in this direction.
-    gap = points[ids(plain).index(largest)] - saved.array[largest]
-    twin = saved.array[largest] + np.float32(1e-3) * gap / np.linalg.norm(gap)
-    far = np.full_like(twin, 100)
-    path = tmp_path / "more.npy"
-    array = np.vstack([saved.array, twin, far])
-    save_centroids(path, Centroids(array, saved.info, saved.transform))
-    run = label(settings, photos, tmp_path / "run", num_clusters=5, centroids=str(path))
-    with caplog.at_level(logging.WARNING):
-        report_labels(run)
-    found = read_json(run / "clusters/quality.json")
-    assert found["empty"] == [4]
-    assert "1 of 5 clusters are dead (no mask)" in caplog.text
-    assert [pair[:2] for pair in found["near_duplicates"]] == [[largest, 3]]
-    assert f"Clusters that hardly differ, in pairs: 1 ({largest} and 3)" in caplog.text
-
-
 def test_shards_are_assigned_to_the_centroids_in_the_file(
-    plain: Path, photos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, photos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from u2seg.pipeline.cluster_stage import ClusterStage
 
@@ -164,7 +124,7 @@ def test_shards_are_assigned_to_the_centroids_in_the_file(
     monkeypatch.setattr(ClusterStage, "_assign", original)
     label(settings, photos, tmp_path)
     assert (tmp_path / "clusters/centroids.npy").stat().st_mtime_ns == fitted
-    assert ids(tmp_path) == ids(plain)
+    assert ids(tmp_path) == ids(run)
 
 
 @pytest.mark.parametrize(

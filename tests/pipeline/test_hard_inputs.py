@@ -7,19 +7,16 @@ import re
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from tests.faults.harness import forkserver
-from tests.pipeline.conftest import FAST
+from tests.pipeline.conftest import FAST, label
 from tests.shared import SHARED, needs_shared
 from u2seg.config.load import load_settings
-from u2seg.io.images import BadImageError, check_jpeg, read_image
 from u2seg.io.jsonfile import read_json
 from u2seg.io.memory import peak_gb
 from u2seg.labels.check import check_labels
-from u2seg.pipeline import generate_labels
 
 FILES = SHARED / "data" / "hard_inputs" / "files"
 SKIPPED = {
@@ -37,7 +34,7 @@ SIZES = {"one_pixel.png": (1, 1), "thin_7x4000.png": (4000, 7), "animated.gif": 
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("hard")
     settings = load_settings(None, FAST)
-    return generate_labels(settings, FILES, output, progress=False)
+    return label(settings, FILES, output)
 
 
 @pytest.mark.shared
@@ -61,51 +58,9 @@ def test_the_others_are_labelled_at_their_upright_size(run: Path) -> None:
     assert check_labels(run / "panoptic")["images"] == len(records) == 11
 
 
-@pytest.mark.shared
-@needs_shared("data", "hard_inputs")
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cmyk.jpg",
-        "exif_orientation6.jpg",
-        "exif_orientation6_upright.png",
-        "progressive.jpg",
-        UNICODE,
-    ],
-)
-def test_colours_and_orientation_are_right(name: str) -> None:
-    image = read_image(FILES / name).astype(int)
-    assert np.abs(image[48, 52] - (200, 30, 30)).max() < 40  # the disc is red
-    assert np.abs(image[180, 250] - (30, 50, 190)).max() < 40  # the box is blue
-    if name == "exif_orientation6.jpg":
-        upright = read_image(FILES / "exif_orientation6_upright.png").astype(int)
-        assert np.abs(image - upright).mean() < 2
-
-
-@pytest.mark.shared
-@needs_shared("data", "hard_inputs")
-def test_sixteen_bits_are_scaled() -> None:
-    image = read_image(FILES / "gray16.png")
-    assert image[5, 0].max() < 5 and image[5, -1].min() > 250
-    assert abs(int(image[120, 160, 0]) - 78) <= 1
-
-
-def test_damaged_jpeg_data_is_noticed(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    smooth = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
-    path = tmp_path / "a.jpg"
-    Image.fromarray(smooth).save(path, quality=90)
-    content = bytearray(path.read_bytes())
-    check_jpeg(bytes(content))
-    middle = len(content) // 2
-    content[middle : middle + 60] = b"\xff\x00" * 30
-    with pytest.raises(BadImageError, match="damaged JPEG"):
-        check_jpeg(bytes(content))
-
-
 def label_and_tell_peak(images: Path, output: Path, told: Connection) -> None:
     settings = load_settings(None, FAST)
-    generate_labels(settings, images, output, stages=["masks"], progress=False)
+    label(settings, images, output, "masks")
     told.send(peak_gb())
 
 

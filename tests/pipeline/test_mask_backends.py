@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +18,15 @@ from u2seg.features.base import target_size
 from u2seg.features.vit import VitExtractor
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.jsonfile import read_json
-from u2seg.masks import batched_pixels, batched_propose
 from u2seg.masks.batched_propose import MaskBatch, Proposed
 from u2seg.masks.propose import propose_masks
-from u2seg.pipeline import generate_labels, mask_stage
+from u2seg.pipeline import generate_labels
 from u2seg.pipeline.mask_stage import (
     Loaded,
     check_backend,
     group_by_size,
     is_batched,
     masks_of_batches,
-    read_ahead,
 )
 from u2seg.pipeline.stage import RunContext
 
@@ -121,42 +116,6 @@ def test_batches_are_refined_like_images(
     assert start == 3 and total >= 3
 
 
-@pytest.mark.parametrize(
-    ("where", "name", "value", "reason"),
-    [
-        (crf, "ROOM", 0.01, "no room|too many for the room"),
-        (batched_pixels, "ROUNDS", 0, "flood"),
-        (batched_propose, "pass_order", lambda *_: None, "unknown way"),
-    ],
-)
-def test_what_a_batch_leaves_over_is_done_alone(
-    settings: Settings,
-    weights: Path,
-    photos: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    where: object,
-    name: str,
-    value: object,
-    reason: str,
-) -> None:
-    wanted = with_vit(settings, weights, "torch")
-    masks = dataclasses.replace(wanted.masks, refiner="dense_crf", min_refine_iou=0.1)
-    wanted = dataclasses.replace(wanted, masks=masks)
-    extractor = VitExtractor(wanted.features)
-    images = [read_image(path) for path in sorted(photos.rglob("*.png"))[:2]]
-    monkeypatch.setattr(where, name, value)
-    monkeypatch.setattr(crf, "ROOM_ALONE", 0.01 if name == "ROOM" else 2.0)
-    with caplog.at_level(logging.WARNING, mask_stage.__name__):
-        ((_, found),) = masks_of_batches([loaded(extractor, images)], extractor, wanted)
-    assert re.search(f"[01].png is done alone, on the CPU: .*({reason})", caplog.text)
-    size = target_size(*images[0].shape[:2], extractor.patch_size, wanted.features)
-    for image, (_, mine), message in zip(images, found, ("0.png", "1.png"), strict=True):
-        if message in caplog.text:
-            features = extractor.extract([image])[0].facets["key"]
-            assert mine == propose_masks(image, features, size, masks)
-
-
 def test_unreadable_photographs_keep_their_place_among_the_skipped(
     settings: Settings,
     weights: Path,
@@ -186,24 +145,6 @@ def test_unreadable_photographs_keep_their_place_among_the_skipped(
         assert read_json(next(space.glob("masks/part-*.json")))
     assert written["torch"] == written["cpu"]
     assert [b"scene 0" in line for line in written["cpu"].splitlines()] == [True, False]
-
-
-def test_threads_read_ahead_in_order_and_stop_with_the_work() -> None:
-    loads: list[int] = []
-
-    def load(i: int) -> Loaded | None:
-        loads.append(i)
-        time.sleep(0.001 * (i % 3))  # they end in another order
-        pixels = np.zeros((8, 8, 3), np.uint8)
-        return Loaded({"id": i}, pixels, pixels) if i % 4 else None
-
-    whole = [part.record["id"] for part in read_ahead(load, range(40), 4)]
-    assert whole == [i for i in range(40) if i % 4]
-    loads.clear()
-    parts = read_ahead(load, range(500), 4)
-    assert [next(parts).record["id"] for _ in range(3)] == [1, 2, 3]
-    parts.close()
-    assert len(loads) <= 4 + 4, "four were taken, one of them left out, and four are ahead"
 
 
 def test_an_image_with_broken_features_is_skipped_alone(

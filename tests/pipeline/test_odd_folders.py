@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,22 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pipeline.conftest import changed, label, skips_of
 from u2seg.config.schema import Settings
 from u2seg.errors import StageError, UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.sources import find_files
-from u2seg.pipeline import generate_labels
+from u2seg.labels import LabelFolder
 from u2seg.structures.features import ImageInputs
 
 
 @pytest.fixture
 def folder(photos: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(photos, tmp_path / "in"))
-
-
-def reasons(output: Path) -> dict[str, str]:
-    lines = (output / "skipped.jsonl").read_text("utf-8").splitlines()
-    return {entry["file_name"]: entry["reason"] for entry in map(json.loads, lines)}
 
 
 def test_links_and_odd_names_never_end_a_run(
@@ -49,8 +43,8 @@ def test_links_and_odd_names_never_end_a_run(
     for name in names:
         shutil.copyfile(photos / "scene 2.png", folder / name)
     output = tmp_path / "out"
-    generate_labels(settings, folder, output, progress=False)
-    skipped = reasons(output)
+    label(settings, folder, output)
+    skipped = {s["file_name"]: s["reason"] for s in skips_of(output)}
     assert set(skipped) == {
         "nowhere.jpg", "outside.png", "pipe.jpg", "2:1.png", "a\\..\\b.png", ascii(names[-1]),
     }  # fmt: skip
@@ -64,6 +58,40 @@ def test_links_and_odd_names_never_end_a_run(
     assert (counts["skipped"], counts["passed over"]) == (6, 1)
     assert "1 files ended in nothing and were passed over" in caplog.text
     assert "1 images have one value in every pixel, such as white.png" in caplog.text
+
+
+def test_corrupt_photographs_are_listed_and_the_others_labelled_as_without_them(
+    folder: Path, run: Path, settings: Settings, tmp_path: Path
+) -> None:
+    whole, rng = (folder / "scene 0.png").read_bytes(), np.random.default_rng(7)
+    flipped, start = bytearray(whole), whole.index(b"IDAT") + 4
+    for position in rng.integers(start, start + 200, 20):
+        flipped[position] ^= 1 << int(rng.integers(8))
+    corrupt = {"short": whole[:500], "garbage": rng.bytes(999), "zeros": bytes(999)}
+    for name, content in {**corrupt, "flipped": bytes(flipped)}.items():
+        (folder / f"zz {name}.png").write_bytes(content)
+    model = str(run / "semantics/model.safetensors")
+    wanted = changed(settings, "semantics", model=model)
+    wanted = changed(wanted, "clusters", centroids=str(run / "clusters/centroids.npy"))
+    output = label(wanted, folder, tmp_path / "out")
+    assert {s["file_name"] for s in skips_of(output)} == {p.name for p in folder.glob("zz*")}
+    assert len(skips_of(output)) == 4 and all(s["reason"] for s in skips_of(output))
+    for path in run.glob("panoptic/**/*.png"):
+        assert (output / path.relative_to(run)).read_bytes() == path.read_bytes()
+    strict = changed(wanted, "run", max_bad=0.1)
+    with pytest.raises(StageError, match="4 of 9 images"):
+        label(strict, folder, tmp_path / "strict")
+
+
+def test_photographs_that_differ_by_their_ending_have_labels_of_their_own(
+    folder: Path, settings: Settings, tmp_path: Path
+) -> None:
+    shutil.copyfile(folder / "scene 0.png", folder / "scene 0.jpg")
+    output = label(settings, folder, tmp_path / "out")
+    for name in ("semantics", "panoptic/panoptic", "panoptic/stuff"):
+        assert {"scene 0", "scene 0_png"} <= {p.stem for p in (output / name).glob("*.png")}
+    records = {Path(r["file_name"]).name: r for r in LabelFolder.open(output).records()}
+    assert Path(records["scene 0.png"]["sem_seg_file_name"]).name == "scene 0_png.png"
 
 
 def test_a_folder_that_cannot_be_listed_is_told(
@@ -85,14 +113,14 @@ def test_an_image_that_changes_between_stages_is_skipped(
     folder: Path, settings: Settings, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    generate_labels(settings, folder, output, stages=["masks"], progress=False)
+    label(settings, folder, output, "masks")
     path = folder / "scene 2.png"
     size = path.stat().st_size
     Image.fromarray(np.zeros((96, 96, 3), dtype=np.uint8)).save(path)
     with path.open("ab") as file:  # the same size in bytes and in pixels
         file.write(b"\0" * (size - path.stat().st_size))
-    generate_labels(settings, folder, output, progress=False)
-    assert reasons(output) == {
+    label(settings, folder, output)
+    assert {s["file_name"]: s["reason"] for s in skips_of(output)} == {
         "scene 2.png": "the photograph changed since it was labelled (its SHA-256 is another)"
     }
     assert not (output / "semantics/scene 2.png").exists()
@@ -109,47 +137,27 @@ def test_a_wrong_setting_is_not_taken_for_a_bad_image(
     monkeypatch.setattr(FilterBank, "extract", refuse)
     for stage in ("masks", "semantics"):
         with pytest.raises(UserError, match="this model has no keys"):
-            generate_labels(settings, photos, tmp_path, stages=[stage], progress=False)
+            label(settings, photos, tmp_path, stage)
 
 
 @pytest.mark.parametrize(
-    ("stages", "descriptor"),
-    [(["masks"], "masked_mean"), (["clusters"], "crop_cls"), (["semantics"], "masked_mean")],
+    ("stage", "descriptor"),
+    [("masks", "masked_mean"), ("clusters", "crop_cls"), ("semantics", "masked_mean")],
 )
 def test_weights_that_give_nan_do_not_end_as_labels_of_nothing(
     photos: Path,
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    stages: list[str],
+    stage: str,
     descriptor: str,
 ) -> None:
     from u2seg.features.filter_bank import FilterBank
 
-    clusters = dataclasses.replace(settings.clusters, descriptor=descriptor)
-    chosen = dataclasses.replace(settings, clusters=clusters)
-    if stages == ["clusters"]:
-        generate_labels(chosen, photos, tmp_path, stages=["masks"], progress=False)
+    chosen = changed(settings, "clusters", descriptor=descriptor)
+    if stage == "clusters":
+        label(chosen, photos, tmp_path, "masks")
     monkeypatch.setattr(FilterBank, "_one", lambda self, image, *_: ImageInputs(image))
     with pytest.raises(StageError, match=r"none of 5 images.*not finite"):
-        generate_labels(chosen, photos, tmp_path, stages=stages, progress=False)
-    assert not (tmp_path / stages[0] / "manifest.json").exists()
-
-
-def test_label_maps_may_be_as_large_as_the_photographs(
-    photos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from u2seg.pipeline import panoptic_stage
-
-    asked = []
-    real = panoptic_stage.read_label_png
-
-    def read(path: Path, max_pixels: int) -> object:
-        asked.append(max_pixels)
-        return real(path, max_pixels)
-
-    monkeypatch.setattr(panoptic_stage, "read_label_png", read)
-    images = dataclasses.replace(settings.images, max_pixels=60_000_000)
-    wide = dataclasses.replace(settings, images=images)
-    generate_labels(wide, photos, tmp_path, progress=False)
-    assert set(asked) == {60_000_000}
+        label(chosen, photos, tmp_path, stage)
+    assert not (tmp_path / stage / "manifest.json").exists()

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.conftest import tree
+from tests.pipeline.conftest import label, tree
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_panoptic_png
 from u2seg.labels import LabelFolder
-from u2seg.pipeline import generate_labels
 from u2seg.pipeline.relabel_stage import relabel_images
 from u2seg.structures.masks import InstanceMask
 from u2seg.structures.segmentation import Segmentation
@@ -48,7 +47,7 @@ class LeftHalf:
 @pytest.fixture(scope="module")
 def labels(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("labels")
-    return generate_labels(settings, photos, output, progress=False)
+    return label(settings, photos, output)
 
 
 def test_a_sure_teacher_s_labels_are_a_label_folder(
@@ -130,7 +129,7 @@ def test_a_photograph_that_breaks_keeps_its_label(
 ) -> None:
     mine = tmp_path / "photos"
     shutil.copytree(photos, mine)
-    labels = generate_labels(settings, mine, tmp_path / "labels", progress=False)
+    labels = label(settings, mine, tmp_path / "labels")
     output = tmp_path / "1"
 
     class Vandal(LeftHalf):

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import u2seg.io.atomic
-from tests.pipeline.conftest import tree
+from tests.pipeline.conftest import changed, label, tree
 from u2seg.config.schema import Settings
-from u2seg.errors import StageError, UserError
+from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
-from u2seg.io.lock import only_run
 from u2seg.io.png import read_label_png, read_panoptic_png
-from u2seg.labels import LabelFolder
 from u2seg.labels.check import check_labels
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.runner import estimate
-from u2seg.pipeline.workspace import Workspace, shard_assignments
-
-
-@pytest.fixture(scope="module")
-def run(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate_labels(settings, photos, tmp_path_factory.mktemp("run"), progress=False)
-
-
-def changed(settings: Settings, section: str, **values: object) -> Settings:
-    part = dataclasses.replace(getattr(settings, section), **values)
-    return dataclasses.replace(settings, **{section: part})
 
 
 def test_a_run_leaves_every_file_of_the_format(run: Path, photos: Path) -> None:
@@ -69,28 +53,13 @@ def test_a_run_leaves_every_file_of_the_format(run: Path, photos: Path) -> None:
     }  # fmt: skip
 
 
-def test_things_lie_where_masks_were_found(run: Path) -> None:
-    """Every instance of the export is a visible part of a mask of the same image."""
-    from u2seg.structures.masks import decode_mask
-
-    masks: dict[int, list[np.ndarray]] = {}
-    for part in sorted((run / "masks").glob("part-*.json")):
-        for result in read_json(part):
-            masks.setdefault(result["image_id"], []).append(decode_mask(result["segmentation"]))
-    instances = read_json(run / "panoptic/instances.json")["annotations"]
-    assert instances
-    for instance in instances:
-        visible = decode_mask(instance["segmentation"])
-        assert any(not (visible & ~mask).any() for mask in masks[instance["image_id"]])
-
-
 def test_again_is_a_no_op_and_elsewhere_the_same_bytes(
     run: Path, photos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     before = tree(run)
-    generate_labels(settings, photos, run, progress=False)
+    label(settings, photos, run)
     assert tree(run) == before
-    generate_labels(settings, photos, tmp_path / "other", progress=False)
+    label(settings, photos, tmp_path / "other")
     assert tree(tmp_path / "other") == before
 
 
@@ -123,7 +92,7 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bytes(
     for after in range(1, 60, 4):  # each attempt gets a little further, at a new place
         monkeypatch.setattr(u2seg.io.atomic.os, "replace", Killer(after))
         try:
-            generate_labels(settings, photos, output, progress=False)
+            label(settings, photos, output)
         except KeyboardInterrupt:
             stops += 1
             continue
@@ -131,7 +100,7 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bytes(
             monkeypatch.undo()
         break
     assert stops > 3
-    generate_labels(settings, photos, output, progress=False)
+    label(settings, photos, output)
     assert tree(output) == expected
 
 
@@ -145,33 +114,21 @@ def test_changed_settings_are_refused_and_overwrite_makes_anew(
         r"clusters was made with other settings \(of U2SEG.FEATURES, U2SEG.CLUSTERS\) than .*--over"
     )
     with pytest.raises(UserError, match=told):
-        generate_labels(other, photos, output, progress=False)
+        label(other, photos, output)
     stuff = (output / "semantics/manifest.json").read_bytes()
-    stages = ["clusters", "panoptic"]
-    generate_labels(other, photos, output, stages=stages, overwrite=True, progress=False)
+    label(other, photos, output, "clusters", "panoptic", overwrite=True)
     assert np.load(output / "clusters/centroids.npy").shape[0] == 2
     assert (output / "semantics/manifest.json").read_bytes() == stuff  # does not depend on K
     assert read_json(output / "panoptic/labelspace.json")["num_things"] == 2
-
-
-def test_changed_photographs_are_refused(
-    run: Path, photos: Path, settings: Settings, tmp_path: Path
-) -> None:
-    folder = tmp_path / "photos"
-    shutil.copytree(photos, folder)
-    shutil.copytree(run, tmp_path / "run")
-    Image.new("RGB", (40, 40)).save(folder / "new.png")
-    with pytest.raises(UserError, match=r"other photographs \(files were added"):
-        generate_labels(settings, folder, tmp_path / "run", progress=False)
 
 
 def test_stages_can_run_one_by_one(
     run: Path, photos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"needs stage masks.*--stages masks"):
-        generate_labels(settings, photos, tmp_path, stages=["clusters"], progress=False)
+        label(settings, photos, tmp_path, "clusters")
     for stage in ("semantics", "masks", "clusters", "panoptic"):
-        generate_labels(settings, photos, tmp_path, stages=[stage], progress=False)
+        label(settings, photos, tmp_path, stage)
     assert tree(tmp_path) == tree(run)
 
 
@@ -211,7 +168,7 @@ def test_unknown_names_are_refused_before_any_work(
 ) -> None:
     wrong = changed(settings, section, **values)
     with pytest.raises(UserError, match=message):
-        generate_labels(wrong, photos, tmp_path / "out", progress=False)
+        label(wrong, photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -220,89 +177,29 @@ def test_too_many_clusters_names_both_numbers(
 ) -> None:
     many = changed(settings, "clusters", num_clusters=500)
     with pytest.raises(UserError, match=r"500.*masks") as error:
-        generate_labels(many, photos, tmp_path, progress=False)
+        label(many, photos, tmp_path)
     masks = read_json(tmp_path / "masks/manifest.json")["counts"]["masks"]
     assert str(masks) in str(error.value)
-
-
-def test_two_runs_cannot_share_a_folder(photos: Path, settings: Settings, tmp_path: Path) -> None:
-    with only_run(tmp_path / ".lock"), pytest.raises(UserError, match="in use by another run"):
-        generate_labels(settings, photos, tmp_path, progress=False)
 
 
 def test_dry_run_takes_few_images_and_estimates(
     photos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     many = changed(settings, "clusters", num_clusters=500)  # few masks: K shrinks in a dry run
-    generate_labels(many, photos, tmp_path, limit=2, progress=False)
+    label(many, photos, tmp_path, limit=2)
     names = [r["file_name"] for r in read_json(tmp_path / "images.json")["images"]]
     assert names == ["deep/er/scene 1.png", "scene 0.png"]
     told = estimate(tmp_path)
     assert "hours for 5" in told and "disk" in told and "memory" in told
 
 
-@pytest.fixture
-def spoiled(photos: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "spoiled"
-    shutil.copytree(photos, folder)
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8 not really")
-    (folder / "scene 0.jpg").write_bytes((folder / "scene 0.png").read_bytes())
-    (folder / "notes.txt").write_text("not an image by its name: not even tried")
-    (folder / ".hidden.png").write_bytes(b"")
-    return folder
-
-
-def test_bad_images_are_listed_and_the_rest_is_labelled(
-    spoiled: Path, settings: Settings, tmp_path: Path
-) -> None:
-    generate_labels(settings, spoiled, tmp_path / "run", progress=False)
-    lines = [json.loads(line) for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
-    assert {line["file_name"] for line in lines} == {"broken.jpg"}
-    assert len(read_json(tmp_path / "run/images.json")["images"]) == 6
-    # Photographs whose names differ by the ending alone have label files of their own.
-    for folder in ("semantics", "panoptic/panoptic", "panoptic/stuff"):
-        found = {path.stem for path in (tmp_path / "run" / folder).glob("*.png")}
-        assert {"scene 0", "scene 0_png"} <= found
-    check_labels(tmp_path / "run/panoptic")
-    records = {Path(r["file_name"]).name: r for r in LabelFolder.open(tmp_path / "run").records()}
-    assert Path(records["scene 0.png"]["pan_seg_file_name"]).name == "scene 0_png.png"
-    assert Path(records["scene 0.png"]["sem_seg_file_name"]).name == "scene 0_png.png"
-    strict = changed(settings, "run", max_bad=0.1)
-    with pytest.raises(StageError, match="1 of 7 images"):
-        generate_labels(strict, spoiled, tmp_path / "strict", progress=False)
-
-
 def test_nothing_readable_is_an_error(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match="no image found"):
-        generate_labels(settings, tmp_path / "in", tmp_path / "out", progress=False)
+        label(settings, tmp_path / "in", tmp_path / "out")
     (tmp_path / "in/a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 1 images"):
-        generate_labels(settings, tmp_path / "in", tmp_path / "out", progress=False)
-
-
-def test_saved_centroids_label_new_images(
-    run: Path, photos: Path, settings: Settings, tmp_path: Path
-) -> None:
-    saved = changed(settings, "clusters", centroids=str(run / "clusters/centroids.npy"))
-    stages = ["masks", "clusters"]
-    generate_labels(saved, photos, tmp_path, stages=stages, progress=False)
-    ours, theirs = Workspace(tmp_path), Workspace(run)
-    for shard in range(len(list((run / "masks").glob("part-*.json")))):
-        assert shard_assignments(ours, shard) == shard_assignments(theirs, shard)
-
-
-def test_uniform_images_keep_their_stuff(settings: Settings, photos: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    shutil.copytree(photos, folder)
-    Image.new("RGB", (50, 30), (9, 99, 9)).save(folder / "uniform.png")
-    # Without position, a uniform image has nothing to cut.
-    settings = changed(settings, "features", position_scale=1000.0)
-    generate_labels(settings, folder, tmp_path / "run", progress=False)
-    panoptic = read_json(tmp_path / "run/panoptic/panoptic.json")
-    entry = next(a for a in panoptic["annotations"] if a["file_name"] == "uniform.png")
-    assert sum(s["area"] for s in entry["segments_info"]) == 50 * 30
-    assert not any(s["isthing"] for s in entry["segments_info"])
+        label(settings, tmp_path / "in", tmp_path / "out")
 
 
 def test_features_auto_are_chosen_once_and_stated(
@@ -312,9 +209,9 @@ def test_features_auto_are_chosen_once_and_stated(
 
     asked = changed(settings, "features", name="auto")
     monkeypatch.setattr(auto, "choose", lambda _: ("filter_bank", "a test says so"))
-    generate_labels(asked, photos, tmp_path, stages=["masks"], progress=False)
+    label(asked, photos, tmp_path, "masks")
     monkeypatch.setattr(auto, "choose", lambda _: ("dino_vits8", "another day"))
-    generate_labels(asked, photos, tmp_path, stages=["masks", "clusters"], progress=False)
+    label(asked, photos, tmp_path, "masks", "clusters")
     for stage in ("masks", "clusters"):
         manifest = read_json(tmp_path / stage / "manifest.json")
         assert manifest["settings"]["FeatureSettings"]["name"] == "filter_bank"

@@ -4,44 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import u2seg.semantics.neighbors
+from tests.pipeline import conftest
 from tests.pipeline.conftest import tree
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
-from u2seg.features import build_extractor
 from u2seg.io.images import read_image
 from u2seg.io.png import read_label_png
 from u2seg.io.sources import open_source
-from u2seg.pipeline import generate_labels
 from u2seg.pipeline.semantic_stage import ImageFeatures
 from u2seg.pipeline.stage import RunContext
 from u2seg.pipeline.workspace import Workspace
 
 
-def changed(settings: Settings, **values: object) -> Settings:
-    part = dataclasses.replace(settings.semantics, **values)
-    return dataclasses.replace(settings, semantics=part)
+def changed(settings: Settings, **values: Any) -> Settings:
+    return conftest.changed(settings, "semantics", **values)
 
 
-def label(settings: Settings, photos: Path, output: Path, **options: object) -> Path:
-    return generate_labels(
-        settings, photos, output, stages=["semantics"], progress=False, **options
-    )
+def label(settings: Settings, photos: Path, output: Path, **options: Any) -> Path:
+    return conftest.label(settings, photos, output, "semantics", **options)
 
 
 def maps(run: Path) -> dict[str, bytes]:
     found = tree(run / "semantics")
     return {name: content for name, content in found.items() if name.endswith(".png")}
-
-
-@pytest.fixture(scope="module")
-def run(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return label(settings, photos, tmp_path_factory.mktemp("stuff"))
 
 
 def features_of(settings: Settings, photos: Path, run: Path) -> ImageFeatures:
@@ -60,18 +51,6 @@ def test_a_fitted_model_labels_other_photographs(
     assert (again / "semantics/model.safetensors").read_bytes() == model.read_bytes()
     assert not (again / "semantics/losses.json").exists()
     assert not (again / "semantics/neighbors.safetensors").exists()
-
-
-def test_results_of_two_models_are_never_mixed(
-    photos: Path, settings: Settings, run: Path, tmp_path: Path
-) -> None:
-    model = tmp_path / "model.safetensors"
-    model.write_bytes((run / "semantics/model.safetensors").read_bytes())
-    label(changed(settings, model=str(model)), photos, tmp_path / "out")
-    other = label(changed(settings, seed=1), photos, tmp_path / "other")
-    model.write_bytes((other / "semantics/model.safetensors").read_bytes())
-    with pytest.raises(UserError, match="made with other model"):
-        label(changed(settings, model=str(model)), photos, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -122,18 +101,6 @@ def test_the_key_of_the_neighbours_follows_the_features(
     assert features_of(dataclasses.replace(settings, features=sharper), photos, run).key() != first
 
 
-def test_photographs_are_resized_as_the_setting_of_stuff_says(
-    photos: Path, settings: Settings, run: Path
-) -> None:
-    source = features_of(changed(settings, resample="nearest"), photos, run)
-    image = read_image(photos / source.records[0]["file_name"])
-    small = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST))
-    (inputs,) = build_extractor(settings.features).extract([small], ("token",))
-    wanted = inputs.facets["token"].grid
-    np.testing.assert_array_equal(source[0], wanted)
-    assert not np.array_equal(features_of(settings, photos, run)[0], wanted)
-
-
 def test_five_crops_are_five_images(photos: Path, settings: Settings, run: Path) -> None:
     source = features_of(changed(settings, crops="five"), photos, run)
     assert len(source) == 25
@@ -142,12 +109,6 @@ def test_five_crops_are_five_images(photos: Path, settings: Settings, run: Path)
     corner = inputs.facets["token"].grid
     assert np.array_equal(source[5 + 2], corner)
     assert [grid.shape for grid in source] == [corner.shape] * 25
-
-
-def test_five_crops_train_a_model(photos: Path, settings: Settings, tmp_path: Path) -> None:
-    """The maps are still those of whole photographs."""
-    run = label(changed(settings, crops="five"), photos, tmp_path / "run")
-    assert {read_label_png(run / "semantics" / name).shape for name in maps(run)} == {(96, 96)}
 
 
 def test_k_means_labels_through_the_same_stage(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.conftest import label
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
-from u2seg.pipeline import generate_labels
 from u2seg.pipeline.workspace import Workspace, remove_run, remove_stage
 
 
@@ -25,7 +25,7 @@ def test_photographs_in_a_stage_folder_are_kept(
 ) -> None:
     before = sorted(own.rglob("*"))
     with pytest.raises(UserError, match="where stage images keeps its files"):
-        generate_labels(settings, own, own.parent, overwrite=overwrite, progress=False)
+        label(settings, own, own.parent, overwrite=overwrite)
     assert sorted(own.rglob("*")) == before
 
 
@@ -34,16 +34,14 @@ def test_results_among_the_photographs_are_refused(
     own: Path, settings: Settings, place: str
 ) -> None:
     with pytest.raises(UserError, match="would be taken for photographs"):
-        generate_labels(settings, own, own / place, progress=False)
+        label(settings, own, own / place)
 
 
 def test_an_output_folder_beside_the_photographs_is_fine(
     photos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     shutil.copytree(photos, tmp_path / "photos")
-    generate_labels(
-        settings, tmp_path / "photos", tmp_path, stages=["masks"], limit=1, progress=False
-    )
+    label(settings, tmp_path / "photos", tmp_path, "masks", limit=1)
     assert (tmp_path / "masks/manifest.json").is_file()
 
 
@@ -54,7 +52,7 @@ def test_files_of_others_are_not_touched(
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks/mine.txt").write_text("precious")
     with pytest.raises(UserError, match="no labelling run made"):
-        generate_labels(settings, photos, tmp_path, overwrite=overwrite, limit=1, progress=False)
+        label(settings, photos, tmp_path, overwrite=overwrite, limit=1)
     assert (tmp_path / "masks/mine.txt").read_text() == "precious"
 
 
