@@ -168,9 +168,11 @@ def test_mask_of_another_size_is_refused():
 
 def test_stuff_map_and_target_use_the_same_colours():
     colors = SPACE.colors()
-    flat = draw_stuff(None, np.array([[0, 1, 255]], np.uint8), SPACE)
+    flat = draw_stuff(grey(1, 3, 0), np.array([[0, 1, 255]], np.uint8), SPACE, alpha=1)
     assert flat.tolist() == [[colors[2].tolist(), colors[3].tolist(), [0, 0, 0]]]
-    target = draw_stuff(None, np.array([[0, 1, 2, 255]], np.uint8), SPACE, target=True)
+    target = draw_stuff(
+        grey(1, 4, 0), np.array([[0, 1, 2, 255]], np.uint8), SPACE, alpha=1, target=True
+    )
     white, void = [255] * 3, [0] * 3
     assert target.tolist() == [[white, colors[2].tolist(), colors[3].tolist(), void]]
 
@@ -178,4 +180,4 @@ def test_stuff_map_and_target_use_the_same_colours():
 @pytest.mark.parametrize(("value", "target"), [(2, False), (254, False), (3, True)])
 def test_stuff_value_out_of_range_is_refused(value, target):
     with pytest.raises(UserError, match=f"holds the value {value}"):
-        draw_stuff(None, np.array([[value]], np.uint8), SPACE, target=target)
+        draw_stuff(grey(1, 1), np.array([[value]], np.uint8), SPACE, target=target)

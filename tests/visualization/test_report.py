@@ -168,13 +168,17 @@ def test_things_alone_are_drawn(tmp_path):
     assert 'id="stuff"' not in report.render(page)
 
 
-def test_garbled_cluster_quality_is_a_note(tmp_path):
+def test_quality_of_the_clusters_whole_and_garbled(tmp_path):
     folders = write_run(tmp_path, count=2)
+    text = render(folders, tmp_path / "r.html").replace("</td><td>", ": ")
+    for words in ("masks per cluster: 0 to 4, median 1.0", "empty clusters: 3 of 6",
+                  "silhouette (-1 to 1): 0.312"):  # fmt: skip
+        assert words in text
     for content in ('{"sizes": 3}', "[]"):
         (folders.labels / "clusters" / "quality.json").write_text(content)
         page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
         assert any(note.startswith("quality of the clusters left out") for note in page.notes)
-        assert page.quality == []
+        assert report.render(page)
 
 
 def test_garbled_files_become_notes(tmp_path):

@@ -139,47 +139,17 @@ def percent(share: float) -> str:
     return "< 0.1 %" if value < 0.1 else f"{value:.1f} %"
 
 
-def quality_rows(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, value) of every figure in ``clusters/quality.json``.
-
-    Raises:
-        KeyError, TypeError, ValueError: if it is not what the cluster stage writes.
-    """
-    sizes, margin = quality["sizes"], quality["margin"]
-    median = f"{sizes['min']:,} to {sizes['max']:,}, median {sizes['median']:g}"
-    rows = [
-        ("masks per cluster", f"{median}; as uneven as {sizes['effective']:.1f} equal clusters"),
-        ("empty clusters", f"{len(quality['empty'])} of {quality['clusters']}"),
-        ("pairs of near-duplicates", _pairs(quality)),
-    ]
-    if quality["silhouette"] is not None:
-        text = f"{quality['silhouette']:.3f}, mean of {quality['sample']:,} masks"
-        rows.append(("silhouette (-1 to 1)", text))
-    if margin:
-        low = percent(margin["below_0.05"])
-        text = (
-            f"the own centroid is {margin['mean']:.3f} nearer than the next; below 0.05 for {low}"
-        )
-        rows.append(("margin (0 to 1)", f"{text} of the masks"))
-    return [*rows, ("inertia", f"{quality['inertia']:.6g}")]
-
-
-def _pairs(quality: Mapping[str, Any]) -> str:
-    count = int(quality["near_duplicate_pairs"])
-    if not count:
-        return "0"
-    shown = [f"{int(i)} and {int(j)}" for i, j, _ in quality["near_duplicates"][:MAX_PAIRS]]
-    rest = f" and {count - len(shown):,} more" if count > len(shown) else ""
-    return f"{count:,} ({', '.join(shown)}{rest})"
-
-
 def quality_concerns(quality: Mapping[str, Any]) -> list[Concern]:
     """Return a warning about clusters that hardly differ; empty ones are warned about elsewhere."""
-    if not int(quality["near_duplicate_pairs"]):
+    count = int(quality["near_duplicate_pairs"])
+    if not count:
         return []
+    shown = [f"{int(i)} and {int(j)}" for i, j, _ in quality["near_duplicates"][:MAX_PAIRS]]
+    rest = f" and {count - len(shown):,} more" if count > len(shown) else ""
     text = (
-        f"Clusters that hardly differ, in pairs: {_pairs(quality)}. Fewer clusters "
-        "(U2SEG.CLUSTERS.NUM_CLUSTERS) may do, or evaluation merges them (majority matching)."
+        f"Clusters that hardly differ, in pairs: {count:,} ({', '.join(shown)}{rest}). Fewer "
+        "clusters (U2SEG.CLUSTERS.NUM_CLUSTERS) may do, or evaluation merges them (majority "
+        "matching)."
     )
     return [Concern("amber", text)]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from u2seg.errors import UserError
-from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
+from u2seg.structures.labels import VOID_ID, VOID_STUFF, LabelSpace
 from u2seg.structures.panoptic import PanopticLabel
 
 Rgb = npt.NDArray[np.uint8]
@@ -72,11 +73,10 @@ def draw_panoptic(
         >>> draw_panoptic(np.full((1, 2, 3), 100, np.uint8), label, space).tolist()
         [[[100, 100, 100], [120, 60, 60]]]
     """
-    _check(image, label.ids, alpha)
     present, index = np.unique(label.ids, return_inverse=True)
     index = index.reshape(label.ids.shape)
-    colors, opacity = _segment_table(present, label, space, alpha)
-    canvas = _blend(image, colors[index], opacity[index])
+    colors = _segment_colors(present.tolist(), label, space)
+    canvas = _paint(image, index, colors, alpha, clear=np.flatnonzero(present == 0))
     width = _outline_width(index) if outlines else 0
     if width:
         things = [s.id for s in label.segments if s.isthing]
@@ -104,18 +104,15 @@ def draw_masks(
         UserError: if a mask has another size than the image or ``alpha`` is outside 0..1.
     """
     top = np.zeros(image.shape[:2], dtype=np.int32)
-    _check(image, top, alpha)
     for mask in masks:
-        _check(image, mask, alpha)
+        _check(image, mask)
     order = sorted(range(len(masks)), key=lambda i: -int(np.count_nonzero(masks[i])))
     for number in order:
         top[masks[number]] = number + 1
     colors = np.zeros((len(masks) + 1, 3), dtype=np.uint8)
     if masks:
         colors[1:] = LabelSpace(len(masks), 0).colors()
-    opacity = np.full(len(colors), _opacity(alpha), dtype=np.uint16)
-    opacity[0] = 0
-    canvas = _blend(image, colors[top], opacity[top])
+    canvas = _paint(image, top, colors, alpha, clear=[0])
     width = _outline_width(top) if outlines else 0
     for number in order if width else ():
         canvas[borders(masks[number], width) & masks[number]] = colors[number + 1] // 2
@@ -123,32 +120,26 @@ def draw_masks(
 
 
 def draw_stuff(
-    image: Rgb | None,
+    image: Rgb,
     stuff: npt.NDArray[np.uint8],
     space: LabelSpace,
     *,
     alpha: float = 0.6,
     target: bool = False,
 ) -> Rgb:
-    """Return a stuff map in colours, over the photograph if there is one.
+    """Return a stuff map in colours over the photograph; void keeps the photograph.
 
     Args:
-        image: (H, W, 3) uint8 RGB, or None for flat colours on black.
+        image: (H, W, 3) uint8 RGB.
         stuff: (H, W) uint8: a semantics map (0..S-1 stuff cluster, 255 void), or with
             ``target`` a Panoptic-FPN target (0 any thing, 1..S stuff, 255 void).
         space: Gives the colours.
         alpha: Opacity over the photograph, 0..1.
         target: Which of the two numberings ``stuff`` has. Things are drawn as white.
 
-    Returns:
-        (H, W, 3) uint8; void keeps the photograph.
-
     Raises:
         UserError: if the sizes differ, ``alpha`` is outside 0..1 or a value is no stuff id.
     """
-    if image is None:
-        image, alpha = np.zeros((*stuff.shape, 3), dtype=np.uint8), 1.0
-    _check(image, stuff, alpha)
     known = space.num_stuff + int(target)
     wrong = np.unique(stuff[(stuff >= known) & (stuff != VOID_STUFF)])
     if wrong.size:
@@ -156,56 +147,46 @@ def draw_stuff(
             f"the stuff map holds the value {wrong[0]}; with {space.num_stuff} stuff clusters "
             f"it may hold 0..{known - 1} and {VOID_STUFF}"
         )
-    colors = np.zeros((256, 3), dtype=np.uint8)
+    colors = np.full((256, 3), 255, dtype=np.uint8)
     colors[int(target) : known] = space.colors()[space.num_things :]
-    if target:
-        colors[ANY_THING] = 255
-    opacity = np.full(256, _opacity(alpha), dtype=np.uint16)
-    opacity[VOID_STUFF] = 0
-    return _blend(image, colors[stuff], opacity[stuff])
+    return _paint(image, stuff, colors, alpha, clear=[VOID_STUFF])
 
 
-def _check(image: Rgb, labels: npt.NDArray[np.generic], alpha: float) -> None:
+def _check(image: Rgb, labels: npt.NDArray[np.generic]) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
     if labels.shape != image.shape[:2]:
-        raise UserError(
-            f"the label is {labels.shape[0]} x {labels.shape[1]} (height x width) but the image "
-            f"is {image.shape[0]} x {image.shape[1]}"
-            if labels.ndim == 2
-            else f"a label must be (H, W), got shape {labels.shape}"
-        )
+        sizes = (" x ".join(map(str, shape)) for shape in (labels.shape, image.shape[:2]))
+        raise UserError("the label is {} (height x width) but the image is {}".format(*sizes))
+
+
+def _paint(
+    image: Rgb, index: npt.NDArray[Any], colors: Rgb, alpha: float, clear: Sequence[int] | Any
+) -> Rgb:
+    """Return the image under ``colors[index]``; rows of ``colors`` in ``clear`` are transparent."""
+    _check(image, index)
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha must be 0..1, got {alpha}")
+    opacity = np.full(len(colors), round(256 * alpha), dtype=np.uint16)
+    opacity[clear] = 0
+    weight = opacity[index][..., None]
+    mixed = image.astype(np.uint16) * (256 - weight) + colors[index].astype(np.uint16) * weight
+    return (mixed >> 8).astype(np.uint8)
 
 
-def _segment_table(
-    present: npt.NDArray[np.int32], label: PanopticLabel, space: LabelSpace, alpha: float
-) -> tuple[Rgb, npt.NDArray[np.uint16]]:
-    """Return colour (n, 3) and opacity (n,) of each id that occurs."""
+def _segment_colors(present: Sequence[int], label: PanopticLabel, space: LabelSpace) -> Rgb:
+    """Return the colour (n, 3) of each id that occurs; black for void."""
     palette = space.colors()
     category = {segment.id: segment.category_id for segment in label.segments}
     colors = np.zeros((len(present), 3), dtype=np.uint8)
-    opacity = np.full(len(present), _opacity(alpha), dtype=np.uint16)
-    for row, segment_id in enumerate(present.tolist()):
-        if segment_id == 0:
-            opacity[row] = 0
+    for row, segment_id in enumerate(present):
+        if segment_id == VOID_ID:
             continue
         if segment_id not in category:
             raise UserError(f"the id map holds {segment_id}, which no segment of the label has")
         space.is_thing(category[segment_id])  # raises outside 1..K+S
         colors[row] = palette[category[segment_id] - 1]
-    return colors, opacity
-
-
-def _opacity(alpha: float) -> int:
-    return round(256 * alpha)
-
-
-def _blend(image: Rgb, colors: Rgb, opacity: npt.NDArray[np.uint16]) -> Rgb:
-    weight = opacity[..., None]
-    mixed = image.astype(np.uint16) * (256 - weight) + colors.astype(np.uint16) * weight
-    return (mixed >> 8).astype(np.uint8)
+    return colors
 
 
 def borders(index: npt.NDArray[np.generic], width: int = 1) -> npt.NDArray[np.bool_]:

@@ -134,10 +134,10 @@ def at(tree: Any, path: str) -> Any:
     return tree
 
 
-def number_text(value: Any) -> str:
-    """Return a percentage with one decimal, a dash for anything that is no finite number."""
+def number_text(value: Any, digits: int = 1) -> str:
+    """Return a number with so many decimals, a dash for anything that is no finite number."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return f"{value:.1f}" if good else UNDEFINED
+    return f"{value:.{digits}f}" if good else UNDEFINED
 
 
 def interval_text(limits: Any) -> str:

@@ -29,7 +29,6 @@ from u2seg.visualization.concerns import (
     percent,
     prediction_concerns,
     quality_concerns,
-    quality_rows,
 )
 from u2seg.visualization.draw import printable
 from u2seg.visualization.evaluation import (
@@ -87,7 +86,6 @@ class Page:
     predictions: list[Sample] = field(default_factory=list)
     predictions_total: int = 0
     clusters: list[ClusterRow] = field(default_factory=list)
-    quality: list[tuple[str, str]] = field(default_factory=list)
     stuff: list[ClusterRow] = field(default_factory=list)
     statistics: list[tuple[str, str]] = field(default_factory=list)
     curves: list[charts.Curve] = field(default_factory=list)
@@ -245,9 +243,8 @@ def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Not
         sizes = {space.stuff_category(i): percent(share) for i, share in ranked[:MAX_CLUSTERS]}
         page.stuff = notes.attempt("stuff", [], stuff_gallery, run, sizes, MAX_CROPS, notes)
     if run.quality:
-        what = "quality of the clusters"
-        page.quality = notes.attempt(what, [], quality_rows, run.quality)
-        page.concerns += notes.attempt(what, [], quality_concerns, run.quality)
+        args = ("quality of the clusters", [], quality_concerns, run.quality)
+        page.concerns += notes.attempt(*args)
     _add_statistics(page, numbers, space.num_things if space else 0)
     page.manifests = [(name, run.manifests[name]) for name in sorted(run.manifests, key=_rank)]
     for name, values in run.losses.items():
