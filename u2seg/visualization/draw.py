@@ -171,7 +171,8 @@ def _paint(
     opacity[clear] = 0
     weight = opacity[index][..., None]
     mixed = image.astype(np.uint16) * (256 - weight) + colors[index].astype(np.uint16) * weight
-    return (mixed >> 8).astype(np.uint8)
+    painted: Rgb = (mixed >> 8).astype(np.uint8)
+    return painted
 
 
 def _segment_colors(present: Sequence[int], label: PanopticLabel, space: LabelSpace) -> Rgb:

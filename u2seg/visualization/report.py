@@ -243,8 +243,8 @@ def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Not
         sizes = {space.stuff_category(i): percent(share) for i, share in ranked[:MAX_CLUSTERS]}
         page.stuff = notes.attempt("stuff", [], stuff_gallery, run, sizes, MAX_CROPS, notes)
     if run.quality:
-        args = ("quality of the clusters", [], quality_concerns, run.quality)
-        page.concerns += notes.attempt(*args)
+        what = "quality of the clusters"
+        page.concerns += notes.attempt(what, [], quality_concerns, run.quality)
     _add_statistics(page, numbers, space.num_things if space else 0)
     page.manifests = [(name, run.manifests[name]) for name in sorted(run.manifests, key=_rank)]
     for name, values in run.losses.items():
