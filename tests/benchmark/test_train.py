@@ -16,7 +16,7 @@ from benchmarks.setting import Setting
 from benchmarks.train_inputs import write_label_folder
 from benchmarks.train_parts import PoolingSizes, roi_align
 from benchmarks.train_sides import TrainSizes
-from tests.label_folder import TINY
+from tests.factories import TINY
 from u2seg.compat import prepare_host
 from u2seg.labels import LabelFolder
 from u2seg.structures.labels import LabelSpace

@@ -64,7 +64,6 @@ BAD: list[tuple[str, Any]] = [
     ("semantics.quantile_inter", -0.1),
     ("semantics.quantile_intra", 2.0),
     ("panoptic.max_stuff_covered", 1.1),
-    ("panoptic.rule", "largest"),
     ("panoptic.stuff_covered", (0.5, 1.1)),
     ("panoptic.min_thing_area", 1.0),
     ("panoptic.min_stuff_area", -0.1),

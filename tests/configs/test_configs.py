@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label_folder import CONFIGS
+from tests.factories import CONFIGS
 from u2seg.compat import host_keys, prepare_host
 from u2seg.config.load import load_settings
 from u2seg.host.setup import build_cfg

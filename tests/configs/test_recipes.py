@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.label_folder import CONFIGS
+from tests.factories import CONFIGS
 from u2seg.compat import prepare_host
 from u2seg.config.words import flatten
 from u2seg.host.setup import build_cfg

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label_folder import SPACE, make_labels
+from tests.factories import SPACE, make_labels
 from u2seg.compat import prepare_host
 from u2seg.data.catalog import register_coco_panoptic_eval, register_labels
 from u2seg.errors import UserError

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.label_folder import make_labels, scene
+from tests.factories import make_labels, scene
 from u2seg.compat import prepare_host
 from u2seg.data.mapper import PanopticMapper, read_photograph
 from u2seg.errors import StageError
@@ -54,7 +54,7 @@ def test_void_is_ignored_where_no_stuff_is_learnt_and_objects_are_pasted(tmp_pat
     """Void in columns 0..9, flipped to 54..63; the crowd of 16x16 pixels is ignored as well."""
     from detectron2.data import transforms
 
-    from tests.label_folder import BASE_CONFIG, data_words
+    from tests.factories import BASE_CONFIG, data_words
     from u2seg.host.setup import build_cfg
 
     labels = make_labels(tmp_path)

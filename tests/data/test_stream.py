@@ -182,7 +182,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 
 def config(tmp_path: Path, *words: str) -> Any:
-    from tests.label_folder import BASE_CONFIG, data_words, make_labels
+    from tests.factories import BASE_CONFIG, data_words, make_labels
     from u2seg.host.setup import build_cfg
 
     labels = make_labels(tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.docs.test_docs import ROOT, commands
-from tests.label_folder import TINY
+from tests.factories import TINY
 from u2seg.cli import main
 from u2seg.io.yamlfile import parse_yaml
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.engine import batch_search, run
 from u2seg.engine.batch_search import (
     Trial,

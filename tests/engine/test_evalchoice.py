@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.datasets import write_truth
-from tests.label_folder import BASE_CONFIG
+from tests.factories import BASE_CONFIG
 from u2seg.config.load import load_settings
 from u2seg.config.schema import EvalSettings
 from u2seg.engine.evaluate import (

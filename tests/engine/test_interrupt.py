@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from tests.engine.test_resume import assert_same
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.engine import interrupt
 from u2seg.engine.interrupt import Interrupted, Stop
 from u2seg.host.arguments import train_parser

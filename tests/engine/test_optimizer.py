@@ -10,7 +10,7 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 import torch
 from torch import nn
 
-from tests.label_folder import BASE_CONFIG
+from tests.factories import BASE_CONFIG
 from u2seg.engine.loop import TrainingLoop
 from u2seg.engine.optimizer import (
     build_clip,

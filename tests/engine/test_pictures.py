@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.data.mapper import PanopticMapper
 from u2seg.engine.pictures import BatchPictures, named_space

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.errors import UserError
 from u2seg.host.arguments import train_parser

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.label_folder import BASE_CONFIG, SPACE, data_words, make_labels, scene
+from tests.factories import BASE_CONFIG, SPACE, data_words, make_labels, scene
 from u2seg.compat import prepare_host
 from u2seg.engine.run import launch_run, train_or_evaluate
 from u2seg.errors import StageError, UserError

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.label_folder import BASE_CONFIG, data_words, make_labels, scene
+from tests.factories import BASE_CONFIG, data_words, make_labels, scene
 from u2seg.engine.run import train_or_evaluate
 from u2seg.errors import UserError
 from u2seg.host.arguments import train_parser

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.data.stream import build_train_loader
 from u2seg.engine.trainer import warn_without_things

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.engine import run as training
 from u2seg.engine import trainer as trainers

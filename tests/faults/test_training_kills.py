@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.host.arguments import train_parser
 from u2seg.io.checkpoints import load_checkpoint

@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 
-from tests.label_folder import CONFIGS
+from tests.factories import CONFIGS
 from u2seg.config.env import go_offline
 from u2seg.config.load import load_settings
 from u2seg.config.schema import FeatureSettings, Settings

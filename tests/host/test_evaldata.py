@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
-from tests.label_folder import BASE_CONFIG, CONFIGS, TINY, data_words, make_labels
+from tests.factories import BASE_CONFIG, CONFIGS, TINY, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.config.evaldata import EVAL_FORMATS
 from u2seg.config.evaluation import EvalSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label_folder import BASE_CONFIG, TINY, data_words, make_labels
+from tests.factories import BASE_CONFIG, TINY, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.host.start import command_words, setup_cfg
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.label_folder import BASE_CONFIG, CONFIGS, data_words, make_labels
+from tests.factories import BASE_CONFIG, CONFIGS, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.errors import UserError
 from u2seg.host.setup import build_cfg

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.engine.test_evalchoice import write_mapping
-from tests.label_folder import BASE_CONFIG, TINY, scene
+from tests.factories import BASE_CONFIG, TINY, scene
 from u2seg.compat import prepare_host
 from u2seg.errors import UserError
 from u2seg.evaluation.protocols.mapping import with_class_names

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.label_folder import BASE_CONFIG, TINY, scene
+from tests.factories import BASE_CONFIG, TINY, scene
 from u2seg.compat import host, prepare_host
 from u2seg.config.schema import MaskSettings
 from u2seg.errors import UserError

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 import torch
 
-from tests.label_folder import BASE_CONFIG, SPACE, TINY, data_words, make_labels, scene
+from tests.factories import BASE_CONFIG, SPACE, TINY, data_words, make_labels, scene
 from u2seg.compat import prepare_host
 from u2seg.data.lowshot import LabelledSet
 from u2seg.engine.lowshot import make_splits

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.factories import BASE_CONFIG, TINY, scene
 from tests.inference.test_detector import save_random_model
-from tests.label_folder import BASE_CONFIG, TINY, scene
 from u2seg.compat import prepare_host
 from u2seg.errors import UserError
 from u2seg.inference.segmenter import Segmenter

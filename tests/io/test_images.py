@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import tracemalloc
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.damaged_jpeg import write_damaged_jpeg
 from tests.shared import SHARED, needs_shared
 from u2seg.io.images import (
     BadImageError,
+    Silence,
     _usual_jpeg,
     check_jpeg,
     decode_image,
@@ -385,3 +388,27 @@ def test_a_turned_photograph_equals_its_upright_copy() -> None:
     turned = read_image(HARD / "exif_orientation6.jpg").astype(int)
     upright = read_image(HARD / "exif_orientation6_upright.png").astype(int)
     assert np.abs(turned - upright).max() <= 2
+
+
+def test_threads_that_leave_in_another_order_leave_the_filters_as_they_were() -> None:
+    silence, before = Silence(), list(warnings.filters)
+    entered, leave = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+    errors: list[Exception] = []
+
+    def work(i: int) -> None:
+        try:
+            with silence:
+                entered[i].set()
+                leave[i].wait(10)
+                warnings.warn("noise", stacklevel=1)  # an error outside: see pyproject.toml
+        except UserWarning as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread, inside in zip(threads, entered, strict=True):
+        thread.start()
+        assert inside.wait(10)
+    for thread, go in zip(threads, leave, strict=True):  # the first to enter leaves first
+        go.set()
+        thread.join(10)
+    assert errors == [] and list(warnings.filters) == before

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.errors import UserError
 from u2seg.io.lock import LOCK, holder_of, may_live, only_run
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.label_folder import SPACE, make_labels, scene
+from tests.factories import SPACE, make_labels, scene
 from u2seg.data.mapper import read_photograph
 from u2seg.errors import StageError, UserError
 from u2seg.inference.writer import PredictionWriter

@@ -15,7 +15,7 @@ torchvision = pytest.importorskip("torchvision", reason="torchvision is not inst
 from detectron2.layers import ShapeSpec  # noqa: E402
 from detectron2.modeling import build_backbone, build_model  # noqa: E402
 
-from tests.label_folder import CONFIGS  # noqa: E402
+from tests.factories import CONFIGS  # noqa: E402
 from tests.modeling.tiny import tiny_cfg  # noqa: E402
 from tests.tools.test_train_net import ROOT, call  # noqa: E402
 from u2seg.errors import UserError  # noqa: E402

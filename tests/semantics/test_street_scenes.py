@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label_folder import CONFIGS
+from tests.factories import CONFIGS
 from tests.shared import SHARED, needs_shared
 from u2seg.config.load import load_settings
 from u2seg.config.schema import SemanticSettings

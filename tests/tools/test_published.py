@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.datasets import FILES, write_truth
-from tests.label_folder import TINY, make_labels
+from tests.factories import TINY, make_labels
 from u2seg.compat import prepare_host
 from u2seg.errors import UserError
 from u2seg.host.setup import build_cfg

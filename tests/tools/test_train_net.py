@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label_folder import BASE_CONFIG, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.host.arguments import train_parser
 
 ROOT = Path(__file__).resolve().parents[2]

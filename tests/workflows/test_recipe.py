@@ -13,7 +13,7 @@ import yaml
 from scenes.export import SceneSettings, write_scenes
 
 import u2seg
-from tests.label_folder import NARROW
+from tests.factories import NARROW
 from tests.pipeline.conftest import FAST
 from u2seg.config.load import load_settings
 from u2seg.errors import StageError, UserError

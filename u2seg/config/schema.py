@@ -269,7 +269,6 @@ class PanopticSettings:
     max_hole: float = 0.001
 
     def __post_init__(self) -> None:
-        _one_of("PANOPTIC.RULE", self.rule, ("scored", "released"))
         for key in ("max_stuff_covered", "min_visible", "max_hole"):
             value = getattr(self, key)
             _require(0 <= value <= 1, f"PANOPTIC.{key.upper()}", value, "0..1")

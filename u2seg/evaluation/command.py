@@ -196,7 +196,7 @@ def evaluate_files(args: argparse.Namespace) -> str:
 def _check_output(output: Path, truth: Sequence[str]) -> None:
     """Raise UserError if the results would lie among photographs, labels or ground truth."""
     from u2seg.config.schema import ImageSettings
-    from u2seg.io.territory import TRUTH, check_beside_no_photograph, check_no_labels, check_outside
+    from u2seg.io.ownership import TRUTH, check_beside_no_photograph, check_no_labels, check_outside
 
     check_no_labels(output)
     check_beside_no_photograph(output, ImageSettings().extensions)

@@ -26,7 +26,7 @@ from u2seg.errors import UserError
 from u2seg.host.setup import PSEUDO_NAME, build_cfg
 from u2seg.io.atomic import write_text
 from u2seg.io.lock import LOCK, only_run
-from u2seg.io.territory import LABELS, PHOTOGRAPHS, TRUTH, check_outside
+from u2seg.io.ownership import LABELS, PHOTOGRAPHS, TRUTH, check_outside
 from u2seg.io.yamlfile import load_yaml
 
 logger = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from u2seg.io.imagefile import ImageFile, image_file
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.lock import LOCK, only_run
 from u2seg.io.names import distinct_stems
+from u2seg.io.ownership import PHOTOGRAPHS, check_outside
 from u2seg.io.paths import stem_of
 from u2seg.io.progress import Bar
 from u2seg.io.sources import open_source, tell_passed_over
-from u2seg.io.territory import PHOTOGRAPHS, check_outside
 from u2seg.structures.panoptic import PanopticLabel
 from u2seg.visualization.compose import draw_legend, magnify, side_by_side, write_picture
 from u2seg.visualization.draw import draw_panoptic

@@ -26,26 +26,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = ".tmp"
 """Ending of unfinished files; their names start with a dot."""
 
-_listeners: list[Callable[[Path], None]] = []
-
-
-@contextlib.contextmanager
-def heard(listener: Callable[[Path], None]) -> Iterator[None]:
-    """Call ``listener(path)`` after every file this process writes within the block.
-
-    Examples:
-        >>> names = []
-        >>> with tempfile.TemporaryDirectory() as folder, heard(lambda p: names.append(p.name)):
-        ...     write_text(Path(folder) / "a.txt", "a")
-        >>> names
-        ['a.txt']
-    """
-    _listeners.append(listener)
-    try:
-        yield
-    finally:
-        _listeners.remove(listener)
-
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left below a folder; no writer may be at work there."""
@@ -100,8 +80,6 @@ def atomic_file(path: Path | str, size: int = 0) -> Iterator[IO[bytes]]:
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-    for listener in list(_listeners):
-        listener(path)
 
 
 def cannot_write(path: Path, error: OSError, size: int = 0, reached: int = 0) -> UserError:

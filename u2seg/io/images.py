@@ -13,7 +13,10 @@ import io
 import os
 import re
 import stat
+import threading
+import warnings
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -22,7 +25,6 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from u2seg.io import imagefile
-from u2seg.io.silence import Silence
 
 DEFAULT_MAX_PIXELS = 50_000_000
 MAX_BYTES = 16
@@ -39,9 +41,43 @@ HEIF = b"ftyp"
 """Bytes 4..8 of HEIC and AVIF files."""
 LYING = (5, 6, 7, 8)
 """EXIF's numbers of orientations that swap height and width."""
-_SILENCE = Silence()
 _SAME: dict[imagefile.ImageFile, tuple[int, int, int]] = {}
 """Photographs of known SHA-256 that this process has compared, with their files' times and size."""
+
+
+class Silence:
+    """A block without Python's warnings, while at least one thread is inside.
+
+    ``warnings.catch_warnings`` keeps the filters that are there: of two threads, the one that
+    leaves last would bring back those of the other.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(kind, error, trace)
+
+
+_SILENCE = Silence()
 
 
 class BadImageError(Exception):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from u2seg.config.schema import PanopticSettings
-from u2seg.panoptic.rules import RULES, Claims
+from u2seg.panoptic.rules import MERGE_RULES, Claims
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
 from u2seg.structures.masks import InstanceMask
 from u2seg.structures.panoptic import PanopticLabel, Segment
@@ -60,7 +60,7 @@ def merge_panoptic(
         [(1, 1, 2), (2, 2, 1), (3, 3, 1)]
     """
     _check(masks, clusters, stuff, space)
-    claims = RULES[settings.rule](masks, stuff, space.num_stuff, settings)
+    claims: Claims = MERGE_RULES.get(settings.rule)(masks, stuff, space.num_stuff, settings)
     entries = {
         identity: (space.thing_category(clusters[index]), masks[index].score)
         for identity, index in claims.things.items()

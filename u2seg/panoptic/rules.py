@@ -7,7 +7,7 @@ C-ordered array only when it is turned.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,14 @@ from scipy import ndimage
 
 from u2seg.config.schema import PanopticSettings
 from u2seg.errors import UserError
+from u2seg.registry import Registry
 from u2seg.structures.labels import VOID_STUFF
 from u2seg.structures.masks import InstanceMask
 
 Owner = npt.NDArray[np.int32]
 UNCLAIMED = 0
+MERGE_RULES = Registry("merge rule")
+"""``rule(masks, stuff, number of stuff clusters, settings) -> Claims``, see ``scored``."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Claims:
     stuff: dict[int, int]
 
 
+@MERGE_RULES.register("released")
 def released(
     masks: Sequence[InstanceMask],
     stuff: npt.NDArray[np.uint8],
@@ -84,6 +88,7 @@ def released(
     return Claims(np.ascontiguousarray(owner.T), things, stuff_ids)
 
 
+@MERGE_RULES.register("scored")
 def scored(
     masks: Sequence[InstanceMask],
     stuff: npt.NDArray[np.uint8],
@@ -144,10 +149,6 @@ def least_pixels(share: float, pixels: int) -> int:
     """
     # A whole number of pixels must not become one more by rounding: 0.07 * 100 > 7.
     return max(1, math.ceil(share * pixels - 1e-9))
-
-
-Rule = Callable[[Sequence[InstanceMask], npt.NDArray[np.uint8], int, PanopticSettings], Claims]
-RULES: dict[str, Rule] = {"released": released, "scored": scored}
 
 
 def fill_holes(mask: npt.NDArray[np.bool_], largest: int) -> npt.NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png
 from u2seg.labels.write import export_image, merge_parts, read_part, write_part, written_files
 from u2seg.panoptic.merger import merge_panoptic
+from u2seg.panoptic.rules import MERGE_RULES
 from u2seg.pipeline.batches import read_masks
 from u2seg.pipeline.stage import Stage
 from u2seg.pipeline.workspace import shard_assignments
@@ -38,6 +40,11 @@ class PanopticStage(Stage):
         """K and S of the settings."""
         settings = self.context.settings
         return LabelSpace(settings.clusters.num_clusters, settings.semantics.num_classes)
+
+    def check(self) -> None:
+        """Refuse an unknown merge rule before any work."""
+        super().check()
+        MERGE_RULES.get(self.context.settings.panoptic.rule)
 
     def works(self) -> dict[str, Work]:
         """One phase."""
@@ -68,7 +75,11 @@ class PanopticStage(Stage):
             label = merge_panoptic(
                 masks, own, stuff, self.label_space, self.context.settings.panoptic
             )
-            exported.append(export_image(self.folder, record, label, self.label_space))
+            clustered = [
+                replace(mask, cluster=int(cluster))
+                for mask, cluster in zip(masks, own, strict=True)
+            ]
+            exported.append(export_image(self.folder, record, label, self.label_space, clustered))
         path = self.space.part(self.name, part.index)
         write_part(path, exported)
         return [path, *written_files(self.folder, part.records)]

@@ -16,8 +16,8 @@ import numpy as np
 
 from u2seg.errors import UserError
 from u2seg.io.lock import LOCK
+from u2seg.io.ownership import PHOTOGRAPHS, check_outside
 from u2seg.io.sources import ImageSource
-from u2seg.io.territory import PHOTOGRAPHS, check_outside
 from u2seg.shards.ledger import Ledger
 
 LEDGER = "ledger"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.label_folder import BASE_CONFIG, SPACE, TINY, data_words, make_labels, scene
+from tests.factories import BASE_CONFIG, SPACE, TINY, data_words, make_labels, scene
 from u2seg.errors import UserError
 from u2seg.evaluation.command import evaluate_files, evaluate_parser, parse_evaluate
 from u2seg.inference.writer import PredictionWriter, check_own
