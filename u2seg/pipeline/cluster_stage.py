@@ -130,13 +130,13 @@ class ClusterStage(Stage):
         labels = np.empty(0, dtype=np.int64)
         if len(rows):
             labels, _ = assign(rows, self.centroids.array)
-        path = self.context.space.assigned(part.index)
+        path = self.space.assigned(part.index)
         write_npy(path, labels.astype(np.int32))
         return [path]
 
     def _judge(self) -> dict[str, int]:
         rows = self.centroids.transform.rows(self._rows())
-        space, shards = self.context.space, range(len(self.context.shards()))
+        space, shards = self.space, range(len(self.context.shards()))
         labels = np.concatenate([np.array(shard_assignments(space, i), np.int64) for i in shards])
         clusters = len(self.centroids.array)
         counts, squares = spread(rows, labels, self.centroids.array)
@@ -155,7 +155,7 @@ class ClusterStage(Stage):
         return sum(bool(masks) for i, part in shards for masks in read_masks(self.context, i, part))
 
     def _descriptors(self, index: int) -> Path:
-        return self.context.space.part(self.name, index, ".npy")
+        return self.space.part(self.name, index, ".npy")
 
     def _info(self) -> CentroidInfo:
         settings = self.context.settings

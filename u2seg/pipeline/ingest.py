@@ -158,8 +158,7 @@ class ImagesStage(Stage):
 
 
 def _size(root: Path, entry: Record) -> int:
-    """Return the size of a file in bytes, -1 for a link to nowhere."""
-    try:
+    try:  # a link may lead nowhere
         return os.stat(root / entry["file_name"]).st_size
     except (OSError, ValueError):
         return -1

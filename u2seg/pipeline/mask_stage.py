@@ -100,7 +100,7 @@ class MaskStage(Stage):
     def run(self) -> dict[str, int]:
         """Propose masks shard by shard."""
         self.each_shard("propose")
-        check_skipped(self, len(self.context.images()))
+        check_skipped(self, sum(self.shards().sizes))
         per_image = [
             len(masks)
             for index, records in enumerate(self.context.shards())
@@ -117,6 +117,8 @@ class MaskStage(Stage):
             results += [mask.to_result(record["id"]) for mask in masks]
             if masks and self.context.describe:
                 rows.append(describe_masks(self.context, inputs, masks))
+        names = [record["file_name"] for record in part.records]  # readers run ahead
+        skipped.sort(key=lambda entry: names.index(entry["file_name"]))
         files = self.write_part(part.index, results, skipped)
         if self.context.describe and not any(row is None for row in rows):
             blank = np.zeros((0, self.context.extractor.dim), np.float32)
@@ -175,41 +177,29 @@ class MaskStage(Stage):
         self, part: Part, facets: Sequence[str], skipped: list[Record]
     ) -> Iterator[tuple[Record, ImageInputs, list[InstanceMask]]]:
         settings, extractor = self.context.settings, self.context.extractor
-        unread: dict[int, list[Record]] = {}
 
         def load(record: Record) -> Loaded | None:
-            bad: list[Record] = []
-            for _, image in self.readable(part, [record], bad):
+            for _, image in self.readable(part, [record], skipped):
                 return Loaded(record, image, extractor.work_image(image))  # type: ignore[attr-defined]
-            unread[record["id"]] = bad
             return None
 
         loaded = read_ahead(load, part.records, settings.features.batch_size)
         groups = group_by_size(loaded, settings.features.batch_size)
-        waiting = iter(part.records)
         for group, batch in masks_of_batches(groups, extractor, settings, facets):
             for each, (inputs, masks) in zip(group, batch, strict=True):
-                _skip_up_to(each.record, waiting, unread, skipped)
                 if masks is None:
                     skipped.append(self.skip(each.record, NOT_FINITE))
                 else:
                     yield each.record, inputs, masks
-        _skip_up_to(None, waiting, unread, skipped)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A photograph ready for a batch.
+    """A photograph ready for a batch."""
 
-    Args:
-        record: Of the photograph, or what stands for one: ``file_name`` is used.
-        image: (H, W, 3) uint8 RGB.
-        work: The same as the features see it.
-    """
-
-    record: Record
+    record: Record  # or what stands for one: ``file_name`` is used
     image: Image
-    work: Image
+    work: Image  # the same as the features see it
 
 
 def check_backend(masks: MaskSettings, features: FeatureSettings) -> None:
@@ -270,29 +260,12 @@ def masks_of_crops(
     return masks
 
 
-def _skip_up_to(
-    record: Record | None,
-    waiting: Iterator[Record],
-    unread: dict[int, list[Record]],
-    skipped: list[Record],
-) -> None:
-    """Move the entries of unreadable photographs before ``record`` to ``skipped``, in order."""
-    for other in waiting:
-        if other is record:
-            return
-        skipped += unread.pop(other["id"], [])
-
-
 def read_ahead(
     load: Callable[[T], Loaded | None], items: Iterable[T], ahead: int
 ) -> Iterator[Loaded]:
-    """Yield photographs in order, loaded by threads before they are asked for.
+    """Yield photographs in order, loaded by threads, ``ahead`` >= 1 of them before they are needed.
 
-    Args:
-        load: Returns the photograph of an item, or None to leave it out.
-        items: What to load.
-        ahead: How many are in memory beside those that were yielded, >= 1: a batch, so that the
-            next one is ready when a device has room for it.
+    One for which ``load`` returns None is left out.
     """
     queue: deque[Future[Loaded | None]] = deque()
     rest = iter(items)
@@ -322,7 +295,7 @@ def masks_of_batches(
     settings: Settings,
     facets: Sequence[str] = (),
 ) -> Iterator[tuple[Sequence[Loaded], list[tuple[ImageInputs, list[InstanceMask] | None]]]]:
-    """Yield batches and what ``propose_masks`` makes of each photograph, in torch.
+    """Yield batches with facets and masks of every photograph, made in torch.
 
     Args:
         groups: Photographs of one size each, as the features see them.
@@ -331,7 +304,7 @@ def masks_of_batches(
         facets: What is wanted of every photograph beside its masks.
 
     Returns:
-        Facets and masks of every photograph; None where the features are not finite.
+        Masks as by ``propose_masks``; None where the features are not finite.
     """
     from u2seg.masks.batched_propose import propose_batch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections import OrderedDict
 from dataclasses import asdict
@@ -46,38 +45,37 @@ class ImageFeatures:
         self._aside = context.space.aside()
         self._each = CROPS[context.settings.semantics.crops]
         self._kept: OrderedDict[int, npt.NDArray[np.float32]] = OrderedDict()
-        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self.records) * self._each
 
     def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
         """Return (D, h, w) float32; an image that cannot be used gives zeros."""
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends iteration by index
-        extractor, resample = self.context.extractor, self.context.settings.semantics.resample
-        grid = np.zeros((extractor.dim, 2, 2), dtype=np.float32)
-        with contextlib.suppress(BadImageError):
-            (inputs,) = extractor.extract([self._pixels(index)], ("token",), resample)
-            grid = inputs.facets["token"].grid if inputs.has("token") else grid
-        self._kept[index] = grid
-        self._bytes += grid.nbytes
-        while self._bytes > CACHE_BYTES and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return grid
+        if index not in self._kept:
+            self._kept[index] = self._compute(index)
+            while sum(grid.nbytes for grid in self._kept.values()) > CACHE_BYTES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(index)
+        return self._kept[index]
 
-    def _pixels(self, index: int) -> npt.NDArray[np.uint8]:
+    def _compute(self, index: int) -> npt.NDArray[np.float32]:
+        extractor, settings = self.context.extractor, self.context.settings.semantics
         number, part = divmod(index, self._each)
-        if reason := self._aside.get(self.records[number]["file_name"]):
-            raise BadImageError(reason)
-        image: npt.NDArray[np.uint8] = self.context.read(self.records[number])
-        settings = self.context.settings.semantics
-        size = (image.shape[0], image.shape[1])
-        top, left, bottom, right = crop_box(settings.crops, part, *size, settings.crop_ratio)
-        return image[top:bottom, left:right]
+        record = self.records[number]
+        blank = np.zeros((extractor.dim, 2, 2), dtype=np.float32)
+        if record["file_name"] in self._aside:
+            return blank
+        try:
+            image = self.context.read(record)
+        except BadImageError:
+            return blank
+        height, width = image.shape[:2]
+        box = crop_box(settings.crops, part, height, width, settings.crop_ratio)
+        crop = image[box[0] : box[2], box[1] : box[3]]
+        (inputs,) = extractor.extract([crop], ("token",), settings.resample)
+        return inputs.facets["token"].grid if inputs.has("token") else blank
 
     def key(self) -> str:
         """Return a digest of what decides all features.
@@ -131,7 +129,7 @@ class SemanticStage(Stage):
         """Fit once, then predict shard by shard."""
         self.fit()
         self.each_shard("predict")
-        total = len(self.context.images())
+        total = sum(self.shards().sizes)
         labelled = total - check_skipped(self, total)
         return {"images": labelled, "classes": self.context.settings.semantics.num_classes}
 

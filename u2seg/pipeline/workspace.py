@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ LEDGER = "ledger"
 """Folder, in that of a stage, of its ledgers."""
 
 
-@dataclass(frozen=True)
 class Workspace:
     """Paths below the output folder of a labelling run.
 
@@ -32,47 +30,16 @@ class Workspace:
         root: The output folder.
     """
 
-    root: Path
-
-    @property
-    def images_json(self) -> Path:
-        """List of usable images."""
-        return self.root / "images.json"
-
-    @property
-    def records(self) -> Path:
-        """The same by shards, see ``records.ShardFile``."""
-        return self.folder("images") / "records.jsonl"
-
-    @property
-    def entries(self) -> Path:
-        """What the images stage is to look at, by shards."""
-        return self.folder("images") / "entries.jsonl"
-
-    @property
-    def skipped(self) -> Path:
-        """One JSON line for each image that was left out: file_name, reason, stage."""
-        return self.root / "skipped.jsonl"
-
-    @property
-    def features(self) -> Path:
-        """Which extractor ``U2SEG.FEATURES.NAME auto`` was when the run began."""
-        return self.root / "features.json"
-
-    @property
-    def timings(self) -> Path:
-        """Seconds per stage, the only file here that depends on the clock."""
-        return self.root / "timings.json"
-
-    @property
-    def manifest(self) -> Path:
-        """Manifest of the whole run, written last."""
-        return self.root / "manifest.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the driver of a run, and touched while it lives."""
-        return self.root / LOCK
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images_json = root / "images.json"  # the usable images
+        self.records = root / "images" / "records.jsonl"  # the same by shards
+        self.entries = root / "images" / "entries.jsonl"  # what stage images looks at, by shards
+        self.skipped = root / "skipped.jsonl"  # file_name, reason and stage of images left out
+        self.features = root / "features.json"  # what U2SEG.FEATURES.NAME auto was at the start
+        self.timings = root / "timings.json"  # alone here in depending on the clock
+        self.manifest = root / "manifest.json"  # of the whole run, written last
+        self.lock = root / LOCK  # held by the driver, and touched while it lives
 
     def folder(self, stage: str) -> Path:
         """Folder of a stage."""
@@ -112,31 +79,22 @@ class Workspace:
 
 
 def shard_assignments(space: Workspace, shard: int) -> list[int]:
-    """Return the cluster ids of a shard's masks, in the order of its masks part.
-
-    Args:
-        space: Files of the run.
-        shard: Index of the shard, from 0.
-
-    Returns:
-        One id in 0..K-1 for every mask.
+    """Return the cluster ids, 0..K-1, of a shard's masks, in the order of its masks part.
 
     Raises:
         UserError: if the file is missing or is not a list of ids.
     """
     path = space.assigned(shard)
+    advice = "run the clusters stage anew (--overwrite)"
     try:
-        found: Any = np.load(path, allow_pickle=False)
+        content: Any = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {advice}") from error
+    if content.ndim != 1 or content.dtype != np.int32:
         raise UserError(
-            f"{path} cannot be read ({error}): run the clusters stage anew (--overwrite)"
-        ) from error
-    if found.ndim != 1 or found.dtype != np.int32:
-        raise UserError(
-            f"{path} must hold (n,) int32 cluster ids, got {found.dtype} {found.shape}: run the "
-            "clusters stage anew (--overwrite)"
+            f"{path} must hold (n,) int32 ids, got {content.dtype} {content.shape}: {advice}"
         )
-    ids: list[int] = found.tolist()
+    ids: list[int] = content.tolist()
     return ids
 
 
@@ -145,11 +103,6 @@ def check_apart(source: ImageSource, space: Workspace, stages: Iterable[str]) ->
 
     Label maps below a searched folder would be labelled as photographs by the next run, and
     photographs inside a stage's folder deleted by ``--overwrite``.
-
-    Args:
-        source: The photographs.
-        space: The run's files.
-        stages: Names of all stages.
     """
     if source.searched:
         check_outside(space.root, source.root, PHOTOGRAPHS)

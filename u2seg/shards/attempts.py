@@ -23,25 +23,15 @@ NOT_THE_IMAGES = 3
 
 @dataclass
 class Part:
-    """What is to be made: a shard, or one image of it alone.
-
-    Args:
-        index: Number of the shard.
-        records: Its images.
-        aside: Images that must not be read -> why.
-        mark: Touched with every image.
-        only: The one image to work on; empty = all.
-        asked: Whether images were asked for.
-        met: Whether the only one was met.
-    """
+    """What is to be made: a shard, or one image of it alone."""
 
     index: int
     records: list[Record]
-    aside: Mapping[str, str] = field(default_factory=dict)
-    mark: Mark | None = None
-    only: str = ""
-    asked: bool = False
-    met: bool = False
+    aside: Mapping[str, str] = field(default_factory=dict)  # images not to be read -> why
+    mark: Mark | None = None  # touched with every image
+    only: str = ""  # the one image to work on; empty = all
+    asked: bool = False  # whether images were asked for
+    met: bool = False  # whether the only one was met
 
     def each(self, records: Iterable[Record] | None = None) -> Iterator[Record]:
         """Yield the records to work on, of these or of all; ShardLostError if it was given away."""
@@ -63,21 +53,13 @@ Work = Callable[[Part], list[Path]]
 
 @dataclass
 class Phase:
-    """Work on all shards of something.
+    """Work on all shards of something."""
 
-    Args:
-        name: For messages.
-        shards: Records of every shard.
-        ledger: Which are done.
-        work: Makes one of them.
-        aside: Images that other phases set aside -> why.
-    """
-
-    name: str
+    name: str  # for messages
     shards: Sequence[list[Record]]
     ledger: Ledger
     work: Work
-    aside: Mapping[str, str] = field(default_factory=dict)
+    aside: Mapping[str, str] = field(default_factory=dict)  # by other phases -> why
 
     def part(self, shard: int, mark: Mark, only: str = "") -> Part:
         """Return what ``work`` is to make of a shard."""

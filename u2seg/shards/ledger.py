@@ -18,7 +18,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,19 +46,12 @@ class ShardLostError(RuntimeError):
 
 @dataclass
 class Trouble:
-    """How a shard failed.
+    """How a shard failed."""
 
-    Args:
-        raised: Errors of the whole shard.
-        lost: Reasons for which its worker ended or was given up.
-        alone: Image -> how it failed when tried alone.
-        fine: Images that passed when tried alone.
-    """
-
-    raised: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    alone: dict[str, list[str]] = field(default_factory=dict)
-    fine: list[str] = field(default_factory=list)
+    raised: list[str] = field(default_factory=list)  # errors of the whole shard
+    lost: list[str] = field(default_factory=list)  # why workers at it ended or were given up
+    alone: dict[str, list[str]] = field(default_factory=dict)  # by image, when tried alone
+    fine: list[str] = field(default_factory=list)  # images that passed when tried alone
 
     @property
     def isolate(self) -> bool:
@@ -87,15 +80,12 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a look at the folder shows: shard numbers by state.
-
-    ``at`` holds, for shards at work, what changes whenever their mark is touched.
-    """
+    """What a look at the folder shows: shard numbers by state."""
 
     done: frozenset[int]
     failed: frozenset[int]
     troubled: frozenset[int]
-    at: dict[int, tuple[int, int]]
+    at: dict[int, tuple[int, int]]  # at work -> what changes whenever the mark is touched
 
     @property
     def settled(self) -> frozenset[int]:
@@ -104,12 +94,7 @@ class Snapshot:
 
 
 class Mark:
-    """Says that somebody is at work on a shard.
-
-    Args:
-        path: Its file.
-        worker: Name of who works, unique among all runs; ``DRIVER`` for a driver.
-    """
+    """Says that ``worker``, a unique name or ``DRIVER``, is at work on a shard."""
 
     def __init__(self, path: Path, worker: str) -> None:
         self.path = path
@@ -156,7 +141,7 @@ class Ledger:
 
     Args:
         folder: Where its files lie; made if missing.
-        root: Output folder of the run; receipts name files relative to it.
+        root: Receipts name files relative to it.
         run: Of the driver: nothing is begun for another one. Empty = not asked.
     """
 
@@ -188,8 +173,11 @@ class Ledger:
     def snapshot(self) -> Snapshot:
         """Look once at the folder; marks that vanish meanwhile are left out."""
         shards: dict[str, set[int]] = {AT: set(), DONE: set(), TROUBLE: set(), FAILED: set()}
-        for shard, kind in self._entries():
-            shards[kind].add(shard)
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.folder):
+                number, _, kind = name.partition(".")
+                if number.isdigit() and kind in shards:
+                    shards[kind].add(int(number))
         at = {}
         for shard in sorted(shards[AT]):
             with contextlib.suppress(OSError):
@@ -197,16 +185,6 @@ class Ledger:
                 at[shard] = (stat.st_ino, stat.st_mtime_ns)
         done, failed, troubled = (frozenset(shards[kind]) for kind in (DONE, FAILED, TROUBLE))
         return Snapshot(done, failed, troubled, at)
-
-    def _entries(self) -> Iterator[tuple[int, str]]:
-        try:
-            entries = os.listdir(self.folder)
-        except FileNotFoundError:
-            return
-        for name in entries:
-            number, _, kind = name.partition(".")
-            if number.isdigit() and kind in (AT, DONE, TROUBLE, FAILED):
-                yield int(number), kind
 
     def path(self, shard: int, kind: str) -> Path:
         """Return the name of a shard's file."""
@@ -234,12 +212,7 @@ class Ledger:
         return mark
 
     def settle(self, shard: int, mark: Mark, files: Iterable[Path]) -> None:
-        """Write the receipt of a shard.
-
-        Args:
-            shard: Its number.
-            mark: Of who made it.
-            files: What it wrote; a file written twice counts once, one removed since not.
+        """Write the receipt of a shard: the files it wrote, but those that were removed since.
 
         Raises:
             ShardLostError: if somebody else has been given the shard.
@@ -290,10 +263,7 @@ class Ledger:
         return Trouble()
 
     def fail(self, shard: int, reason: str, *, image: str = "", raised: bool = False) -> None:
-        """Count a failure of a shard, or of one image of it tried alone.
-
-        Only who works on the shard does so, or who takes it away.
-        """
+        """Count a failure of a shard, or of one image of it tried alone."""
         trouble = self.trouble(shard)
         if image:
             trouble.alone.setdefault(image, []).append(reason)
@@ -313,12 +283,10 @@ class Ledger:
             self.path(shard, TROUBLE).unlink(missing_ok=True)
 
     def lose(self, shard: int, reason: str) -> bool:
-        """Take a shard away from a worker that is gone, if one was at it, and count that.
-
-        The failure is written first: the next worker must see it.
-        """
+        """Take a shard away from a worker that is gone, if one was at it, and count that."""
         if not self.path(shard, AT).exists():
             return False
+        # The failure is written first: the next worker must see it.
         self.fail(shard, reason, image=self._at(shard).get("image", ""))
         self.path(shard, AT).unlink(missing_ok=True)
         return True

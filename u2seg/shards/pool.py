@@ -35,23 +35,14 @@ class PhaseSource(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a run needs to know; it is pickled.
-
-    Args:
-        source: Builds the phases.
-        run: Of the driver, unique.
-        threads: Of each worker.
-        deal_gpus: Whether the workers share a machine and deal its GPUs out among them.
-        folder: The driver's working directory, where relative paths begin.
-        output: Folder of the run, for logs of an executor.
-    """
+    """What every worker of a run needs to know; it is pickled."""
 
     source: PhaseSource
-    run: str
-    threads: int
-    deal_gpus: bool
-    folder: str
-    output: Path
+    run: str  # of the driver, unique
+    threads: int  # of each worker
+    deal_gpus: bool  # whether the workers share a machine and deal its GPUs out among them
+    folder: str  # the driver's working directory, where relative paths begin
+    output: Path  # of the run, for logs of an executor
 
 
 @dataclass(frozen=True)
@@ -97,37 +88,26 @@ class Worker:
         key = (task.stage, task.phase)
         if self._phase is None or self._opened != key:
             limit_threads(self.job.threads)
-            _enter(self.job.folder)
+            try:
+                os.chdir(self.job.folder)
+            except OSError as error:
+                raise UserError(
+                    f"worker on {socket.gethostname()} cannot enter {self.job.folder}: "
+                    f"{error.strerror}. All machines must see the same folders"
+                ) from error
             gpu = self.number if self.job.deal_gpus else None
             self._phase, self._opened = self.job.source.open(*key, gpu), key
             self._phase.ledger.run = self.job.run
         return self._phase
 
 
-def _enter(folder: str) -> None:
-    """Work where the driver does; UserError if that folder is not there."""
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise UserError(
-            f"worker on {socket.gethostname()} cannot enter {folder}: {error.strerror}. All "
-            "machines must see the same folders under the same paths"
-        ) from error
-
-
 @dataclass(frozen=True)
 class Result:
-    """What came of a task.
+    """What came of a task."""
 
-    Args:
-        number: Of the worker.
-        lost: Why the worker ended before the task did; empty = the task ended.
-        error: What ends the run.
-    """
-
-    number: int
-    lost: str = ""
-    error: Exception | None = None
+    number: int  # of the worker
+    lost: str = ""  # why it ended before the task did; empty = the task ended
+    error: Exception | None = None  # what ends the run
 
     @classmethod
     def of(cls, number: int, outcome: tuple[str, str] | None) -> Result:
@@ -185,12 +165,6 @@ class WorkerPool:
         self, phase: Phase, key: tuple[str, str], waiting: Sequence[int], pause: float
     ) -> None:
         """Give shards to workers that are free, then look what came of those given before.
-
-        Args:
-            phase: Whose shards they are.
-            key: Stage and phase, as the source knows them.
-            waiting: Shards that are not settled.
-            pause: Seconds to wait if nothing came.
 
         Raises:
             UserError: if that ended a task.
