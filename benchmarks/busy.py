@@ -65,7 +65,7 @@ def jobs(folder: Path, sizes: BusySizes) -> dict[str, list[str]]:
     """Write scenes as photographs; return the words of each command, in the order they need."""
     write_scenes(folder / "photos", sizes.scenes, sizes.side)
     photos, labels = str(folder / "photos"), str(folder / "labels")
-    fast = ["U2SEG.SEMANTICS.STEPS", "20", "U2SEG.EVAL.BOOTSTRAP", "0"]
+    fast = ["U2SEG.SEMANTICS.STEGO.STEPS", "20", "U2SEG.EVAL.BOOTSTRAP", "0"]
     training = ["train", "--config-file", CONFIG, "U2SEG.DATA.LABELS", labels, *fast]
     training += ["SOLVER.MAX_ITER", str(sizes.iterations), "SOLVER.STEPS", "()", "OUTPUT_DIR"]
     model, weights = str(folder / "model"), str(folder / "model" / "model_final.pth")

@@ -13,6 +13,7 @@ from benchmarks.peers import compiled_crf, dense_affinity, dense_cut, dense_mask
 from benchmarks.rows import Row, Target, judged
 from benchmarks.setting import Setting
 from benchmarks.timing import alternate
+from u2seg.config.schema import CrfSettings
 from u2seg.crf import CrfKernels, DenseCrf
 from u2seg.masks.bitgraph import BitGraph
 from u2seg.masks.maskcut import iou, maskcut
@@ -93,23 +94,23 @@ def three_cuts(setting: Setting) -> Row:
 def dense_crf(setting: Setting) -> Row:
     """Return the row of three refined masks beside three calls of pydensecrf2."""
     image, masks = photograph(setting.sizes.side), coarse_masks(setting.sizes)
-    cuts = REFERENCE_CUTS
+    crf_settings = CrfSettings()
 
     def ours() -> npt.NDArray[np.bool_]:
-        crf = DenseCrf(image, CrfKernels.from_settings(cuts))
-        return crf.refine_masks(masks, cuts.crf_iterations) > 0.5
+        crf = DenseCrf(image, CrfKernels.from_settings(crf_settings))
+        return crf.refine_masks(masks, crf_settings.iterations) > 0.5
 
     pair = alternate(
         "crf",
         ours,
-        lambda: np.stack([compiled_crf(image, mask, cuts) for mask in masks]),
+        lambda: np.stack([compiled_crf(image, mask, crf_settings) for mask in masks]),
         setting.repeats,
     )
     agreement = [iou(a, b) for a, b in zip(pair.our_result, pair.peer_result, strict=True)]
     pixels = masks[0].size
     # Per update: 6 vertices with a weight of 4 and an index of 4 bytes, read to splat and again
     # to slice, and every mask read and written. Building the lattice and blurring come on top.
-    moved = cuts.crf_iterations * pixels * (2 * 6 * 8 + 2 * len(masks) * 4)
+    moved = crf_settings.iterations * pixels * (2 * 6 * 8 + 2 * len(masks) * 4)
     return judged(
         "crf",
         pair.ours,

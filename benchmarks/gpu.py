@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.inputs import (
-    REFERENCE_CUTS,
+    REFERENCE_MASKS,
     Sizes,
     bare_vit,
     photograph,
@@ -163,7 +163,7 @@ def _extractor(sizes: Sizes, device: str) -> Iterator[tuple[WithObjects, Setting
         features = settings_of(sizes, Path(name), device=device, precision="bf16", batch=batch)
         inner: Any = build_extractor(features)
         extractor = WithObjects(inner, grids.to(inner.device, torch.bfloat16))
-        yield extractor, Settings(features=features, masks=REFERENCE_CUTS)
+        yield extractor, Settings(features=features, masks=REFERENCE_MASKS)
 
 
 def label_batches(
@@ -231,7 +231,7 @@ def profile(
         marks = [_mark(extractor)]
         pixels, tensors = extractor.extract_work([part.work for part in loaded], ("key",))
         marks.append(_mark(extractor))
-        cuts = select_batch(maskcut_batch(tensors["key"], settings.masks), settings.masks)
+        cuts = select_batch(maskcut_batch(tensors["key"], settings.masks.maskcut), settings.masks)
         marks.append(_mark(extractor))
         refined = refine_cuts(cuts, pixels, settings.masks)
         marks.append(_mark(extractor))

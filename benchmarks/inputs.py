@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from u2seg.config.schema import FeatureSettings, MaskSettings
+from u2seg.config.schema import FeatureSettings, MaskCutSettings, MaskSettings, VitSettings
 from u2seg.io.atomic import atomic_file
 from u2seg.io.images import resize_image
 from u2seg.structures.features import PatchFeatures
@@ -24,7 +24,8 @@ OBJECTS = ((0.30, 0.30, 0.16), (0.65, 0.62, 0.22), (0.2, 0.78, 0.14))
 """Centre (y, x) and radius of the objects, shares of the image's side."""
 COMMON, SLOW, WHITE = 0.38, 0.35, 0.6
 """Strength of the shared direction, the slow noise and the white noise; an object's is 1."""
-REFERENCE_CUTS = MaskSettings(rule="released")
+REFERENCE_MASKS = MaskSettings(maskcut=MaskCutSettings(rule="released"))
+REFERENCE_CUTS = REFERENCE_MASKS.maskcut
 """Three cuts whatever happens, as the published code makes."""
 
 
@@ -143,11 +144,10 @@ def vit_settings(
             file.write(save(bare_vit(sizes.vit).state_dict()))
     return FeatureSettings(
         name=sizes.vit,
-        weights=str(path),
         image_size=sizes.side,
         device=device,
-        precision=precision,
         batch_size=batch,
+        vit=VitSettings(weights=str(path), precision=precision),
     )
 
 

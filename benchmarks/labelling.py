@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from benchmarks.inputs import (
-    REFERENCE_CUTS,
+    REFERENCE_MASKS,
     Sizes,
     bare_vit,
     save_photograph,
@@ -56,7 +56,7 @@ def label_images(
     """
     results = []
     for index, (image, _) in enumerate(zip(images, extractor.extract(images), strict=True)):
-        masks = propose_masks(image, cut_in, (side, side), REFERENCE_CUTS)
+        masks = propose_masks(image, cut_in, (side, side), REFERENCE_MASKS)
         results += [mask.to_result(index) for mask in masks]
     return results
 

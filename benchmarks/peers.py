@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import CrfSettings, MaskCutSettings
 from u2seg.masks.maskcut import cut_once, refused
 from u2seg.masks.ncut import fix_sign
 from u2seg.structures.features import PatchFeatures
@@ -38,7 +38,7 @@ def dense_affinity(edges: Grid, eps: float) -> tuple[Matrix, Matrix]:
     return affinity, np.diag(affinity.sum(axis=1))
 
 
-def dense_maskcut(features: PatchFeatures, settings: MaskSettings) -> list[Grid]:
+def dense_maskcut(features: PatchFeatures, settings: MaskCutSettings) -> list[Grid]:
     """Return the masks of ``settings.num_masks`` cuts, each with an affinity of its own.
 
     The sign of the vector and ties of the seed, which the solver decides in the original, are
@@ -72,13 +72,13 @@ def dense_maskcut(features: PatchFeatures, settings: MaskSettings) -> list[Grid]
     return [mask for mask in masks if mask.any()]
 
 
-def compiled_crf(image: npt.NDArray[np.uint8], mask: Grid, settings: MaskSettings) -> Grid:
+def compiled_crf(image: npt.NDArray[np.uint8], mask: Grid, settings: CrfSettings) -> Grid:
     """Return one (H, W) bool mask refined by pydensecrf2, the library CutLER calls.
 
     Args:
         image: (H, W, 3) uint8.
         mask: (H, W) bool.
-        settings: The ``crf_*`` fields.
+        settings: Of the CRF.
     """
     from pydensecrf import densecrf
 
@@ -87,13 +87,13 @@ def compiled_crf(image: npt.NDArray[np.uint8], mask: Grid, settings: MaskSetting
     energy = np.log(np.exp(logits).sum(axis=0)) - logits
     crf = densecrf.DenseCRF2D(width, height, 2)
     crf.setUnaryEnergy(energy.reshape(2, -1).astype(np.float32))
-    crf.addPairwiseGaussian(sxy=settings.crf_gaussian_sxy, compat=settings.crf_gaussian_weight)
+    crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_weight)
     crf.addPairwiseBilateral(
-        sxy=settings.crf_bilateral_sxy,
-        srgb=settings.crf_bilateral_srgb,
+        sxy=settings.bilateral_sxy,
+        srgb=settings.bilateral_srgb,
         rgbim=image.copy(),
-        compat=settings.crf_bilateral_weight,
+        compat=settings.bilateral_weight,
     )
-    marginals = np.asarray(crf.inference(settings.crf_iterations))
+    marginals = np.asarray(crf.inference(settings.iterations))
     refined: Grid = (marginals[1] > marginals[0]).reshape(height, width)
     return refined

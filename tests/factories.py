@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,3 +87,26 @@ def make_labels(
 def data_words(labels: Path, output: Path) -> list[str]:
     """Return the overrides for a tiny run on ``labels``."""
     return [*TINY, "U2SEG.DATA.LABELS", str(labels), "OUTPUT_DIR", str(output)]
+
+
+def with_values(settings: Any, **values: Any) -> Any:
+    """Return settings with other values; a key of members is changed in every one that has it.
+
+    >>> from u2seg.config.schema import MaskSettings
+    >>> masks = with_values(MaskSettings(), tau=0.5, tiles=2)
+    >>> masks.maskcut.tau, masks.tokencut.tau, masks.tiles
+    (0.5, 0.5, 2)
+    """
+    own = {f.name for f in fields(settings)}
+    here = {key: value for key, value in values.items() if key in own}
+    rest = {key: value for key, value in values.items() if key not in own}
+    known: set[str] = set()
+    for name in own if rest else ():
+        member = getattr(settings, name)
+        if is_dataclass(member):
+            inside = {k: v for k, v in rest.items() if k in {f.name for f in fields(member)}}
+            if inside:
+                here[name] = replace(here.get(name, member), **inside)
+            known |= inside.keys()
+    assert rest.keys() <= known, rest.keys() - known
+    return replace(settings, **here)

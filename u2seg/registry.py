@@ -1,20 +1,23 @@
 """A name -> implementation table that knows where its members live.
 
-A registry exists only where two implementations do (feature extractors, mask proposers, mask
-refiners, clusterers, semantic segmenters). ``locations`` are imported on the first look-up, so
-importing ``u2seg`` registers nothing and spawned workers see the same names as their parent.
+A registry exists only where two implementations do. ``locations`` are imported on the first
+look-up, so importing ``u2seg`` registers nothing and spawned workers see the same names as their
+parent. A member says what it needs and has settings of its own; plug-ins (files outside the
+package, see ``u2seg.config.plugins``) register like the package's own modules.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from u2seg.errors import UserError
 
 T = TypeVar("T", bound=Callable[..., Any])
+SETTINGS: dict[str, dict[str, type]] = {}
+"""Section -> node -> dataclass of the members that were registered with settings."""
 
 
 class Registry:
@@ -23,6 +26,7 @@ class Registry:
     Args:
         kind: What the members are, used in messages, e.g. ``"feature extractor"``.
         locations: Modules that register members; imported once, on the first look-up.
+        section: Section of the settings under which members have theirs, e.g. ``MASKS``.
 
     Examples:
         >>> shapes = Registry("shape")
@@ -37,14 +41,24 @@ class Registry:
         u2seg.errors.UserError: unknown shape 'disk': known are disc. Did you mean 'disc'?
     """
 
-    def __init__(self, kind: str, locations: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, locations: tuple[str, ...] = (), section: str = "") -> None:
         self.kind = kind
         self.locations = locations
+        self.section = section
+        self._settings: dict[str, type] = {}
+        self._needs: dict[str, frozenset[str]] = {}
         self._members: dict[str, Callable[..., Any]] = {}
         self._loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(
+        self, name: str, settings: type | None = None, needs: Sequence[str] = ()
+    ) -> Callable[[T], T]:
         """Return a decorator that adds its function or class under ``name``.
+
+        Args:
+            name: In settings; its own settings are the node of this name in capitals.
+            settings: Frozen dataclass of its own settings, all with defaults; None = it has none.
+            needs: What it works on, e.g. ``pixels`` or a facet of the patch features.
 
         Raises:
             ValueError: if ``name`` is taken by another object (the decorator raises it).
@@ -55,6 +69,10 @@ class Registry:
             if known is not None and known is not member:
                 raise ValueError(f"{self.kind} {name!r} is registered already, by {known!r}")
             self._members[name] = member
+            self._needs[name] = frozenset(needs)
+            if settings is not None:
+                self._settings[name] = settings
+                SETTINGS.setdefault(self.section, {})[name.upper()] = settings
             return member
 
         return add
@@ -77,6 +95,21 @@ class Registry:
             known = ", ".join(sorted(self._members)) or "none"
             raise UserError(f"unknown {self.kind} {name!r}: known are {known}{hint}")
         return self._members[name]
+
+    def settings(self, name: str) -> type | None:
+        """Return the dataclass of the settings of a member; None = it has none."""
+        self.get(name)
+        return self._settings.get(name)
+
+    def own(self, name: str, section: Any) -> Any:
+        """Return the settings of the member called ``name`` within its section; None without."""
+        kind = self.settings(name)
+        return None if kind is None else section.of(kind)
+
+    def needs(self, name: str) -> frozenset[str]:
+        """Return what the member called ``name`` works on."""
+        self.get(name)
+        return self._needs[name]
 
     def _load(self) -> None:
         if not self._loaded:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -31,31 +31,45 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def settings_tables() -> str:
     """Return one Markdown table per section of the settings."""
-    parts = []
-    for name, kind in SECTIONS.items():
-        summary = (inspect.getdoc(kind) or "").partition("\n")[0]
-        rows = [
-            f"| `{f.name.upper()}` | {_kind(f.default)} | `{_value(f.default)}` | {text} |"
-            for f, text in zip(fields(kind), descriptions(kind), strict=True)
-        ]
-        head = ["| key | type | default | meaning |", "|---|---|---|---|"]
-        parts.append("\n".join([f"### U2SEG.{name.upper()}", "", summary, "", *head, *rows]))
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        table for name, kind in SECTIONS.items() for table in _tables(f"U2SEG.{name.upper()}", kind)
+    )
 
 
-def descriptions(kind: type) -> list[str]:
-    """Return what the docstring of a settings class says about each field, in order.
+def _tables(name: str, kind: type) -> list[str]:
+    """Return the table of a section, and those of its members."""
+    summary = (inspect.getdoc(kind) or "").partition("\n")[0]
+    own = [f for f in fields(kind) if f.name != "extras"]  # type: ignore[arg-type]
+    texts = descriptions(kind)
+    rows = [
+        f"| `{f.name.upper()}` | {_kind(f.default)} | `{_value(f.default)}` | {texts[f.name]} |"
+        for f in own
+        if not is_dataclass(f.default)
+    ]
+    head = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    tables = ["\n".join([f"### {name}", "", summary, "", *head, *rows])]
+    for f in own:
+        if is_dataclass(f.default):
+            tables += _tables(f"{name}.{f.name.upper()}", type(f.default))
+    return tables
+
+
+def descriptions(kind: type) -> dict[str, str]:
+    """Return what the docstring of a settings class says about each field that is a value.
 
     Raises:
         ValueError: if a field is not described.
     """
-    entries = _entries(inspect.getdoc(kind) or "")
-    found = []
+    docs = [k.__doc__ or "" for k in kind.__mro__ if is_dataclass(k)]
+    entries = [entry for doc in docs for entry in _entries(inspect.cleandoc(doc))]
+    found = {}
     for field in fields(kind):  # type: ignore[arg-type]
+        if field.name == "extras" or is_dataclass(field.default):
+            continue
         text = next((t for pattern, t in entries if fnmatch(field.name, pattern)), "")
         if not text:
             raise ValueError(f"{kind.__name__}.{field.name} is not described in its docstring")
-        found.append(text.replace("|", "\\|").replace("``", "`"))
+        found[field.name] = text.replace("|", "\\|").replace("``", "`")
     return found
 
 

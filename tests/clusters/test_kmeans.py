@@ -21,7 +21,7 @@ from u2seg.clusters.base import CLUSTERERS
 from u2seg.clusters.descriptors import normalize_rows
 from u2seg.clusters.kmeans import KMeans, resolve_backend
 from u2seg.clusters.rows import ArrayRows, FileRows, Rows
-from u2seg.config.schema import ClusterSettings
+from u2seg.config.schema import ClusterSettings, KMeansSettings
 from u2seg.errors import UserError
 
 BACKENDS = ("blocks", "faiss", "sklearn")
@@ -160,12 +160,10 @@ def test_predict_refuses_other_dimensions_and_bad_numbers() -> None:
 def test_settings_reach_the_model() -> None:
     settings = ClusterSettings(
         num_clusters=7,
-        init="random",
-        iterations=3,
-        restarts=2,
-        batch_size=50,
         seed=9,
-        backend="sklearn",
+        kmeans=KMeansSettings(
+            init="random", iterations=3, restarts=2, batch_size=50, backend="sklearn"
+        ),
     )
     assert KMeans.from_settings(settings).get_params() == {
         "n_clusters": 7,

@@ -17,7 +17,7 @@ from u2seg.clusters.minibatch import minibatch
 from u2seg.clusters.parallel import one_blas_thread_each, ordered
 from u2seg.clusters.rows import ArrayRows, FileRows, MappedRows
 from u2seg.clusters.transform import fit_transform
-from u2seg.config.schema import ClusterSettings
+from u2seg.config.schema import ClusterSettings, KMeansSettings
 from u2seg.errors import UserError
 
 
@@ -101,7 +101,9 @@ def test_the_cut_into_files_memory_and_threads_change_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = np.random.default_rng(2).standard_normal((9000, 70)).astype(np.float32)
-    settings = ClusterSettings(num_clusters=60, iterations=12, whiten="pca", pca=50)
+    settings = ClusterSettings(
+        num_clusters=60, whiten="pca", pca=50, kmeans=KMeansSettings(iterations=12)
+    )
     resident, found = FileRows.resident, []
     for name, cuts, limit, threads in (
         ("a", [4000, 8000], 1 << 30, 1),

@@ -18,7 +18,7 @@ from u2seg.clusters.persist import (
     save_centroids,
 )
 from u2seg.clusters.transform import Transform
-from u2seg.config.schema import ClusterSettings
+from u2seg.config.schema import ClusterSettings, CropSettings
 from u2seg.errors import UserError
 
 INFO = CentroidInfo("filter_bank", "masked_mean", True)
@@ -160,7 +160,7 @@ def test_odd_notes_are_named(saved: Path, key: str, value: object) -> None:
 
 
 def test_how_crops_are_cut_counts_only_for_crops() -> None:
-    crops = ClusterSettings(descriptor="crop_cls", crop_fit="center", crop_padding=0.2)
+    crops = ClusterSettings(descriptor="crop_cls", crops=CropSettings(fit="center", padding=0.2))
     assert CentroidInfo.from_settings("dino_vitb8", crops).crop_fit == "center"
     means = dataclasses.replace(crops, descriptor="masked_mean")
     assert CentroidInfo.from_settings("dino_vitb8", means).crop_padding == 0.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
 
-from u2seg.config.schema import SECTIONS, Settings
+from u2seg.config.load import section_from_tree
+from u2seg.config.schema import SECTIONS, MaskCutSettings, Settings, StegoSettings
 from u2seg.errors import UserError
 
 BAD: list[tuple[str, Any]] = [
@@ -15,54 +17,53 @@ BAD: list[tuple[str, Any]] = [
     ("images.max_pixels", 0),
     ("features.image_size", 15),
     ("features.resize", "stretch"),
-    ("features.patch_size", 0),
-    ("features.patch_size", 65),
-    ("features.precision", "fp8"),
+    ("features.filter_bank.patch_size", 0),
+    ("features.filter_bank.patch_size", 65),
+    ("features.vit.precision", "fp8"),
     ("features.batch_size", 0),
-    ("masks.tau", 1.1),
-    ("masks.tau", -1.1),
-    ("masks.eps", 0.0),
-    ("masks.eps", 1.0),
-    ("masks.num_masks", 0),
-    ("masks.max_overlap", 1.1),
-    ("masks.min_area", -0.1),
-    ("masks.max_area", 1.1),
+    ("masks.maskcut.tau", 1.1),
+    ("masks.maskcut.tau", -1.1),
+    ("masks.maskcut.eps", 0.0),
+    ("masks.maskcut.eps", 1.0),
+    ("masks.maskcut.num_masks", 0),
+    ("masks.maskcut.max_overlap", 1.1),
+    ("masks.maskcut.min_area", -0.1),
+    ("masks.maskcut.max_area", 1.1),
     ("masks.max_border", 1.1),
     ("masks.score", "area"),
     ("masks.min_refine_iou", -0.1),
-    ("masks.crf_iterations", 0),
-    ("masks.crf_gaussian_sxy", 0.0),
-    ("masks.crf_bilateral_sxy", 0.0),
-    ("masks.crf_bilateral_srgb", -1.0),
-    ("clusters.num_clusters", 0),
-    ("clusters.descriptor", "mean"),
-    ("clusters.backend", "scipy"),
-    ("clusters.iterations", 0),
-    ("clusters.restarts", 0),
+    ("masks.dense_crf.iterations", 0),
+    ("masks.dense_crf.gaussian_sxy", 0.0),
+    ("masks.dense_crf.bilateral_sxy", 0.0),
+    ("masks.dense_crf.bilateral_srgb", -1.0),
+    ("clusters.num_clusters", -1),
+    ("clusters.kmeans.backend", "scipy"),
+    ("clusters.kmeans.iterations", 0),
+    ("clusters.kmeans.restarts", 0),
     ("clusters.seed", -1),
-    ("semantics.num_classes", 0),
+    ("semantics.num_classes", -1),
     ("semantics.num_classes", 255),
-    ("semantics.dropout", 1.0),
-    ("semantics.dropout", -0.1),
-    ("semantics.code_dim", 0),
-    ("semantics.steps", 0),
-    ("semantics.samples", 0),
-    ("semantics.neighbors", 0),
-    ("semantics.neg_samples", 0),
-    ("semantics.crf_iterations", 0),
-    ("semantics.batch_size", 1),
-    ("semantics.lr", 0.0),
-    ("semantics.probe_lr", -1.0),
+    ("semantics.stego.dropout", 1.0),
+    ("semantics.stego.dropout", -0.1),
+    ("semantics.stego.code_dim", 0),
+    ("semantics.stego.steps", 0),
+    ("semantics.stego.samples", 0),
+    ("semantics.stego.neighbors", 0),
+    ("semantics.stego.neg_samples", 0),
+    ("semantics.dense_crf.iterations", 0),
+    ("semantics.stego.batch_size", 1),
+    ("semantics.stego.lr", 0.0),
+    ("semantics.stego.probe_lr", -1.0),
     ("semantics.seed", -1),
     ("semantics.crops", "ten"),
     ("semantics.crop_ratio", 0.0),
     ("semantics.crop_ratio", 1.1),
-    ("semantics.projection", "deep"),
-    ("semantics.weight_rec", -0.1),
-    ("semantics.shifts", "guess"),
-    ("semantics.quantile_neg", 1.1),
-    ("semantics.quantile_inter", -0.1),
-    ("semantics.quantile_intra", 2.0),
+    ("semantics.stego.projection", "deep"),
+    ("semantics.stego.weight_rec", -0.1),
+    ("semantics.stego.shifts", "guess"),
+    ("semantics.stego.quantile_neg", 1.1),
+    ("semantics.stego.quantile_inter", -0.1),
+    ("semantics.stego.quantile_intra", 2.0),
     ("panoptic.max_stuff_covered", 1.1),
     ("panoptic.stuff_covered", (0.5, 1.1)),
     ("panoptic.min_thing_area", 1.0),
@@ -77,14 +78,15 @@ BAD: list[tuple[str, Any]] = [
     ("eval.instance_score", 2.0),
 ]
 EDGES: list[tuple[str, Any]] = [
-    ("masks.tau", -1.0),
-    ("masks.tau", 1.0),
-    ("masks.max_area", 0.0),
+    ("masks.maskcut.tau", -1.0),
+    ("masks.maskcut.tau", 1.0),
+    ("masks.maskcut.max_area", 0.0),
     ("masks.max_border", 0.0),
-    ("clusters.num_clusters", 1),
+    ("clusters.num_clusters", 0),
+    ("semantics.num_classes", 0),
     ("semantics.num_classes", 254),
-    ("semantics.dropout", 0.0),
-    ("semantics.batch_size", 2),
+    ("semantics.stego.dropout", 0.0),
+    ("semantics.stego.batch_size", 2),
     ("panoptic.max_stuff_covered", 0.0),
     ("panoptic.stuff_covered", (0.0, 1.0)),
     ("panoptic.min_thing_area", 0.0),
@@ -95,8 +97,10 @@ EDGES: list[tuple[str, Any]] = [
 
 
 def _make(key: str, value: Any) -> Any:
-    section, name = key.split(".")
-    return SECTIONS[section](**{name: value})
+    for part in reversed(key.upper().split(".")[1:]):
+        value = {part: value}
+    section = key.split(".")[0]
+    return section_from_tree(SECTIONS[section](), value, f"U2SEG.{section.upper()}")
 
 
 @pytest.mark.parametrize(("key", "value"), BAD)
@@ -109,36 +113,42 @@ def test_values_out_of_range_name_key_value_and_what_was_expected(key: str, valu
 
 @pytest.mark.parametrize(("key", "value"), EDGES)
 def test_values_at_the_edge_are_allowed(key: str, value: Any) -> None:
-    section, name = key.split(".")
-    assert getattr(_make(section + "." + name, value), name) == value
+    name = key.partition(".")[2]
+    assert operator.attrgetter(name)(_make(key, value)) == value
 
 
 def test_nan_is_no_valid_number() -> None:
-    for key in ("masks.tau", "masks.max_overlap", "semantics.dropout", "semantics.lr"):
+    for kind, key in ((MaskCutSettings, "tau"), (StegoSettings, "dropout"), (StegoSettings, "lr")):
         with pytest.raises(UserError, match="is nan, expected"):
-            _make(key, float("nan"))
+            kind(**{key: float("nan")})
 
 
 def test_defaults_are_valid_typed_frozen_and_documented() -> None:
-    assert set(SECTIONS) == {f.name for f in fields(Settings)}
-    for name, kind in SECTIONS.items():
-        assert is_dataclass(kind)
-        section = getattr(Settings(), name)
-        assert section == kind()
-        with pytest.raises(AttributeError):
-            setattr(section, fields(kind)[0].name, None)
-        for field in fields(kind):
-            value = getattr(section, field.name)
-            assert isinstance(value, bool | int | float | str | tuple), f"{name}.{field.name}"
-            # "crf_*" and "key_a, key_b" stand for several fields.
-            stem = field.name.split("_")[0]
-            assert field.name in kind.__doc__ or f"{stem}_*" in kind.__doc__, field.name
+    assert {"plugins", *SECTIONS} == {f.name for f in fields(Settings)}
+    for name in SECTIONS:
+        _check_documented(name, getattr(Settings(), name))
+
+
+def _check_documented(name: str, section: Any) -> None:
+    kind = type(section)
+    assert section == kind()
+    with pytest.raises(AttributeError):
+        setattr(section, fields(kind)[0].name, None)
+    for field in fields(kind):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            _check_documented(f"{name}.{field.name}", value)
+            continue
+        assert isinstance(value, bool | int | float | str | tuple), f"{name}.{field.name}"
+        documented = "".join(str(k.__doc__) for k in kind.__mro__ if is_dataclass(k))
+        assert field.name in documented, f"{name}.{field.name}"
 
 
 def test_published_constants() -> None:
     # CutLER's released ImageNet masks, STEGO's COCO-Stuff-27 ViT-S block, U2Seg's merge.
-    masks, stego = Settings().masks, Settings().semantics
-    assert (masks.tau, masks.num_masks, masks.crf_bilateral_sxy) == (0.15, 3, 50.0)
+    masks, stego = Settings().masks, Settings().semantics.stego
+    cuts = masks.maskcut
+    assert (cuts.tau, cuts.num_masks, masks.dense_crf.bilateral_sxy) == (0.15, 3, 50.0)
     assert (stego.weight_neg, stego.weight_inter, stego.weight_intra) == (0.63, 0.25, 0.67)
     assert (stego.shift_neg, stego.shift_inter, stego.shift_intra) == (0.66, 0.02, 0.08)
     assert Settings().panoptic.max_stuff_covered == 0.7

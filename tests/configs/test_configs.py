@@ -98,8 +98,12 @@ def test_published_recipe(k: int, kind: str) -> None:
     assert cfg.TEST.PRECISE_BN == {"ENABLED": True, "NUM_ITER": 200}
     labels = cfg.U2SEG
     assert (labels.FEATURES.NAME, labels.CLUSTERS.DESCRIPTOR) == ("dino_vitb8", "crop_cls")
-    assert (labels.MASKS.TAU, labels.MASKS.NUM_MASKS, labels.SEMANTICS.NUM_CLASSES) == (0.15, 3, 27)
-    stego = labels.SEMANTICS  # of ViT-B, as the features are
+    assert (
+        labels.MASKS.MASKCUT.TAU,
+        labels.MASKS.MASKCUT.NUM_MASKS,
+        labels.SEMANTICS.NUM_CLASSES,
+    ) == (0.15, 3, 27)
+    stego = labels.SEMANTICS.STEGO  # of ViT-B, as the features are
     assert (stego.WEIGHT_NEG, stego.WEIGHT_INTER, stego.WEIGHT_INTRA) == (0.1538, 1.0, 0.1)
     assert (stego.SHIFT_NEG, stego.SHIFT_INTER, stego.SHIFT_INTRA) == (1.0, 0.2, 0.12)
 
@@ -135,18 +139,27 @@ STEGO_BLOCKS = {
 def test_published_stego_values(file: str) -> None:
     features, weights, shifts = STEGO_BLOCKS[file]
     settings = load_settings(CONFIGS / "semantics" / f"{file}.yaml")
-    stego = settings.semantics
+    semantics, stego = settings.semantics, settings.semantics.stego
     assert settings.features.name == features
     assert (stego.weight_neg, stego.weight_inter, stego.weight_intra) == weights
     assert (stego.shift_neg, stego.shift_inter, stego.shift_intra) == shifts
-    assert (stego.num_classes, stego.code_dim, stego.steps, stego.batch_size) == (27, 70, 5000, 16)
+    assert (semantics.num_classes, stego.code_dim) == (27, 70)
+    assert (stego.steps, stego.batch_size) == (5000, 16)
     assert (stego.samples, stego.neg_samples, stego.neighbors) == (11, 5, 7)
     assert (stego.lr, stego.probe_lr, stego.dropout) == (5e-4, 5e-3, 0.1)
-    assert (stego.crops, stego.crop_ratio, stego.shifts) == ("five", 0.5, "fixed")
+    assert (semantics.crops, semantics.crop_ratio, stego.shifts) == ("five", 0.5, "fixed")
     assert (stego.projection, stego.dense_codes, stego.probe_start) == ("nonlinear", True, "random")
-    assert stego.resample == "nearest"
+    assert semantics.resample == "nearest"
     assert stego.pointwise and stego.zero_clamp and not stego.stabilize
-    crf = (stego.crf_iterations, stego.crf_gaussian_sxy, stego.crf_gaussian_weight)
-    assert stego.crf and crf == (10, 1.0, 3.0)
-    kernel = (stego.crf_bilateral_sxy, stego.crf_bilateral_srgb, stego.crf_bilateral_weight)
+    crf = (
+        semantics.dense_crf.iterations,
+        semantics.dense_crf.gaussian_sxy,
+        semantics.dense_crf.gaussian_weight,
+    )
+    assert semantics.crf and crf == (10, 1.0, 3.0)
+    kernel = (
+        semantics.dense_crf.bilateral_sxy,
+        semantics.dense_crf.bilateral_srgb,
+        semantics.dense_crf.bilateral_weight,
+    )
     assert kernel == (67.0, 3.0, 4.0)

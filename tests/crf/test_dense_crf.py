@@ -8,11 +8,11 @@ from PIL import Image
 
 from tests.crf.filtered import filtered
 from tests.shared import SHARED, needs_shared
-from u2seg.config.schema import MaskSettings, SemanticSettings
+from u2seg.config.schema import CrfSettings, StuffCrfSettings
 from u2seg.crf import CrfKernels, DenseCrf
 
-CUTLER = CrfKernels.from_settings(MaskSettings())
-STEGO = CrfKernels.from_settings(SemanticSettings())
+CUTLER = CrfKernels.from_settings(CrfSettings())
+STEGO = CrfKernels.from_settings(StuffCrfSettings())
 GOLDEN = SHARED / "golden" / "crf"
 
 

@@ -90,7 +90,7 @@ def test_the_wheel_labels_photographs_outside_the_repository(
     for name in ("astronaut.jpg", "coffee.jpg"):
         shutil.copy(ROOT / "demo" / "images" / name, tmp_path / "photos")
     command = [installed / "u2seg", "label", "--config-file", "u2seg/quickstart", "--offline"]
-    small = ["U2SEG.SEMANTICS.STEPS", "2", "U2SEG.CLUSTERS.NUM_CLUSTERS", "2"]
+    small = ["U2SEG.SEMANTICS.STEGO.STEPS", "2", "U2SEG.CLUSTERS.NUM_CLUSTERS", "2"]
     small += ["U2SEG.FEATURES.IMAGE_SIZE", "192", "U2SEG.MASKS.REFINER", "none"]
     words = ["--images", "photos", "--output-dir", "labels", *small]
     assert call([*command, *words], tmp_path).startswith("labels are in labels")

@@ -20,7 +20,8 @@ from u2seg.io.yamlfile import parse_yaml
 TEXT = (ROOT / "README.md").read_text("utf-8")
 SMALL = (
     *TINY, "U2SEG.FEATURES.IMAGE_SIZE", "128", "U2SEG.MASKS.REFINER", "none",
-    "U2SEG.SEMANTICS.STEPS", "2", "U2SEG.CLUSTERS.RESTARTS", "1", "U2SEG.TRAIN.PICTURES", "0",
+    "U2SEG.SEMANTICS.STEGO.STEPS", "2", "U2SEG.CLUSTERS.KMEANS.RESTARTS", "1",
+    "U2SEG.TRAIN.PICTURES", "0",
     "INPUT.MAX_SIZE_TEST", "96", "INPUT.MAX_SIZE_TRAIN", "96",
 )  # fmt: skip
 

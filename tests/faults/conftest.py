@@ -36,7 +36,7 @@ def write_photos(folder: Path, count: int, side: int = 64) -> Path:
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    return load_settings(None, [*FAST, "U2SEG.SEMANTICS.STEPS", "2"])
+    return load_settings(None, [*FAST, "U2SEG.SEMANTICS.STEGO.STEPS", "2"])
 
 
 @pytest.fixture(scope="session")

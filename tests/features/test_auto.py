@@ -16,7 +16,8 @@ import torch
 from tests.factories import CONFIGS
 from u2seg.config.env import go_offline
 from u2seg.config.load import load_settings
-from u2seg.config.schema import FeatureSettings, Settings
+from u2seg.config.schema import FeatureSettings, Settings, VitSettings
+from u2seg.config.words import flatten
 from u2seg.errors import UserError
 from u2seg.features import weights
 from u2seg.features.auto import FILTER_BANK, choose, remember, resolve
@@ -93,16 +94,17 @@ def test_the_filter_bank_gets_settings_that_suit_it_but_for_those_given(
     go_offline()
     caplog.set_level("INFO", "u2seg")
     config = CONFIGS / "own" / "photographs.yaml"
-    given = load_settings(config, ["U2SEG.MASKS.TAU", "0.3"])
+    given = load_settings(config, ["U2SEG.MASKS.MASKCUT.TAU", "0.3"])
     settings = resolve(given)
     assert (settings.features.image_size, settings.masks.max_border) == (320, 0.4)
-    assert (settings.masks.tau, settings.clusters.descriptor) == (0.3, "masked_mean")
+    assert (settings.masks.maskcut.tau, settings.clusters.descriptor) == (0.3, "masked_mean")
     default = Settings().masks.max_border
     assert f"U2SEG.MASKS.MAX_BORDER {default} becomes 0.4, which suits" in caplog.text
-    assert "MASKS.TAU" not in caplog.text
+    assert "MASKS.MASKCUT.TAU" not in caplog.text
     node = load_yaml(CONFIGS / "quickstart" / "quickstart.yaml")["U2SEG"]
     for section, values in FILTER_BANK.items():
-        assert values.items() <= {k.lower(): v for k, v in node[section.upper()].items()}.items()
+        given = {k.lower(): v for k, v in flatten(node[section.upper()]).items()}
+        assert values.items() <= given.items()
 
 
 @pytest.mark.parametrize("name", ["dino_vits16", "dinov2_vits14", "dinov3_vits16"])
@@ -119,7 +121,7 @@ def test_given_weights_say_which_vit_they_are_of(name: str) -> None:
 def test_weights_of_no_known_vit_are_refused(tmp_path: Path) -> None:
     torch.save({"patch_embed.proj.weight": torch.zeros(7, 3, 8, 8)}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"of no ViT that is known here \(width 7, patches of 8"):
-        choose(FeatureSettings(name="auto", weights=str(tmp_path / "x.pth")))
+        choose(FeatureSettings(name="auto", vit=VitSettings(weights=str(tmp_path / "x.pth"))))
 
 
 class Server(http.server.BaseHTTPRequestHandler):

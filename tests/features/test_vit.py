@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ import timm
 import torch
 from PIL import Image
 
+from tests.factories import with_values
 from tests.shared import SHARED, needs_shared
-from u2seg.config.schema import FeatureSettings
+from u2seg.config.schema import FeatureSettings, VitSettings
 from u2seg.errors import UserError
 from u2seg.features import FEATURE_EXTRACTORS, build_extractor
 from u2seg.features.vit import (
@@ -39,8 +39,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(path: Path, **changes: object) -> FeatureSettings:
-    base = FeatureSettings(name="timm:test_vit", weights=str(path), image_size=64, device="cpu")
-    return replace(base, **changes)
+    base = FeatureSettings(
+        name="timm:test_vit", image_size=64, device="cpu", vit=VitSettings(weights=str(path))
+    )
+    return with_values(base, **changes)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -278,7 +280,9 @@ def test_keys_equal_those_of_the_reference_at_other_sizes(tmp_path: Path) -> Non
     np.testing.assert_allclose(sums, known["sums"], rtol=1e-4, atol=1e-3)
     torch.save(state, tmp_path / "vit.pth")
     extractor = build_extractor(
-        FeatureSettings(name="dino_vits16", weights=str(tmp_path / "vit.pth"), device="cpu")
+        FeatureSettings(
+            name="dino_vits16", device="cpu", vit=VitSettings(weights=str(tmp_path / "vit.pth"))
+        )
     )
     for path in sorted(folder.glob("photo_*.npz")):
         photo = Image.open(path.with_suffix(".png")).convert("RGB")

@@ -106,10 +106,10 @@ def test_a_dumped_config_loads_again_as_the_same(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("MODEL: {ROI_HEADS: {SCORE_TRESH_TEST: 0.1}}", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"),
-        ("U2SEG: {MASKS: {TAO: 0.1}}", "Did you mean U2SEG.MASKS.TAU?"),
+        ("U2SEG: {MASKS: {MASKCUT: {TAO: 0.1}}}", "Did you mean U2SEG.MASKS.MASKCUT.TAU?"),
         ("SOLVR: {BASE_LR: 0.1}", "Did you mean SOLVER.BASE_LR?"),
         ("SOLVER: {BASE_LR: fast}", "SOLVER.BASE_LR is 'fast'"),
-        ("U2SEG: {MASKS: {TAU: 7}}", "U2SEG.MASKS.TAU is 7"),
+        ("U2SEG: {MASKS: {MASKCUT: {TAU: 7}}}", "U2SEG.MASKS.MASKCUT.TAU is 7"),
         ("MODEL: {META_ARCHITECTURE: PanopticCascade}", "not registered; known are"),
         ("MODEL: {SEM_SEG_HEAD: {NAME: Foo}}", "MODEL.SEM_SEG_HEAD.NAME is 'Foo', which is not"),
         ("MODEL: {PROPOSAL_GENERATOR: {NAME: Foo}}", "known are RPN, RRPN"),

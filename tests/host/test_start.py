@@ -42,7 +42,7 @@ def check(words: list[str], *more: str, resume: bool = True) -> Any:
         ("DATALOADER.NUM_WORKERS", "3"),
         ("TEST.EVAL_PERIOD", "5"),
         ("U2SEG.EVAL.MATCHING", "majority"),
-        ("U2SEG.MASKS.TAU", "0.3"),
+        ("U2SEG.MASKS.MASKCUT.TAU", "0.3"),
         ("MODEL.WEIGHTS", "other.pth"),
         ("MODEL.RPN.POST_NMS_TOPK_TEST", "7"),
         ("SOLVER.STEPS", "[]"),  # the value it was, written otherwise

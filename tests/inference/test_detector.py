@@ -13,7 +13,7 @@ import yaml
 
 from tests.factories import BASE_CONFIG, TINY, scene
 from u2seg.compat import host, prepare_host
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import DetectorSettings
 from u2seg.errors import UserError
 from u2seg.host.setup import build_cfg, build_stock_cfg
 from u2seg.inference.detector import Detector, good_masks
@@ -56,13 +56,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return config, save_random_model(cfg, folder / "model.pth")
 
 
-def mask_settings(config: Path, weights: Path, score: float = 0.05) -> MaskSettings:
-    return MaskSettings(
-        proposer="cutler",
-        detector_config=str(config),
-        detector_weights=str(weights),
-        detector_score=score,
-    )
+def mask_settings(config: Path, weights: Path, score: float = 0.05) -> DetectorSettings:
+    return DetectorSettings(config=str(config), weights=str(weights), score=score)
 
 
 def check_masks(detector: Detector, score: float) -> None:
@@ -114,10 +109,10 @@ def test_score_nms_empty_masks_and_boxes_by_hand() -> None:
         )
         for row, score in zip(rows, (0.5, 0.75, 0.25, 0.9, 0.2), strict=True)
     ]
-    kept = good_masks(masks, MaskSettings(detector_score=0.25, detector_nms=0.6))
+    kept = good_masks(masks, DetectorSettings(score=0.25, nms=0.6))
     assert [(m.score, m.area, m.cluster) for m in kept] == [(0.75, 3, None), (0.25, 1, None)]
     assert [m.bbox for m in kept] == [(0.0, 0.0, 3.0, 1.0), (3.0, 0.0, 1.0, 1.0)]
-    both = good_masks(masks, MaskSettings(detector_score=0.3, detector_nms=0.7))
+    both = good_masks(masks, DetectorSettings(score=0.3, nms=0.7))
     assert [m.score for m in both] == [0.75, 0.5]
 
 
@@ -137,9 +132,9 @@ def test_what_is_missing_is_named(
     stock: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, weights = stock
-    with pytest.raises(UserError, match="DETECTOR_CONFIG is empty"):
-        Detector(MaskSettings(proposer="cutler"))
-    with pytest.raises(UserError, match=r"DETECTOR_WEIGHTS is .*none\.pth.* no file"):
+    with pytest.raises(UserError, match=r"CUTLER\.CONFIG is empty"):
+        Detector(DetectorSettings())
+    with pytest.raises(UserError, match=r"CUTLER\.WEIGHTS is .*none\.pth.* no file"):
         Detector(mask_settings(config, tmp_path / "none.pth"))
     monkeypatch.setattr(host, "_prepared", False)
     monkeypatch.setattr(host, "host_folder", lambda: None)

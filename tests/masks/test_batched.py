@@ -12,7 +12,7 @@ import torch
 
 from tests.masks.graphs import near_degenerate_graphs
 from tests.shared import SHARED, needs_shared
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import MaskCutSettings
 from u2seg.masks.batched import (
     cut_scores,
     label_components,
@@ -50,7 +50,7 @@ def blobs() -> np.ndarray:
     return grid
 
 
-def cut_together(images: np.ndarray, settings: MaskSettings) -> list[list[PatchMask] | None]:
+def cut_together(images: np.ndarray, settings: MaskCutSettings) -> list[list[PatchMask] | None]:
     """Return the masks of a batch; None for images that are left to ``maskcut``."""
     found = maskcut_batch(torch.from_numpy(images), settings)
     results: list[list[PatchMask] | None] = []
@@ -61,7 +61,7 @@ def cut_together(images: np.ndarray, settings: MaskSettings) -> list[list[PatchM
     return results
 
 
-def assert_same_as_alone(images: Sequence[np.ndarray], settings: MaskSettings) -> int:
+def assert_same_as_alone(images: Sequence[np.ndarray], settings: MaskCutSettings) -> int:
     """Compare with ``maskcut`` and return how many masks there were."""
     together = cut_together(np.stack(images), settings)
     total = 0
@@ -77,13 +77,13 @@ def assert_same_as_alone(images: Sequence[np.ndarray], settings: MaskSettings) -
 
 @pytest.mark.parametrize(("rule", "painted"), RULES)
 def test_random_smooth_features_give_the_same_masks(rule: str, painted: str) -> None:
-    settings = MaskSettings(tau=0.4, num_masks=4, rule=rule, painted=painted, max_area=0.6)
+    settings = MaskCutSettings(tau=0.4, num_masks=4, rule=rule, painted=painted, max_area=0.6)
     assert assert_same_as_alone(smooth(4, 14, 17), settings) >= 2
 
 
 @pytest.mark.parametrize(("rule", "painted"), RULES)
 def test_two_blobs_are_cut_one_after_another(rule: str, painted: str) -> None:
-    settings = MaskSettings(rule=rule, painted=painted)
+    settings = MaskCutSettings(rule=rule, painted=painted)
     assert assert_same_as_alone([blobs(), blobs()[:, ::-1].copy()], settings) >= 4
     (found,) = cut_together(blobs()[None], settings)
     assert found is not None
@@ -97,12 +97,12 @@ def test_constant_zero_and_broken_images_do_not_disturb_their_neighbours() -> No
     holed = blobs()
     holed[:, 5:7, 5:7] = 0  # patches of zero length
     images = np.concatenate([images, holed[None]])
-    found = maskcut_batch(torch.from_numpy(images), MaskSettings())
+    found = maskcut_batch(torch.from_numpy(images), MaskCutSettings())
     assert found.finite.tolist() == [True, True, True, False, True]
     assert found.valid.any(dim=1).tolist() == [True, False, False, False, True]
     assert found.settled.all()
-    assert assert_same_as_alone(images[[0, 1, 2, 4]], MaskSettings()) >= 4
-    assert_same_as_alone(images[[0, 1, 2, 4]], MaskSettings(tau=-0.5))
+    assert assert_same_as_alone(images[[0, 1, 2, 4]], MaskCutSettings()) >= 4
+    assert_same_as_alone(images[[0, 1, 2, 4]], MaskCutSettings(tau=-0.5))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 9), (3, 3)])
@@ -110,7 +110,7 @@ def test_tiny_grids_end_cleanly_and_are_left_to_the_dense_solver(shape: tuple[in
     images = torch.from_numpy(smooth(2, *shape, seed=3))
     assert images[0, 0].numel() <= DENSE_LIMIT
     for painted in ("isolate", "exclude"):
-        settings = MaskSettings(num_masks=12, tau=0.9, min_area=0.0, painted=painted)
+        settings = MaskCutSettings(num_masks=12, tau=0.9, min_area=0.0, painted=painted)
         found = maskcut_batch(images, settings)
         for i, image in enumerate(images.numpy()):
             nothing = maskcut(PatchFeatures(image, (8, 8)), settings) == []
@@ -121,7 +121,7 @@ def test_tiny_grids_end_cleanly_and_are_left_to_the_dense_solver(shape: tuple[in
 def test_shapes_are_checked() -> None:
     for shape in ((3, 4, 4), (2, 0, 4, 4), (1, 3, 0, 4)):
         with pytest.raises(ValueError, match="features must be"):
-            maskcut_batch(torch.zeros(shape), MaskSettings())
+            maskcut_batch(torch.zeros(shape), MaskCutSettings())
 
 
 @pytest.mark.shared
@@ -133,7 +133,7 @@ def test_shapes_are_checked() -> None:
 def test_reference_images_give_the_same_masks_in_batches_of_any_size(
     size: int, images: int, rule: str, painted: str
 ) -> None:
-    settings = MaskSettings(tau=0.25, rule=rule, painted=painted)
+    settings = MaskCutSettings(tau=0.25, rule=rule, painted=painted)
     grids = [np.load(path)["features"].astype(np.float32) for path in GOLDEN[:images]]
     for start in range(0, images, size):
         assert assert_same_as_alone(grids[start : start + size], settings) >= size
@@ -143,7 +143,7 @@ def test_reference_images_give_the_same_masks_in_batches_of_any_size(
 
 def test_batches_and_repetition_change_no_byte() -> None:
     images = torch.from_numpy(smooth(5, 12, 12, seed=8))
-    settings = MaskSettings(tau=0.4)
+    settings = MaskCutSettings(tau=0.4)
     whole, again = maskcut_batch(images, settings), maskcut_batch(images, settings)
     alone = [maskcut_batch(image[None], settings) for image in images]
     for name in ("grids", "scores", "valid"):
@@ -154,15 +154,15 @@ def test_batches_and_repetition_change_no_byte() -> None:
 
 def test_bf16_features_are_taken_as_they_are() -> None:
     images = torch.from_numpy(smooth(2, 10, 10)).bfloat16()
-    found = maskcut_batch(images, MaskSettings(tau=0.4))
-    same = maskcut_batch(images.float(), MaskSettings(tau=0.4))
+    found = maskcut_batch(images, MaskCutSettings(tau=0.4))
+    same = maskcut_batch(images.float(), MaskCutSettings(tau=0.4))
     assert found.valid.any(dim=1).all()
     assert torch.equal(found.grids, same.grids) and torch.equal(found.scores, same.scores)
 
 
 def test_a_cut_that_needs_more_steps_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.from_numpy(smooth(2, 14, 17))
-    settings = MaskSettings(tau=0.4)
+    settings = MaskCutSettings(tau=0.4)
     assert maskcut_batch(images, settings).settled.all()
     monkeypatch.setattr(cut_vectors, "__defaults__", (3,))
     assert not maskcut_batch(images, settings).settled.any()
@@ -244,12 +244,12 @@ def test_signs_and_seeds_by_hand() -> None:
 
 def test_refusal_by_hand() -> None:
     a = torch.tensor([[1, 1, 0, 0]]).bool()
-    assert refused(a, a, MaskSettings()).item()
-    assert not refused(a, ~a, MaskSettings()).item()
-    assert refused(a, ~a, MaskSettings(min_area=0.5)).item()
+    assert refused(a, a, MaskCutSettings()).item()
+    assert not refused(a, ~a, MaskCutSettings()).item()
+    assert refused(a, ~a, MaskCutSettings(min_area=0.5)).item()
     third = torch.tensor([[0, 1, 1, 0]]).bool()  # IoU 1 / 3
-    assert refused(a, third, MaskSettings(max_overlap=0.3)).item()
-    assert not refused(a, third, MaskSettings(max_overlap=0.34)).item()
+    assert refused(a, third, MaskCutSettings(max_overlap=0.3)).item()
+    assert not refused(a, third, MaskCutSettings(max_overlap=0.34)).item()
 
 
 def spiral(size: int) -> np.ndarray:
@@ -305,7 +305,7 @@ def test_scores_equal_those_of_one_graph() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_same_masks() -> None:
     images = torch.from_numpy(smooth(4, 24, 24))
-    settings = MaskSettings(tau=0.4)
+    settings = MaskCutSettings(tau=0.4)
     expected, found = maskcut_batch(images, settings), maskcut_batch(images.cuda(), settings)
     assert torch.equal(found.grids.cpu(), expected.grids)
     assert torch.equal(found.valid.cpu(), expected.valid)

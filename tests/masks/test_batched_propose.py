@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.shared import SHARED, needs_shared
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import MaskCutSettings, MaskSettings
 from u2seg.io.images import read_image, resize_image
 from u2seg.masks import batched_propose
 from u2seg.masks.batched_propose import Proposed, propose_batch
@@ -113,7 +113,7 @@ def test_a_gpu_finds_the_masks_of_a_cpu_and_the_same_in_every_run() -> None:
 def test_reference_images_give_the_very_masks_of_one_image() -> None:
     """Photographs of four sizes, refined by the CRF: the same codes, boxes and areas."""
     paths = GOLDEN[:4]
-    settings = MaskSettings(tau=0.25)
+    settings = MaskSettings(maskcut=MaskCutSettings(tau=0.25))
     grids = [np.load(path)["features"].astype(np.float32) for path in paths]
     images = [read_image(PHOTOS / f"{path.stem.removeprefix('img_')}.jpg") for path in paths]
     size = (8 * grids[0].shape[1], 8 * grids[0].shape[2])

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from u2seg.config.schema import FeatureSettings, MaskSettings
+from u2seg.config.schema import FeatureSettings, MaskCutSettings, MaskSettings
 from u2seg.crf import batched as crf
 from u2seg.features import vit
 from u2seg.masks import batched_ncut, batched_resize
@@ -109,7 +109,7 @@ def test_nothing_between_features_and_the_download_waits(
     monkeypatch.setattr(batched_ncut.cut_vectors, "__defaults__", (6,))  # all steps are alike
     features = torch.empty(3, 16, 20, 20, dtype=torch.bfloat16, device="cuda")
     pixels = torch.empty(3, 160, 160, 3, dtype=torch.uint8, device="cuda")
-    settings = MaskSettings(refiner=refiner, painted=painted)
+    settings = MaskSettings(refiner=refiner, maskcut=MaskCutSettings(painted=painted))
     batch = propose_batch(features, pixels, SIZES, settings)
     assert isinstance(batch, MaskBatch)
     assert watch.operations > 500, "the whole chain was seen"
@@ -186,7 +186,7 @@ def test_a_gpu_is_waited_for_only_when_masks_are_collected() -> None:
     walk = rng.standard_normal((3, 8, 20, 20)).cumsum(axis=2).cumsum(axis=3)
     features = torch.from_numpy(walk.astype(np.float32)).cuda()
     pixels = torch.from_numpy(rng.integers(0, 99, (3, 160, 160, 3), dtype=np.uint8)).cuda()
-    settings = MaskSettings(tau=0.4)
+    settings = MaskSettings(maskcut=MaskCutSettings(tau=0.4))
     propose_batch(features, pixels, SIZES, settings).collect()  # what is kept for a size
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

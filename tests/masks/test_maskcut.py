@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 
 from tests.masks.graphs import near_degenerate_graphs
 from tests.shared import SHARED, needs_shared
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import MaskCutSettings
 from u2seg.masks.bitgraph import BitGraph
 from u2seg.masks.maskcut import cut_graph, cut_once, is_trivial, maskcut, refused
 from u2seg.masks.ncut import second_eigenvector
@@ -78,7 +78,7 @@ def test_painting_out_equals_rebuilding_from_zeroed_features() -> None:
 
 def test_blobs_are_cut_one_after_another() -> None:
     features, first, second = two_blob_features()
-    found = maskcut(features, MaskSettings(num_masks=3))
+    found = maskcut(features, MaskCutSettings(num_masks=3))
     cut = [m.grid.tolist() for m in found]
     assert second.tolist() in cut and first.tolist() in cut
     assert all(0 <= m.score <= 1 for m in found)
@@ -89,7 +89,7 @@ def test_masks_are_disjoint_and_at_most_n() -> None:
     smooth = np.cumsum(np.cumsum(rng.standard_normal((8, 20, 20)), axis=1), axis=2)
     features = PatchFeatures(smooth.astype(np.float32), (160, 160))
     for n in (1, 2, 4):
-        found = maskcut(features, MaskSettings(num_masks=n, tau=0.5))
+        found = maskcut(features, MaskCutSettings(num_masks=n, tau=0.5))
         assert len(found) <= n
         assert np.sum([m.grid for m in found], axis=0).max() <= 1
 
@@ -116,23 +116,26 @@ def test_excluded_patches_do_not_attract_later_cuts() -> None:
     grid = np.zeros((3, 1, 10), dtype=np.float32)
     grid[0, 0, 1:7] = grid[1, 0, 7:] = grid[2, 0, 0] = 1
     features = PatchFeatures(grid, (8, 80))
-    settings = MaskSettings(num_masks=9, painted="exclude", min_area=0.0)
+    settings = MaskCutSettings(num_masks=9, painted="exclude", min_area=0.0)
     found = [np.flatnonzero(m.grid).tolist() for m in maskcut(features, settings)]
     assert sorted(found) == [[0], [7, 8, 9]] or sorted(found) == [[0], [1, 2, 3, 4, 5, 6]]
-    large = maskcut(features, MaskSettings(num_masks=9, painted="exclude", max_area=0.2))
+    large = maskcut(
+        features,
+        MaskCutSettings(num_masks=9, painted="exclude", max_area=0.2),
+    )
     assert [np.flatnonzero(m.grid).tolist() for m in large] == [[0]]
 
 
 def test_constant_and_empty_features_have_no_cut() -> None:
     for value in (0.0, 1.0):
         grid = np.full((4, 8, 8), value, dtype=np.float32)
-        assert maskcut(PatchFeatures(grid, (64, 64)), MaskSettings()) == []
+        assert maskcut(PatchFeatures(grid, (64, 64)), MaskCutSettings()) == []
 
 
 def test_single_blob_on_zero_features_ends_cleanly() -> None:
     grid = np.zeros((2, 8, 8), dtype=np.float32)
     grid[0, 2:5, 2:5] = 1
-    found = maskcut(PatchFeatures(grid, (64, 64)), MaskSettings())
+    found = maskcut(PatchFeatures(grid, (64, 64)), MaskCutSettings())
     assert 1 <= len(found) <= 3
     assert is_trivial(BitGraph.from_edges(np.zeros((4, 4), dtype=bool)), 4)
 
@@ -140,12 +143,12 @@ def test_single_blob_on_zero_features_ends_cleanly() -> None:
 def test_area_rule_applies_to_later_rounds_only() -> None:
     small = np.zeros((10, 10), dtype=bool)
     small[0, 0] = True  # exactly 1 %
-    assert refused(small, ~small, MaskSettings(min_area=0.01))
-    assert not refused(small, None, MaskSettings(min_area=0.01))
+    assert refused(small, ~small, MaskCutSettings(min_area=0.01))
+    assert not refused(small, None, MaskCutSettings(min_area=0.01))
     large = np.ones((10, 10), dtype=bool)
     features, _, _ = two_blob_features()
-    assert not maskcut(features, MaskSettings(max_area=0.001))
-    assert refused(large, large, MaskSettings())
+    assert not maskcut(features, MaskCutSettings(max_area=0.001))
+    assert refused(large, large, MaskCutSettings())
 
 
 @pytest.mark.shared
@@ -189,7 +192,7 @@ def test_all_rounds_equal_the_reference_after_aligning_signs() -> None:
             degree = EPS * v.size + (1 - EPS) * graph.without(painted.ravel()).degrees
             sign = np.sign(float(v.ravel() @ (degree * theirs.ravel())))
             component = cut_once(sign * v, ~np.zeros_like(painted))
-            if refused(component, previous, MaskSettings()):
+            if refused(component, previous, MaskCutSettings()):
                 component = np.zeros_like(component)
             np.testing.assert_array_equal(component & ~painted, expected, err_msg=path.name)
             previous = component
@@ -205,7 +208,7 @@ def test_released_rule_gives_one_of_the_references_sign_variants() -> None:
     for path, prefix in itertools.product(GOLDEN, ("t015_", "t025_")):
         data = np.load(path)
         features = PatchFeatures(data["features"].astype(np.float32), (448, 448))
-        settings = MaskSettings(tau=float(data[f"{prefix}tau"]), rule="released")
+        settings = MaskCutSettings(tau=float(data[f"{prefix}tau"]), rule="released")
         ours = [m.grid.ravel() for m in maskcut(features, settings)]
         variants = np.unpackbits(data[f"{prefix}sign_variants_bits"], axis=-1, count=784) > 0
         filled = [[mask.tolist() for mask in row if mask.any()] for row in variants]
@@ -281,7 +284,7 @@ def test_masks_do_not_depend_on_the_number_of_threads(threads: int) -> None:
     rng = np.random.default_rng(9)
     smooth = np.cumsum(np.cumsum(rng.standard_normal((16, 40, 40)), axis=1), axis=2)
     features = PatchFeatures(smooth.astype(np.float32), (320, 320))
-    settings = MaskSettings(num_masks=4, tau=0.6, painted="exclude")
+    settings = MaskCutSettings(num_masks=4, tau=0.6, painted="exclude")
     expected = maskcut(features, settings)
     assert expected
     before = numba.get_num_threads()

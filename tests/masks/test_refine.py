@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.shared import SHARED, needs_shared
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import CrfSettings
 from u2seg.crf import CrfKernels, DenseCrf
 from u2seg.errors import UserError
 from u2seg.masks.refine import MASK_REFINERS, agrees, dense_crf_refiner, fill_holes, no_refiner
@@ -24,10 +24,10 @@ def test_known_refiners() -> None:
 
 def test_none_returns_an_equal_copy() -> None:
     masks = np.random.default_rng(0).random((2, 5, 6)) > 0.5
-    result = no_refiner(np.zeros((5, 6, 3), dtype=np.uint8), masks, MaskSettings())
+    result = no_refiner(np.zeros((5, 6, 3), dtype=np.uint8), masks, None)
     assert np.array_equal(result, masks) and not np.shares_memory(result, masks)
     with pytest.raises(ValueError, match="do not fit"):
-        no_refiner(np.zeros((6, 5, 3), dtype=np.uint8), masks, MaskSettings())
+        no_refiner(np.zeros((6, 5, 3), dtype=np.uint8), masks, None)
 
 
 def test_crf_moves_a_shifted_mask_onto_its_object_and_fills_the_hole() -> None:
@@ -39,9 +39,9 @@ def test_crf_moves_a_shifted_mask_onto_its_object_and_fills_the_hole() -> None:
     image[21:27, 21:27] = 0
     mask = np.zeros((48, 48), dtype=bool)
     mask[12:40, 12:40] = True
-    settings = MaskSettings(crf_gaussian_sxy=1.0, crf_gaussian_weight=1.0)
+    settings = CrfSettings(gaussian_sxy=1.0, gaussian_weight=1.0)
     crf = DenseCrf(image, CrfKernels.from_settings(settings))
-    assert not (crf.refine_masks(mask[None], settings.crf_iterations)[0, 22:26, 22:26] > 0.5).any()
+    assert not (crf.refine_masks(mask[None], settings.iterations)[0, 22:26, 22:26] > 0.5).any()
     refined = dense_crf_refiner(image, np.stack([mask, mask]), settings)
     assert refined.dtype == np.bool_ and refined.shape == (2, 48, 48)
     assert np.array_equal(refined[0], obj) and np.array_equal(refined[1], obj)
@@ -50,7 +50,7 @@ def test_crf_moves_a_shifted_mask_onto_its_object_and_fills_the_hole() -> None:
 def test_no_masks_give_no_masks() -> None:
     image = np.zeros((4, 4, 3), dtype=np.uint8)
     empty = np.zeros((0, 4, 4), dtype=bool)
-    assert dense_crf_refiner(image, empty, MaskSettings()).shape == (0, 4, 4)
+    assert dense_crf_refiner(image, empty, CrfSettings()).shape == (0, 4, 4)
 
 
 def test_holes_by_hand() -> None:
@@ -91,7 +91,7 @@ def test_equals_cutler_after_filling(number: str) -> None:
     saved = np.load(GOLDEN / f"cutler_{number}.npz")
     image = np.array(Image.open(GOLDEN / f"image_{number}.png"))
     mask = saved["mask"] > 0.5
-    refined = dense_crf_refiner(image, mask[None], MaskSettings())[0]
+    refined = dense_crf_refiner(image, mask[None], CrfSettings())[0]
     assert (refined == saved["filled"]).mean() >= 0.999
     iou = (refined & mask).sum() / (refined | mask).sum()
     assert iou == pytest.approx(float(saved["iou_mask_vs_filled"]), abs=5e-3)

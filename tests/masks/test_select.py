@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import MaskCutSettings, MaskSettings
 from u2seg.masks.batched import BatchMasks
 from u2seg.masks.batched_select import select_batch
 from u2seg.masks.maskcut import PatchMask
@@ -63,7 +63,9 @@ def test_photographs_get_what_is_selected(proposer: str) -> None:
     image = np.zeros((16, 24, 3), np.uint8)
 
     def propose(**changes: object) -> list[InstanceMask]:
-        settings = MaskSettings(proposer=proposer, tau=0.5, num_masks=1, refiner="none")
+        settings = MaskSettings(
+            proposer=proposer, refiner="none", maskcut=MaskCutSettings(tau=0.5, num_masks=1)
+        )
         return propose_masks(image, features, (16, 24), replace(settings, **changes))
 
     [cut], [border] = propose(), propose(score="border")

@@ -7,13 +7,14 @@ import pytest
 from scipy import ndimage
 from scipy.linalg import eigh
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import MaskSettings, TokenCutSettings
 from u2seg.masks.base import MASK_PROPOSERS
 from u2seg.masks.propose import propose_masks
 from u2seg.masks.tokencut import salient_component, tokencut
 from u2seg.structures.features import PatchFeatures
 
-SETTINGS = MaskSettings(proposer="tokencut", tau=0.2, refiner="none")
+SETTINGS = TokenCutSettings()
+MASKS = MaskSettings(proposer="tokencut", refiner="none")
 
 
 def published(grid: np.ndarray, tau: float) -> np.ndarray:
@@ -68,7 +69,7 @@ def test_one_mask_and_its_box_in_pixels_of_the_photograph() -> None:
     grid[0] = 1
     grid[:, 2:4, 3:6] = np.array([0, 1])[:, None, None]  # 2 x 3 patches of 10 pixels
     image = np.zeros((60, 80, 3), dtype=np.uint8)
-    (mask,) = propose_masks(image, PatchFeatures(grid, (60, 80)), (60, 80), SETTINGS)
+    (mask,) = propose_masks(image, PatchFeatures(grid, (60, 80)), (60, 80), MASKS)
     assert mask.bbox == (30.0, 20.0, 30.0, 20.0)
     assert mask.area == 600
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from scenes.compose import compose_scene
 
+from tests.factories import with_values
 from u2seg.config.load import load_settings
 from u2seg.config.schema import Settings
 from u2seg.io.jsonfile import read_json
@@ -19,13 +20,13 @@ from u2seg.pipeline import STAGES, generate_labels
 
 CHANGES = {
     "FEATURES.IMAGE_SIZE": "64",
-    "MASKS.TAU": "0.3",
+    "MASKS.MASKCUT.TAU": "0.3",
     "MASKS.REFINER": "none",
-    "MASKS.MAX_AREA": "0.5",
+    "MASKS.MASKCUT.MAX_AREA": "0.5",
     "CLUSTERS.NUM_CLUSTERS": "3",
     "SEMANTICS.NUM_CLASSES": "3",
-    "SEMANTICS.STEPS": "6",
-    "SEMANTICS.BATCH_SIZE": "2",
+    "SEMANTICS.STEGO.STEPS": "6",
+    "SEMANTICS.STEGO.BATCH_SIZE": "2",
     "SEMANTICS.CRF": "false",
     "RUN.SHARD_SIZE": "2",
 }
@@ -64,7 +65,7 @@ def run(photos: Path, settings: Settings, tmp_path_factory: pytest.TempPathFacto
 
 
 def changed(settings: Settings, section: str, **values: Any) -> Settings:
-    part = dataclasses.replace(getattr(settings, section), **values)
+    part = with_values(getattr(settings, section), **values)
     return dataclasses.replace(settings, **{section: part})
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.factories import with_values
 from tests.pipeline.conftest import changed, label
 from u2seg.config.schema import MaskSettings, Settings
 from u2seg.features import filter_bank
@@ -22,8 +23,9 @@ CUTS = ["maskcut", "tokencut"]
 
 def propose(grid: np.ndarray, proposer: str, **changes: object) -> list[np.ndarray]:
     features = PatchFeatures(grid.astype(np.float32), (8 * grid.shape[1], 8 * grid.shape[2]))
-    settings = MaskSettings(proposer=proposer, **changes)  # type: ignore[arg-type]
-    return [mask.grid for mask in MASK_PROPOSERS.get(proposer)(features, settings)]
+    settings = with_values(MaskSettings(), proposer=proposer, **changes)
+    own = MASK_PROPOSERS.own(proposer, settings)
+    return [mask.grid for mask in MASK_PROPOSERS.get(proposer)(features, own)]
 
 
 def test_a_tile_without_finite_features_only_loses_its_masks(

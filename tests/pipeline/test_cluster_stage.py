@@ -62,10 +62,8 @@ def test_quality_counts_what_was_assigned(run: Path) -> None:
 def test_crops_are_described_as_the_settings_say(
     descriptor: str, photos: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    keys: dict[str, Any] = {"crop_padding": 0.25, "crop_fit": "center"}
-    made = label(
-        settings, photos, tmp_path, descriptor=descriptor, crop_resample="bilinear", **keys
-    )
+    keys: dict[str, Any] = {"padding": 0.25, "fit": "center"}
+    made = label(settings, photos, tmp_path, descriptor=descriptor, resample="bilinear", **keys)
     (first, *_) = read_json(made / "images.json")["images"]
     results = [r for r in read_json(made / "masks/part-00000.json") if r["image_id"] == first["id"]]
     masks = [InstanceMask.from_result(r).to_array() for r in results]

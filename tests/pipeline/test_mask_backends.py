@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 
+from tests.factories import with_values
 from u2seg.config.schema import FeatureSettings, MaskSettings, Settings
 from u2seg.crf import batched as crf
 from u2seg.errors import UserError
@@ -41,11 +42,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_vit(settings: Settings, weights: Path, backend: str, **changes: object) -> Settings:
-    features = FeatureSettings(
-        name="timm:test_vit", weights=str(weights), image_size=160, device="cpu", batch_size=2
-    )
-    features = dataclasses.replace(features, **changes)
-    masks = dataclasses.replace(settings.masks, backend=backend, tau=0.6, max_area=1.0)
+    features = FeatureSettings(name="timm:test_vit", image_size=160, device="cpu", batch_size=2)
+    features = with_values(features, weights=str(weights), **changes)
+    masks = with_values(settings.masks, backend=backend, tau=0.6, max_area=1.0)
     return dataclasses.replace(settings, features=features, masks=masks)
 
 

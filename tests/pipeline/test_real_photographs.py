@@ -26,7 +26,7 @@ def test_masks_of_four_photographs_beat_the_baselines(tmp_path: Path) -> None:
     photos.mkdir()
     for name in NAMES:
         shutil.copy(COCO / "images" / name, photos)
-    changes = ["U2SEG.CLUSTERS.NUM_CLUSTERS", "3", "U2SEG.SEMANTICS.STEPS", "20"]
+    changes = ["U2SEG.CLUSTERS.NUM_CLUSTERS", "3", "U2SEG.SEMANTICS.STEGO.STEPS", "20"]
     run = generate_labels(load_settings(CONFIG, changes), photos, tmp_path / "run", progress=False)
     assert check_labels(run / "panoptic")["images"] == 4
     scores = score_masks(run, COCO / "instances_train2017.json", photos)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import StegoSettings
 from u2seg.semantics.draws import draw_batch, draw_pairings, draw_step
 
 
@@ -40,7 +40,7 @@ def test_a_lone_image_is_paired_with_itself() -> None:
 
 
 def test_step_draws_cover_the_square() -> None:
-    settings = SemanticSettings(samples=20, neg_samples=2)
+    settings = StegoSettings(samples=20, neg_samples=2)
     draws = draw_step(settings, 3, 7, torch.Generator().manual_seed(2))
     assert draws.coords.shape == (3, 20, 20, 2) and draws.permutations.shape == (2, 3)
     assert -1 <= float(draws.coords.min()) < -0.95 and 0.95 < float(draws.coords.max()) <= 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.factories import with_values
 from tests.shared import SHARED, needs_shared
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import SemanticSettings, StegoSettings
 from u2seg.semantics.draws import StepDraws
 from u2seg.semantics.head import ClusterProbe, CodeHead, Decoder, drop_channels
 from u2seg.semantics.losses import (
@@ -167,8 +167,8 @@ def test_cluster_prediction_at_image_size() -> None:
 def test_three_training_steps(case: str) -> None:
     saved = _load(case)
     config = json.loads(str(saved["config_json"]))
-    settings = dataclasses.replace(
-        SemanticSettings(dense_codes=True),
+    settings = with_values(
+        SemanticSettings(stego=StegoSettings(dense_codes=True)),
         num_classes=27,
         code_dim=config["dim"],
         samples=config["feature_samples"],
@@ -180,7 +180,7 @@ def test_three_training_steps(case: str) -> None:
     probe = ClusterProbe(27, 20, torch.Generator())
     probe.clusters.data = saved["w0_cluster_probe.clusters"].clone()
     decoder = _decoder(saved, "w0_") if config["rec_weight"] else None
-    trainer = Trainer(settings, head, probe, decoder)
+    trainer = Trainer(settings.stego, head, probe, decoder)
     names = json.loads(str(saved["log_names"]))
     for step in range(3):
         dropout = saved["dropout_masks"][step].float() / 0.9

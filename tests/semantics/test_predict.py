@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import SemanticSettings, StuffCrfSettings
 from u2seg.semantics.head import ClusterProbe, CodeHead
 from u2seg.semantics.predict import (
     code_of,
@@ -65,7 +65,7 @@ def test_crf_snaps_the_border_to_the_colour_edge() -> None:
     image[:, 14:] = 220
     scores = np.full((2, 24, 32), np.log(0.2), dtype=np.float32)
     scores[0, :, :17], scores[1, :, 17:] = np.log(0.8), np.log(0.8)
-    settings = SemanticSettings(crf_bilateral_weight=10.0)
+    settings = StuffCrfSettings(bilateral_weight=10.0)
     label = refine(scores, image, settings).argmax(axis=0)
     assert np.array_equal(label, image[..., 0] > 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -10,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from u2seg.config.schema import SemanticSettings
+from tests.factories import with_values
+from u2seg.config.schema import SemanticSettings, StegoSettings
 from u2seg.errors import UserError
 from u2seg.semantics.shifts import quantile, settle_shifts
 from u2seg.semantics.stego import StegoSegmenter
 
-AUTO = SemanticSettings(shifts="auto", pointwise=False)
+AUTO = StegoSettings(shifts="auto", pointwise=False)
 
 
 def _generator() -> torch.Generator:
@@ -47,7 +47,7 @@ def test_shares_decide() -> None:
     # half 0 (by position, not by interpolation: four equal columns a side).
     grid = np.zeros((2, 2, 40), dtype=np.float32)
     grid[0, :, :20], grid[1, :, 20:] = 1, 1
-    low = dataclasses.replace(AUTO, quantile_intra=0.2, quantile_neg=0.9)
+    low = with_values(AUTO, quantile_intra=0.2, quantile_neg=0.9)
     source = [grid] * 4
     found = settle_shifts(low, source, torch.zeros((4, 1), dtype=torch.int64), _generator())
     assert found.shift_intra == pytest.approx(0, abs=1e-6)
@@ -57,13 +57,13 @@ def test_shares_decide() -> None:
 def test_centring_is_the_loss_s() -> None:
     # All similarities of a constant image are 1; centred they are 1 - 1 + 1.
     source = [np.ones((3, 2, 2), dtype=np.float32)] * 2
-    auto = dataclasses.replace(AUTO, pointwise=True)
+    auto = with_values(AUTO, pointwise=True)
     found = settle_shifts(auto, source, torch.tensor([[1], [0]]), _generator())
     assert found.shift_intra == pytest.approx(1)
 
 
 def test_fixed_shifts_draw_nothing_and_stay() -> None:
-    settings = SemanticSettings()
+    settings = StegoSettings()
     generator = _generator()
     before = generator.get_state()
     assert settle_shifts(settings, [], torch.empty((0, 0)), generator) is settings
@@ -78,7 +78,9 @@ def test_a_lone_image_has_no_stranger() -> None:
 
 def test_the_saved_model_names_its_shifts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = SemanticSettings(
-        num_classes=2, code_dim=4, steps=3, batch_size=2, samples=3, shifts="auto", crf=False
+        num_classes=2,
+        crf=False,
+        stego=StegoSettings(code_dim=4, steps=3, batch_size=2, samples=3, shifts="auto"),
     )
     rng = np.random.default_rng(0)
     source = [rng.normal(size=(6, 5, 5)).astype(np.float32) for _ in range(5)]
@@ -88,15 +90,12 @@ def test_the_saved_model_names_its_shifts(tmp_path: Path, caplog: pytest.LogCapt
     assert "shifts from the similarity" in caplog.text
     model.save(tmp_path / "m.safetensors")
     saved = StegoSegmenter.load(tmp_path / "m.safetensors").settings
-    assert saved.shift_neg != settings.shift_neg
-    assert (saved.shift_neg, saved.shift_intra) == (
-        model.settings.shift_neg,
-        model.settings.shift_intra,
-    )
+    assert saved.stego.shift_neg != settings.stego.shift_neg
+    assert saved.stego == model.settings.stego
 
 
 def test_unknown_words_and_shares_are_refused() -> None:
     with pytest.raises(UserError, match=r"SHIFTS is 'guess', expected one of fixed, auto"):
-        SemanticSettings(shifts="guess")
+        StegoSettings(shifts="guess")
     with pytest.raises(UserError, match=r"QUANTILE_NEG is 1.5, expected 0\.\.1"):
-        SemanticSettings(quantile_neg=1.5)
+        StegoSettings(quantile_neg=1.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 import u2seg.semantics
-from u2seg.config.schema import SemanticSettings
+from tests.factories import with_values
+from u2seg.config.schema import SemanticSettings, StegoSettings
 from u2seg.errors import UserError
 from u2seg.semantics import SEMANTIC_SEGMENTERS
 from u2seg.semantics.head import ClusterProbe
@@ -19,9 +19,9 @@ from u2seg.semantics.stego import StegoSegmenter
 from u2seg.semantics.training import CURVES, start_probe
 from u2seg.structures.features import PatchFeatures
 
-SMALL = SemanticSettings(
-    num_classes=3, code_dim=8, steps=40, batch_size=4, samples=5, neg_samples=2, neighbors=3,
-    dropout=0.0, lr=5e-3, crf=False,
+SMALL = with_values(
+    SemanticSettings(num_classes=3, crf=False, stego=StegoSettings(batch_size=4)),
+    code_dim=8, steps=40, samples=5, neg_samples=2, neighbors=3, dropout=0.0, lr=5e-3,
 )  # fmt: skip
 CENTERS = np.linalg.qr(np.random.default_rng(9).normal(size=(12, 12)))[0][:3]
 
@@ -51,9 +51,9 @@ def test_registered_under_its_name() -> None:
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_three_materials_are_told_apart(dense: bool) -> None:
-    model, curves = _fit(dataclasses.replace(SMALL, dense_codes=dense))
+    model, curves = _fit(with_values(SMALL, dense_codes=dense))
     assert sorted(curves) == sorted(CURVES)
-    assert all(len(values) == SMALL.steps for values in curves.values())
+    assert all(len(values) == SMALL.stego.steps for values in curves.values())
     assert np.mean(curves["total"][-5:]) < np.mean(curves["total"][:5]) - 0.05
     votes = np.zeros((3, 3), dtype=int)
     for grid, truth in SCENES:
@@ -70,7 +70,7 @@ def test_same_seed_same_model_other_seed_another() -> None:
     for a, b in zip(first[0].head.parameters(), second[0].head.parameters()):
         assert torch.equal(a, b)
     assert torch.equal(first[0].probe.clusters, second[0].probe.clusters)
-    assert _fit(dataclasses.replace(SMALL, seed=1))[1] != first[1]
+    assert _fit(with_values(SMALL, seed=1))[1] != first[1]
 
 
 def test_one_image_learns_without_random_pairs(caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +90,7 @@ def test_constant_images_do_not_fail() -> None:
 
 
 def test_fewer_patches_than_clusters_is_an_error_with_both_numbers() -> None:
-    model = StegoSegmenter(dataclasses.replace(SMALL, num_classes=27), 12)
+    model = StegoSegmenter(with_values(SMALL, num_classes=27), 12)
     with pytest.raises(UserError, match="8 patches cannot make 27 stuff clusters"):
         model.fit([np.ones((12, 2, 2), dtype=np.float32)] * 2, progress=False)
 
@@ -105,15 +105,15 @@ def test_probe_starts_at_the_centres_of_the_codes() -> None:
 
 
 def test_random_start_is_kept_when_asked_for() -> None:
-    model, _ = _fit(dataclasses.replace(SMALL, probe_start="random", steps=2))
+    model, _ = _fit(with_values(SMALL, probe_start="random", steps=2))
 
-    fresh = StegoSegmenter(dataclasses.replace(SMALL, probe_start="random"), 12)
+    fresh = StegoSegmenter(with_values(SMALL, probe_start="random"), 12)
     moved = (model.probe.clusters - fresh.probe.clusters).detach().abs().max()
     assert 0 < float(moved) < 0.02
 
 
 def test_saved_model_predicts_the_same(tmp_path: Path) -> None:
-    model, _ = _fit(dataclasses.replace(SMALL, steps=4, crf=True))
+    model, _ = _fit(with_values(SMALL, steps=4, crf=True))
     path = tmp_path / "deep" / "model.safetensors"
     model.save(path)
     loaded = StegoSegmenter.load(path)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
-from tests.factories import CONFIGS
+from tests.factories import CONFIGS, with_values
 from tests.shared import SHARED, needs_shared
 from u2seg.config.load import load_settings
 from u2seg.config.schema import SemanticSettings
-from u2seg.evaluation.label_maps import score_controls, score_maps
-from u2seg.evaluation.truth.folders import MapTruth
+from u2seg.evaluation.label_maps import MapTruth, score_controls, score_maps
 from u2seg.features import build_extractor
 from u2seg.io.images import read_image
 from u2seg.io.png import write_label_png
@@ -44,7 +42,7 @@ def test_stego_beats_k_means_on_the_same_features(tmp_path: Path) -> None:
     truth = MapTruth(files, CLASSES, ignore=11)
 
     def score(method: str) -> float:
-        plain: SemanticSettings = dataclasses.replace(
+        plain: SemanticSettings = with_values(
             settings.semantics, method=method, steps=300, crf=False, flip=False
         )
         model = SEMANTIC_SEGMENTERS.get(method)(plain, extractor.dim)

@@ -57,17 +57,17 @@ def arguments(config: Path, photos: Path, output: Path, *extra: str) -> list[str
 
 
 WRONG = {
-    "misspelt key": (["U2SEG.MASKS.TAO", "0.2"], "Did you mean U2SEG.MASKS.TAU"),
+    "misspelt key": (["U2SEG.MASKS.TAO", "0.2"], "Did you mean U2SEG.MASKS.MASKCUT.TAU"),
     "misspelt section": (["U2SEG.MASK.TAU", "0.2"], "Did you mean U2SEG.MASKS"),
     "misspelt key of the host": (["SOLVER.MAX_ITR", "6"], "unknown key SOLVER.MAX_ITR"),
-    "misaligned": (["MODEL.DEVICE", "U2SEG.MASKS.TAU"], "MODEL.DEVICE has no value"),
-    "wrong type": (["U2SEG.MASKS.TAU", "much"], "expected float"),
-    "out of range": (["U2SEG.MASKS.TAU", "7"], "-1..1"),
-    "odd number of words": (["U2SEG.MASKS.TAU"], "pairs KEY VALUE"),
+    "misaligned": (["MODEL.DEVICE", "U2SEG.MASKS.MASKCUT.TAU"], "MODEL.DEVICE has no value"),
+    "wrong type": (["U2SEG.MASKS.MASKCUT.TAU", "much"], "expected float"),
+    "out of range": (["U2SEG.MASKS.MASKCUT.TAU", "7"], "-1..1"),
+    "odd number of words": (["U2SEG.MASKS.MASKCUT.TAU"], "pairs KEY VALUE"),
     "unknown extractor": (["U2SEG.FEATURES.NAME", "dino_vits9"], "Did you mean 'dino_vits8'"),
     "unknown refiner": (["U2SEG.MASKS.REFINER", "crf"], "known are dense_crf, none"),
     "missing weights": (
-        ["U2SEG.FEATURES.NAME", "dino_vits8", "U2SEG.FEATURES.WEIGHTS", "/no/w.pth"],
+        ["U2SEG.FEATURES.NAME", "dino_vits8", "U2SEG.FEATURES.VIT.WEIGHTS", "/no/w.pth"],
         "weight file /no/w.pth does not exist",
     ),
     "unknown stage": (["--stages", "mask"], "known are masks, clusters"),
@@ -90,7 +90,7 @@ def test_usage_errors_exit_with_2_and_a_message(
 def test_debug_shows_the_traceback(
     config: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    extra = ["--debug", "U2SEG.MASKS.TAU", "7"]
+    extra = ["--debug", "U2SEG.MASKS.MASKCUT.TAU", "7"]
     assert load(TOOL).main(arguments(config, photos, tmp_path / "out", *extra)) == 2
     assert "Traceback" in capsys.readouterr().err
 

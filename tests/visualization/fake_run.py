@@ -153,7 +153,7 @@ def _labels_extra(labels: Path) -> None:
         write_json(labels / stage / "manifest.json", {
             "stage": stage, "settings_hash": "0" * 64, "inputs": {}, "files": {}, "counts": {},
             "version": "0.1.0", "seed": 0, "libraries": {"numpy": "2.4.6", "torch": "2.11.0"},
-            "settings": {"MASKS": {"TAU": 0.15, "NUM_MASKS": 3}},
+            "settings": {"MASKS": {"MASKCUT": {"TAU": 0.15, "NUM_MASKS": 3}}},
         })  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def test_page_is_whole_and_self_contained(folders, tmp_path):
     assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in page.links)
     assert page.tags.count("figure") == 5 * 5, "photo, masks, stuff, label, prediction"
     for word in ("thing_0", "stuff_1", "Showing 5 of 5", "broken/half.jpg", "total_loss",
-                 "Agreement with the pseudo-labels, not accuracy", "MASKS.TAU", "3 min 10 s",
+                 "Agreement with the pseudo-labels, not accuracy", "MASKCUT.TAU", "3 min 10 s",
                  "Clusters that hardly differ", "Judged by descriptors alone", "stuff_2",
                  "META_ARCHITECTURE", "2.11.0", "correspondence", "38.2"):  # fmt: skip
         assert word in page.words, word

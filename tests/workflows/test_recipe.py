@@ -228,8 +228,8 @@ def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
     stock = build_model(build_stock_cfg(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]))
     torch.save({"model": stock.state_dict()}, weights)
     detector = {
-        "PROPOSER": "cutler", "DETECTOR_SCORE": 0.1,
-        "DETECTOR_CONFIG": config, "DETECTOR_WEIGHTS": weights,
+        "PROPOSER": "cutler", "CUTLER.SCORE": 0.1,
+        "CUTLER.CONFIG": config, "CUTLER.WEIGHTS": weights,
     }  # fmt: skip
     settings = {**pairs(FAST), "U2SEG": {"MASKS": detector, "FEATURES": {"DEVICE": "cpu"}}}
     images = tmp_path / "data/images/train"

@@ -43,12 +43,12 @@ def describe(
     crops = mask_crops(
         inputs.pixels,
         arrays,
-        padding=settings.crop_padding,
+        padding=settings.crops.padding,
         paint=settings.descriptor == "masked_crop",
     )
-    if settings.crop_fit != "squash":  # the extractor makes them squares
+    if settings.crops.fit != "squash":  # the extractor makes them squares
         side = target_size(1, 1, extractor.patch_size, features)[0]
-        crops = [center_square(crop, side, FILTERS[settings.crop_resample]) for crop in crops]
-    rows = [crop.cls for crop in extractor.extract(crops, ("cls",), settings.crop_resample)]
+        crops = [center_square(crop, side, FILTERS[settings.crops.resample]) for crop in crops]
+    rows = [crop.cls for crop in extractor.extract(crops, ("cls",), settings.crops.resample)]
     finite = [row for row in rows if row is not None]
     return np.stack(finite).astype(np.float32) if len(finite) == len(masks) else None

@@ -98,12 +98,12 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         """Build from the ``CLUSTERS`` section."""
         return cls(
             settings.num_clusters,
-            init=settings.init,
-            n_init=settings.restarts,
-            max_iter=settings.iterations,
-            batch_size=settings.batch_size,
+            init=settings.kmeans.init,
+            n_init=settings.kmeans.restarts,
+            max_iter=settings.kmeans.iterations,
+            batch_size=settings.kmeans.batch_size,
             random_state=settings.seed,
-            backend=settings.backend,
+            backend=settings.kmeans.backend,
         )
 
     def fit(self, X: npt.ArrayLike | Rows, y: Any = None) -> KMeans:  # noqa: N803
@@ -183,7 +183,7 @@ def resolve_backend(name: str) -> str:
     CLUSTERERS.get(name)
     if importlib.util.find_spec(NEEDS[name]) is None:
         raise UserError(
-            f"U2SEG.CLUSTERS.BACKEND is {name!r}, but {NEEDS[name]} is not installed: "
+            f"U2SEG.CLUSTERS.KMEANS.BACKEND is {name!r}, but {NEEDS[name]} is not installed: "
             f"{install_command('labels')}, or set it to auto"
         )
     return name

@@ -30,7 +30,7 @@ def lloyd_sklearn(
     table = rows.resident()
     if not isinstance(table, ArrayRows):
         raise UserError(
-            f"U2SEG.CLUSTERS.BACKEND is 'sklearn', which needs all descriptors in memory: "
+            f"U2SEG.CLUSTERS.KMEANS.BACKEND is 'sklearn', which needs all descriptors in memory: "
             f"{len(rows)} x {rows.dim} are more than {RESIDENT_BYTES >> 20} MiB. Set it to auto"
         )
     points = table.read(0, len(table))

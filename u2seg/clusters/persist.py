@@ -52,9 +52,9 @@ class CentroidInfo:
             settings.normalize,
             settings.whiten,
             settings.pca,
-            settings.crop_fit if crops else "squash",
-            settings.crop_padding if crops else 0.0,
-            settings.crop_resample if crops else "lanczos",
+            settings.crops.fit if crops else "squash",
+            settings.crops.padding if crops else 0.0,
+            settings.crops.resample if crops else "lanczos",
         )
 
 

@@ -29,10 +29,3 @@ def require(ok: bool, key: str, value: Any, expected: str) -> None:
 def one_of(key: str, value: str, allowed: Sequence[str]) -> None:
     """Raise UserError unless ``value`` is allowed."""
     require(value in allowed, key, value, "one of " + ", ".join(allowed))
-
-
-def check_crf(section: str, settings: Any) -> None:
-    """Raise UserError if a width of the dense CRF's kernels is too small."""
-    for key in ("crf_gaussian_sxy", "crf_bilateral_sxy", "crf_bilateral_srgb"):
-        value = getattr(settings, key)
-        require(value >= 0.01, f"{section}.{key.upper()}", value, ">= 0.01")

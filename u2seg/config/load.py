@@ -11,18 +11,23 @@ import difflib
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import yaml
 
-from u2seg.config.schema import SECTIONS, Settings
+from u2seg.config.plugins import load_plugins, plugin_digests
+from u2seg.config.schema import Settings
+from u2seg.config.section import Section
 from u2seg.config.words import HOST_KEY, HOST_SECTIONS, flatten, override_pairs
 from u2seg.config.words import ROOT as ROOT
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes
 from u2seg.io.yamlfile import load_yaml, merge, parse_yaml
+from u2seg.registry import SETTINGS
+
+S = TypeVar("S", bound=Any)
 
 
 def load_settings(
@@ -43,12 +48,12 @@ def load_settings(
             key (with the closest known one), a value of the wrong type or out of range.
 
     Examples:
-        >>> load_settings(None, ["U2SEG.MASKS.TAU", "0.2"]).masks.tau
+        >>> load_settings(None, ["U2SEG.MASKS.MASKCUT.TAU", "0.2"]).masks.maskcut.tau
         0.2
-        >>> load_settings(None, ["U2SEG.MASKS.TAO", "0.2"])
+        >>> load_settings(None, ["U2SEG.RUN.THREAD", "2"])
         Traceback (most recent call last):
             ...
-        u2seg.errors.UserError: unknown key U2SEG.MASKS.TAO. Did you mean U2SEG.MASKS.TAU?
+        u2seg.errors.UserError: unknown key U2SEG.RUN.THREAD. Did you mean U2SEG.RUN.THREADS?
     """
     tree: dict[str, Any] = load_yaml(config_file) if config_file else {}
     tree = merge(tree, overrides_tree(overrides))
@@ -59,7 +64,8 @@ def load_settings(
         _check_host_key(key, host_keys)
     if not isinstance(node, dict):
         raise UserError(f"{ROOT} must be a mapping of sections, found {node!r}")
-    return settings_from_tree(node)
+    plugins = load_plugins(node.get("PLUGINS") or (), config_file)
+    return settings_from_tree({**node, "PLUGINS": plugins})
 
 
 def overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -84,25 +90,61 @@ def overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
 
 def settings_from_tree(node: dict[str, Any]) -> Settings:
     """Return ``Settings`` from nested upper-case dictionaries (the ``U2SEG`` node)."""
-    known = [name.upper() for name in SECTIONS]
-    sections: dict[str, Any] = {}
-    for name, content in node.items():
-        _check_known(f"{ROOT}.{name}", [f"{ROOT}.{k}" for k in known])
-        if not isinstance(content, dict):
-            raise UserError(f"{ROOT}.{name} must be a mapping of keys, found {content!r}")
-        sections[str(name).lower()] = _section(str(name), content)
-    return Settings(**sections)
+    settings: Settings = section_from_tree(Settings(), node, ROOT)
+    return settings
 
 
-def _section(name: str, content: dict[str, Any]) -> Any:
-    kind = SECTIONS[name.lower()]
-    defaults = {f.name.upper(): f.default for f in fields(kind)}
-    values = {}
+def section_from_tree(default: S, content: Any, prefix: str) -> S:
+    """Return a settings object with the values of ``content`` in place of its own.
+
+    Args:
+        default: A settings object.
+        content: Its keys, in capitals, and their values; nodes of members are mappings again.
+        prefix: Its full name, e.g. ``U2SEG.MASKS``.
+
+    Raises:
+        UserError: for an unknown key or a value of the wrong type or out of range.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{prefix} must be a mapping of keys, found {content!r}")
+    known = {f.name.upper(): f for f in fields(default) if f.name != "extras"}
+    plugged = _plugged(default, prefix)
+    values: dict[str, Any] = {}
+    inner = [
+        f"{prefix}.{name}.{g.name.upper()}"
+        for name, f in known.items()
+        if is_dataclass(now := getattr(default, f.name))
+        for g in fields(now)
+    ]
+    extras = {type(extra): extra for extra in getattr(default, "extras", ())}
     for key, value in content.items():
-        full = f"{ROOT}.{name}.{key}"
-        _check_known(full, [f"{ROOT}.{name}.{k}" for k in defaults])
-        values[str(key).lower()] = _coerce(full, value, defaults[key])
-    return kind(**values)
+        full = f"{prefix}.{key}"
+        _check_known(full, [f"{prefix}.{name}" for name in (*known, *plugged)], inner)
+        if key in plugged:
+            extras[plugged[key]] = section_from_tree(plugged[key](), value, full)
+            continue
+        now = getattr(default, known[key].name)
+        nested = is_dataclass(now)
+        values[known[key].name] = (
+            section_from_tree(now, value, full) if nested else _coerce(full, value, now)
+        )
+    if extras:
+        values["extras"] = tuple(extras.values())
+    try:
+        return replace(default, **values)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:  # a plug-in's own check
+        raise UserError(f"{prefix}: {error}") from error
+
+
+def _plugged(section: Any, prefix: str) -> dict[str, type]:
+    """Return the nodes that plug-ins added to a section: name -> dataclass."""
+    if not isinstance(section, Section):
+        return {}
+    own = {f.name.upper() for f in fields(section)}
+    there = SETTINGS.get(prefix.rpartition(".")[2], {})
+    return {name: kind for name, kind in there.items() if name not in own}
 
 
 def _coerce(key: str, value: Any, default: Any) -> Any:
@@ -115,7 +157,9 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
         if number is not None:
             return number
     elif isinstance(default, tuple) and isinstance(value, list | tuple):
-        kind = type(default[0]) if default else float  # an empty default stands for numbers
+        text = not default and any(isinstance(item, str) for item in value)
+        # An empty default stands for numbers, or for paths.
+        kind = type(default[0]) if default else str if text else float
         items = tuple(_finite(item) if kind is float else item for item in value)
         if all(isinstance(item, kind) for item in items):
             return items
@@ -140,12 +184,12 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _check_known(key: str, known: Iterable[str]) -> None:
+def _check_known(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> None:
     known = list(known)
     if key in known:
         return
     # Only the last part is compared: with the sections in front everything looks alike.
-    names = {name.rpartition(".")[2]: name for name in known}
+    names = {name.rpartition(".")[2]: name for name in reversed([*known, *inner])}
     close = difflib.get_close_matches(key.rpartition(".")[2].upper(), names, n=1)
     hint = f"Did you mean {names[close[0]]}?" if close else f"Known are {', '.join(known)}"
     raise UserError(f"unknown key {key}. {hint}")
@@ -160,12 +204,21 @@ def _check_host_key(key: str, known: Collection[str]) -> None:
         raise UserError(f"unknown key {key}. Detectron2 writes its keys in capitals")
 
 
-def settings_tree(settings: Settings) -> dict[str, dict[str, Any]]:
+def settings_tree(settings: Settings) -> dict[str, Any]:
     """Return settings as the nested upper-case dictionaries of the ``U2SEG`` node."""
-    return {
-        section.upper(): {key.upper(): value for key, value in content.items()}
-        for section, content in asdict(settings).items()
-    }
+    tree: dict[str, Any] = section_tree(settings, ROOT)
+    return tree
+
+
+def section_tree(value: Any, prefix: str) -> Any:
+    """Return a settings object as nested dictionaries with keys in capitals."""
+    if not is_dataclass(value):
+        return value
+    names = [f.name for f in fields(value) if f.name != "extras"]
+    tree = {n.upper(): section_tree(getattr(value, n), f"{prefix}.{n.upper()}") for n in names}
+    for name, kind in _plugged(value, prefix).items():
+        tree[name] = section_tree(cast("Section", value).of(kind), f"{prefix}.{name}")
+    return tree
 
 
 def settings_hash(*sections: Any) -> str:
@@ -173,10 +226,20 @@ def settings_hash(*sections: Any) -> str:
 
     Examples:
         >>> from u2seg.config.schema import MaskSettings
-        >>> settings_hash(MaskSettings()) == settings_hash(MaskSettings(tau=0.15))
+        >>> settings_hash(MaskSettings()) == settings_hash(MaskSettings(tiles=0))
         True
-        >>> settings_hash(MaskSettings()) == settings_hash(MaskSettings(tau=0.2))
+        >>> settings_hash(MaskSettings()) == settings_hash(MaskSettings(tiles=2))
         False
     """
-    content = [[type(section).__name__, asdict(section)] for section in sections]
-    return hashlib.sha256(json_bytes(content)).hexdigest()
+    content = [[type(section).__name__, _canonical(section)] for section in sections]
+    return hashlib.sha256(json_bytes([*content, *plugin_digests()])).hexdigest()
+
+
+def _canonical(section: Any) -> dict[str, Any]:
+    """Return keys and values; of what plug-ins added those that are not at their defaults."""
+    tree: dict[str, Any] = asdict(section)
+    tree.pop("plugins", None)  # where they lie; what they say is in their digests
+    if isinstance(section, Section):
+        given = [extra for extra in section.extras if extra != type(extra)()]
+        tree["extras"] = sorted([type(extra).__name__, asdict(extra)] for extra in given)
+    return tree

@@ -6,17 +6,31 @@ A field ``num_masks`` of section ``MASKS`` is the YAML and command-line key
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import pickle
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from u2seg.config.checks import MAX_SEED, RESAMPLING
-from u2seg.config.checks import check_crf as _check_crf
 from u2seg.config.checks import one_of as _one_of
 from u2seg.config.checks import require as _require
+from u2seg.config.clusters import ClusterSettings as ClusterSettings
+from u2seg.config.clusters import CropSettings as CropSettings
+from u2seg.config.clusters import KMeansSettings as KMeansSettings
 from u2seg.config.evaldata import EVAL_FORMATS, EvalTree
 from u2seg.config.evaluation import EvalSettings as EvalSettings
+from u2seg.config.features import FeatureSettings as FeatureSettings
+from u2seg.config.features import FilterBankSettings as FilterBankSettings
+from u2seg.config.features import VitSettings as VitSettings
+from u2seg.config.masks import DetectorSettings as DetectorSettings
+from u2seg.config.masks import MaskCutSettings as MaskCutSettings
+from u2seg.config.masks import MaskSettings as MaskSettings
+from u2seg.config.masks import TokenCutSettings as TokenCutSettings
+from u2seg.config.plugins import load_plugins
 from u2seg.config.rounds import RecipeSettings as RecipeSettings
 from u2seg.config.rounds import RoundSettings as RoundSettings
+from u2seg.config.section import CrfSettings as CrfSettings
 from u2seg.config.semantics import SemanticSettings as SemanticSettings
+from u2seg.config.semantics import StegoSettings as StegoSettings
+from u2seg.config.semantics import StuffCrfSettings as StuffCrfSettings
 from u2seg.config.training import CopyPasteSettings as CopyPasteSettings
 from u2seg.config.training import TrainSettings as TrainSettings
 
@@ -43,205 +57,6 @@ class ImageSettings:
         expected = "at least one ending such as .jpg, lower case, with the dot"
         _require(good and len(self.extensions) > 0, "IMAGES.EXTENSIONS", self.extensions, expected)
         _require(self.max_pixels > 0, "IMAGES.MAX_PIXELS", self.max_pixels, "> 0")
-
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """Patch features.
-
-    Args:
-        name: A registered extractor: ``filter_bank`` (no weights) or a ViT such as
-            ``dino_vitb8`` (the paper's), ``dino_vits8``, ``dinov2_vits14``, ``dinov3_vits16``;
-            ``auto``: the best ViT whose weights can be had when a run begins, else
-            ``filter_bank``.
-        weights: Local file or URL of the ViT's weights; empty = from a cache of this machine, or
-            the hub.
-        sha256: Expected digest of ``weights``; empty = unchecked.
-        image_size: Side of the resized image in pixels (MaskCut: 480); rounded to patches.
-        resize: ``square`` squashes to image_size x image_size (the reference), ``keep`` keeps
-            the aspect ratio with about the same number of patches.
-        resample: Filter of that resizing: ``lanczos`` (MaskCut), ``bicubic``, ``bilinear``,
-            ``nearest``.
-        patch_size: Side of a patch of ``filter_bank`` in pixels; a ViT has its own.
-        position_scale: ``filter_bank``: share of the image's side that counts as one kernel
-            width in the ``key`` facet; smaller = more compact masks, > 0.
-        precision: ``fp32`` or ``bf16`` for the ViT forward pass.
-        batch_size: Images per forward pass of a GPU, and read at a time, >= 1.
-        device: ``auto`` (GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` ...
-    """
-
-    name: str = "filter_bank"
-    weights: str = ""
-    sha256: str = ""
-    image_size: int = 480
-    resize: str = "square"
-    resample: str = "lanczos"
-    patch_size: int = 8
-    position_scale: float = 0.33
-    precision: str = "fp32"
-    batch_size: int = 4
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        _require(self.image_size >= 16, "FEATURES.IMAGE_SIZE", self.image_size, ">= 16")
-        _one_of("FEATURES.RESIZE", self.resize, ("square", "keep"))
-        _one_of("FEATURES.RESAMPLE", self.resample, RESAMPLING)
-        _require(1 <= self.patch_size <= 64, "FEATURES.PATCH_SIZE", self.patch_size, "1..64")
-        _require(self.position_scale > 0, "FEATURES.POSITION_SCALE", self.position_scale, "> 0")
-        _one_of("FEATURES.PRECISION", self.precision, ("fp32", "bf16"))
-        _require(self.batch_size >= 1, "FEATURES.BATCH_SIZE", self.batch_size, ">= 1")
-
-
-@dataclass(frozen=True)
-class MaskSettings:
-    """Class-agnostic masks (CutLER commit cca0a27, maskcut/maskcut.py).
-
-    Args:
-        proposer: A registered mask proposer: ``maskcut``; ``tokencut`` (one cut; published with
-            tau 0.2); ``cutler`` (what a trained Detectron2 model predicts, not refined again).
-        tau: Affinity threshold on the cosine similarity of two patches, -1..1. 0.15 made the
-            released ImageNet labels (for DINO keys).
-        eps: Affinity below the threshold, > 0.
-        num_masks: Cuts per image, N >= 1.
-        max_overlap: A cut whose IoU with the previous mask is above this is dropped, 0..1.
-        min_area: A later cut that covers no more than this share of the patches is dropped.
-        max_area: A cut that covers more than this share of the image is dropped; 1 = never
-            (the reference).
-        max_border: A mask that covers more than this share of the patches along the image's
-            border is dropped before refinement, 0..1; 1 = never (the reference).
-        score: ``cut``: 1 - NCut / 2; ``border``: that times the share of the image's border
-            outside the mask.
-        rule: After a refused cut, ``stop`` ends the search; ``released`` cuts the same graph
-            again and accepts the result, as the published code does.
-        painted: What becomes of patches under earlier masks: ``isolate`` keeps them as nodes
-            without edges (the reference), ``exclude`` removes them and goes on after a refused
-            cut.
-        backend: ``cpu`` cuts image by image; ``torch`` cuts batches where the features are (a
-            ViT's, MaskCut only), with the same masks; ``auto``: ``torch`` for features on a GPU.
-        detector_config: ``cutler``: YAML config of the model, Detectron2's own or this package's.
-        detector_weights: ``cutler``: local checkpoint, ``.pth`` or ``.pkl``.
-        detector_score: ``cutler``: masks with a lower score are dropped, 0..1.
-        detector_nms: ``cutler``: of two masks, of any class, with a higher IoU the one with the
-            lower score is dropped, 0..1; 1 = never.
-        tiles: Second pass for small objects: the masks of T x T overlapping tiles of the
-            photograph, each resized like a photograph, are added where the first pass found
-            nothing. 0 = off.
-        tile_max_area: Largest mask of a tile that counts, share of the tile, 0..1.
-        refiner: A registered mask refiner: ``dense_crf`` or ``none``.
-        min_refine_iou: Drop a mask whose IoU before / after refinement is below this, 0..1.
-        crf_iterations: Mean-field iterations, >= 1.
-        crf_gaussian_sxy, crf_gaussian_weight: Smoothness kernel: pixels, >= 0.01; weight.
-        crf_bilateral_sxy, crf_bilateral_srgb, crf_bilateral_weight: Appearance kernel: pixels,
-            grey levels 0..255, both >= 0.01; weight.
-    """
-
-    proposer: str = "maskcut"
-    tau: float = 0.15
-    eps: float = 1e-5
-    num_masks: int = 3
-    max_overlap: float = 0.5
-    min_area: float = 0.01
-    max_area: float = 1.0
-    max_border: float = 1.0
-    score: str = "cut"
-    rule: str = "stop"
-    painted: str = "isolate"
-    backend: str = "auto"
-    detector_config: str = ""
-    detector_weights: str = ""
-    detector_score: float = 0.5
-    detector_nms: float = 0.5
-    tiles: int = 0
-    tile_max_area: float = 0.25
-    refiner: str = "dense_crf"
-    min_refine_iou: float = 0.5
-    crf_iterations: int = 10
-    crf_gaussian_sxy: float = 3.0
-    crf_gaussian_weight: float = 7.0
-    crf_bilateral_sxy: float = 50.0
-    crf_bilateral_srgb: float = 5.0
-    crf_bilateral_weight: float = 10.0
-
-    def __post_init__(self) -> None:
-        _require(-1 <= self.tau <= 1, "MASKS.TAU", self.tau, "-1..1")
-        _require(0 < self.eps < 1, "MASKS.EPS", self.eps, "0 < eps < 1")
-        _require(self.num_masks >= 1, "MASKS.NUM_MASKS", self.num_masks, ">= 1")
-        for key in (
-            "max_overlap", "min_area", "max_area", "max_border", "min_refine_iou",
-            "detector_score", "detector_nms", "tile_max_area",
-        ):  # fmt: skip
-            value = getattr(self, key)
-            _require(0 <= value <= 1, f"MASKS.{key.upper()}", value, "0..1")
-        _one_of("MASKS.SCORE", self.score, ("cut", "border"))
-        _one_of("MASKS.RULE", self.rule, ("stop", "released"))
-        _one_of("MASKS.PAINTED", self.painted, ("isolate", "exclude"))
-        _one_of("MASKS.BACKEND", self.backend, ("auto", "cpu", "torch"))
-        known = self.tiles == 0 or 2 <= self.tiles <= 8
-        _require(known, "MASKS.TILES", self.tiles, "0 (off) or 2..8")
-        _require(self.crf_iterations >= 1, "MASKS.CRF_ITERATIONS", self.crf_iterations, ">= 1")
-        _check_crf("MASKS", self)
-
-
-@dataclass(frozen=True)
-class ClusterSettings:
-    """One id for similar objects: K-means over the masks of the whole data set.
-
-    Args:
-        num_clusters: K >= 1: the one key from which NUM_CLASSES of the ROI heads follows.
-            Published: 300, 800, 2911.
-        descriptor: ``masked_mean`` (mean patch feature inside the mask), ``crop_cls`` (CLS token
-            of the box crop; the published choice, needs a ViT) or ``masked_crop`` (the same with
-            the background painted in ImageNet's mean colour).
-        crop_fit: How a crop becomes a square: ``squash``, or ``center``, which cuts off the ends
-            of the longer side (the published choice).
-        crop_resample: Filter that resizes crops, as ``FEATURES.RESAMPLE`` (published: bilinear).
-        crop_padding: Share of the box's sides by which the crop grows on every side, 0..1.
-        whiten: ``none``; ``scale`` divides every dimension by its standard deviation
-            (MaskDistill); ``pca`` does so with the principal components, after centring.
-        pca: Keep so many principal components; 0 = no PCA (with ``whiten: pca`` all of them).
-        normalize: Scale descriptors to unit length, after whitening and PCA. The published
-            clusters were made without.
-        backend: ``auto`` (``faiss`` if it sees a GPU, else ``blocks``), ``blocks`` (skips
-            distances that cannot matter), ``faiss`` or ``sklearn`` (in memory only).
-        init: ``k-means++`` or ``random`` (the published choice).
-        iterations: Lloyd iterations at most, >= 1; with ``batch_size`` passes over the data.
-        restarts: Starts of which the best is kept, >= 1.
-        batch_size: Descriptors of a mini-batch; 0 = Lloyd's iterations over all.
-        centroids: Path of a saved ``centroids.npy`` to assign to instead of fitting.
-        seed: 0..2^32 - 1.
-    """
-
-    num_clusters: int = 300
-    descriptor: str = "masked_mean"
-    crop_fit: str = "squash"
-    crop_resample: str = "lanczos"
-    crop_padding: float = 0.0
-    whiten: str = "none"
-    pca: int = 0
-    normalize: bool = True
-    backend: str = "auto"
-    init: str = "k-means++"
-    iterations: int = 100
-    restarts: int = 1
-    batch_size: int = 0
-    centroids: str = ""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require(self.num_clusters >= 1, "CLUSTERS.NUM_CLUSTERS", self.num_clusters, ">= 1")
-        descriptors = ("masked_mean", "crop_cls", "masked_crop")
-        _one_of("CLUSTERS.DESCRIPTOR", self.descriptor, descriptors)
-        _one_of("CLUSTERS.CROP_FIT", self.crop_fit, ("squash", "center"))
-        _one_of("CLUSTERS.CROP_RESAMPLE", self.crop_resample, RESAMPLING)
-        _require(0 <= self.crop_padding <= 1, "CLUSTERS.CROP_PADDING", self.crop_padding, "0..1")
-        _one_of("CLUSTERS.WHITEN", self.whiten, ("none", "scale", "pca"))
-        _require(self.pca >= 0, "CLUSTERS.PCA", self.pca, ">= 0")
-        _one_of("CLUSTERS.BACKEND", self.backend, ("auto", "blocks", "faiss", "sklearn"))
-        _one_of("CLUSTERS.INIT", self.init, ("k-means++", "random"))
-        _require(self.iterations >= 1, "CLUSTERS.ITERATIONS", self.iterations, ">= 1")
-        _require(self.restarts >= 1, "CLUSTERS.RESTARTS", self.restarts, ">= 1")
-        _require(self.batch_size >= 0, "CLUSTERS.BATCH_SIZE", self.batch_size, ">= 0")
-        _require(0 <= self.seed <= MAX_SEED, "CLUSTERS.SEED", self.seed, f"0..{MAX_SEED}")
 
 
 @dataclass(frozen=True)
@@ -346,12 +161,18 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All sections. ``settings_hash`` of the sections a stage reads is in its manifest."""
+    """All sections. ``settings_hash`` of the sections a stage reads is in its manifest.
 
+    Args:
+        plugins: Python files that register implementations of their own, see
+            ``u2seg.config.plugins``; a relative path starts at the config file.
+    """
+
+    plugins: tuple[str, ...] = ()
     images: ImageSettings = ImageSettings()
-    features: FeatureSettings = FeatureSettings()
-    masks: MaskSettings = MaskSettings()
-    clusters: ClusterSettings = ClusterSettings()
+    features: FeatureSettings = FeatureSettings()  # noqa: RUF009 (frozen)
+    masks: MaskSettings = MaskSettings()  # noqa: RUF009 (frozen)
+    clusters: ClusterSettings = ClusterSettings()  # noqa: RUF009 (frozen)
     semantics: SemanticSettings = SemanticSettings()  # noqa: RUF009 (frozen)
     panoptic: PanopticSettings = PanopticSettings()
     run: RunSettings = RunSettings()
@@ -362,6 +183,19 @@ class Settings:
     recipe: RecipeSettings = RecipeSettings()  # noqa: RUF009 (frozen)
     eval: EvalSettings = EvalSettings()  # noqa: RUF009 (frozen)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take the plug-ins along to other processes."""
+        if not self.plugins:
+            return (type(self), tuple(getattr(self, f.name) for f in fields(self)))
+        bare = replace(self, plugins=())
+        return (_unpickled_with, (self.plugins, pickle.dumps(bare)))
 
-SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Settings)}
+
+def _unpickled_with(plugins: tuple[str, ...], content: bytes) -> Settings:
+    load_plugins(plugins)  # their classes must be there before their values
+    bare: Settings = pickle.loads(content)  # noqa: S301 - of our own parent process
+    return replace(bare, plugins=plugins)
+
+
+SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Settings)[1:]}
 """Section name (lower case) -> settings class."""

@@ -1,27 +1,31 @@
-"""Settings of the stuff labels, section ``SEMANTICS``; see ``u2seg.config.schema``."""
+"""Settings of the stuff labels: section ``SEMANTICS`` and its members."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from u2seg.config.checks import MAX_SEED, RESAMPLING, check_crf, one_of, require
+from u2seg.config.checks import MAX_SEED, RESAMPLING, one_of, require
+from u2seg.config.section import CrfSettings, Section
 
 
 @dataclass(frozen=True)
-class SemanticSettings:
-    """A stuff label for every pixel (STEGO commit eb4d6b5).
+class StuffCrfSettings(CrfSettings):
+    """The dense CRF that refines stuff maps; defaults are STEGO's."""
+
+    SECTION: ClassVar[str] = "SEMANTICS.DENSE_CRF"
+    gaussian_sxy: float = 1.0
+    gaussian_weight: float = 3.0
+    bilateral_sxy: float = 67.0
+    bilateral_srgb: float = 3.0
+    bilateral_weight: float = 4.0
+
+
+@dataclass(frozen=True)
+class StegoSettings:
+    """STEGO (commit eb4d6b5).
 
     Args:
-        method: A registered semantic segmenter: ``stego``, or ``kmeans_probe`` (K-means on patch
-            features, the baseline).
-        model: Path of a ``model.safetensors`` of an earlier run to label with instead of fitting;
-            empty = fit on these images.
-        crops: Training images made of each photograph: ``none`` (itself) or ``five`` (its corners
-            and its centre, the reference's training set; five times the features).
-        crop_ratio: Side of such a crop over the photograph's, 0 < r <= 1 (0.5).
-        resample: Filter that resizes photographs and crops for the features of stuff, as
-            ``FEATURES.RESAMPLE`` (the reference: ``nearest``).
-        num_classes: S, 1..254 stuff clusters; the semantic head has S + 1 classes.
         code_dim: Channels of the code, >= 1 (70).
         projection: ``nonlinear`` adds a one-hidden-layer head to the linear one (the reference's
             default), ``linear`` has the linear head alone.
@@ -47,20 +51,8 @@ class SemanticSettings:
             on sampled features, which is several times cheaper.
         probe_start: ``kmeans`` starts the cluster probe from K-means of the codes when a quarter
             of the steps is left; ``random`` from random directions (the reference).
-        max_pixels: Maps of larger images are computed at this many pixels and enlarged, >= 1
-            (320 x 320, where the reference evaluates and its CRF is tuned).
-        crf: Refine the predicted map with a dense CRF.
-        flip: Average code over the image and its mirror image.
-        crf_*: As in ``MaskSettings``; defaults are STEGO's.
-        seed: 0..2^32 - 1.
     """
 
-    method: str = "stego"
-    model: str = ""
-    num_classes: int = 27
-    crops: str = "none"
-    crop_ratio: float = 0.5
-    resample: str = "lanczos"
     code_dim: int = 70
     projection: str = "nonlinear"
     dropout: float = 0.1
@@ -87,37 +79,65 @@ class SemanticSettings:
     stabilize: bool = False
     dense_codes: bool = False
     probe_start: str = "kmeans"
+
+    def __post_init__(self) -> None:
+        name = "SEMANTICS.STEGO"
+        require(0 <= self.dropout < 1, f"{name}.DROPOUT", self.dropout, "0 <= p < 1")
+        one_of(f"{name}.PROBE_START", self.probe_start, ("kmeans", "random"))
+        one_of(f"{name}.SHIFTS", self.shifts, ("fixed", "auto"))
+        one_of(f"{name}.PROJECTION", self.projection, ("nonlinear", "linear"))
+        for key in ("quantile_neg", "quantile_inter", "quantile_intra"):
+            value = getattr(self, key)
+            require(0 <= value <= 1, f"{name}.{key.upper()}", value, "0..1")
+        require(self.weight_rec >= 0, f"{name}.WEIGHT_REC", self.weight_rec, ">= 0")
+        for key in ("code_dim", "steps", "samples", "neighbors", "neg_samples"):
+            value = getattr(self, key)
+            require(value >= 1, f"{name}.{key.upper()}", value, ">= 1")
+        require(self.batch_size >= 2, f"{name}.BATCH_SIZE", self.batch_size, ">= 2")
+        for key in ("lr", "probe_lr"):
+            value = getattr(self, key)
+            require(value > 0, f"{name}.{key.upper()}", value, "> 0")
+
+
+@dataclass(frozen=True)
+class SemanticSettings(Section):
+    """A stuff label for every pixel.
+
+    Args:
+        method: A registered semantic segmenter: ``stego``, or ``kmeans_probe`` (K-means on patch
+            features, the baseline).
+        model: Path of a ``model.safetensors`` of an earlier run to label with instead of fitting;
+            empty = fit on these images.
+        num_classes: S, 0..254 stuff clusters; the semantic head has S + 1 classes. 0 = no stuff.
+        crops: Training images made of each photograph: ``none`` (itself) or ``five`` (its corners
+            and its centre, the reference's training set; five times the features).
+        crop_ratio: Side of such a crop over the photograph's, 0 < r <= 1 (0.5).
+        resample: Filter that resizes photographs and crops for the features of stuff, as
+            ``FEATURES.RESAMPLE`` (the reference: ``nearest``).
+        max_pixels: Maps of larger images are computed at this many pixels and enlarged, >= 1
+            (320 x 320, where the reference evaluates and its CRF is tuned).
+        crf: Refine the predicted map with a dense CRF.
+        flip: Average code over the image and its mirror image.
+        seed: 0..2^32 - 1.
+    """
+
+    method: str = "stego"
+    model: str = ""
+    num_classes: int = 27
+    crops: str = "none"
+    crop_ratio: float = 0.5
+    resample: str = "lanczos"
     max_pixels: int = 102_400
     crf: bool = True
     flip: bool = True
-    crf_iterations: int = 10
-    crf_gaussian_sxy: float = 1.0
-    crf_gaussian_weight: float = 3.0
-    crf_bilateral_sxy: float = 67.0
-    crf_bilateral_srgb: float = 3.0
-    crf_bilateral_weight: float = 4.0
     seed: int = 0
+    stego: StegoSettings = StegoSettings()
+    dense_crf: StuffCrfSettings = StuffCrfSettings()
 
     def __post_init__(self) -> None:
-        require(1 <= self.num_classes <= 254, "SEMANTICS.NUM_CLASSES", self.num_classes, "1..254")
-        require(0 <= self.dropout < 1, "SEMANTICS.DROPOUT", self.dropout, "0 <= p < 1")
-        one_of("SEMANTICS.PROBE_START", self.probe_start, ("kmeans", "random"))
+        require(0 <= self.num_classes <= 254, "SEMANTICS.NUM_CLASSES", self.num_classes, "0..254")
         one_of("SEMANTICS.CROPS", self.crops, ("none", "five"))
         one_of("SEMANTICS.RESAMPLE", self.resample, RESAMPLING)
-        one_of("SEMANTICS.SHIFTS", self.shifts, ("fixed", "auto"))
-        for key in ("quantile_neg", "quantile_inter", "quantile_intra"):
-            value = getattr(self, key)
-            require(0 <= value <= 1, f"SEMANTICS.{key.upper()}", value, "0..1")
-        one_of("SEMANTICS.PROJECTION", self.projection, ("nonlinear", "linear"))
         require(0 < self.crop_ratio <= 1, "SEMANTICS.CROP_RATIO", self.crop_ratio, "0 < r <= 1")
-        require(self.weight_rec >= 0, "SEMANTICS.WEIGHT_REC", self.weight_rec, ">= 0")
-        counts = ("code_dim", "steps", "samples", "neighbors", "neg_samples", "crf_iterations")
-        for key in (*counts, "max_pixels"):
-            value = getattr(self, key)
-            require(value >= 1, f"SEMANTICS.{key.upper()}", value, ">= 1")
-        require(self.batch_size >= 2, "SEMANTICS.BATCH_SIZE", self.batch_size, ">= 2")
-        check_crf("SEMANTICS", self)
-        for key in ("lr", "probe_lr"):
-            value = getattr(self, key)
-            require(value > 0, f"SEMANTICS.{key.upper()}", value, "> 0")
+        require(self.max_pixels >= 1, "SEMANTICS.MAX_PIXELS", self.max_pixels, ">= 1")
         require(0 <= self.seed <= MAX_SEED, "SEMANTICS.SEED", self.seed, f"0..{MAX_SEED}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from u2seg.config.load import ROOT, settings_from_tree, settings_tree
+from u2seg.config.plugins import load_plugins
 from u2seg.config.schema import Settings
 
 
@@ -20,17 +21,10 @@ def add_u2seg_config(cfg: Any) -> None:
     """
     if ROOT in cfg:
         return
-    node_class = type(cfg)
-    root = node_class()
-    for section, content in settings_tree(Settings()).items():
-        node = node_class()
-        for key, value in content.items():
-            node[key] = value
-        root[section] = node
-    cfg[ROOT] = root
+    cfg[ROOT] = type(cfg)(settings_tree(Settings()))
 
 
 def settings_from_cfg(cfg: Any) -> Settings:
     """Return the validated settings of ``cfg.U2SEG``; UserError for a bad value."""
-    tree = {section: dict(content.items()) for section, content in cfg[ROOT].items()}
-    return settings_from_tree(tree)
+    load_plugins(cfg[ROOT].PLUGINS)  # in a process that was handed the config alone
+    return settings_from_tree(cfg[ROOT])

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.config.schema import MaskSettings, SemanticSettings
+from u2seg.config.schema import CrfSettings
 from u2seg.crf.filtering import NARROW, half_tanh, softmax
 from u2seg.crf.parallel import Threads, default_threads
 from u2seg.crf.permutohedral import PermutohedralLattice
@@ -46,14 +46,14 @@ class CrfKernels:
     bilateral_weight: float
 
     @classmethod
-    def from_settings(cls, settings: MaskSettings | SemanticSettings) -> CrfKernels:
-        """Return the ``crf_*`` fields of a stage's settings."""
+    def from_settings(cls, settings: CrfSettings) -> CrfKernels:
+        """Return the kernels of some settings."""
         return cls(
-            gaussian_sxy=settings.crf_gaussian_sxy,
-            gaussian_weight=settings.crf_gaussian_weight,
-            bilateral_sxy=settings.crf_bilateral_sxy,
-            bilateral_srgb=settings.crf_bilateral_srgb,
-            bilateral_weight=settings.crf_bilateral_weight,
+            gaussian_sxy=settings.gaussian_sxy,
+            gaussian_weight=settings.gaussian_weight,
+            bilateral_sxy=settings.bilateral_sxy,
+            bilateral_srgb=settings.bilateral_srgb,
+            bilateral_weight=settings.bilateral_weight,
         )
 
 

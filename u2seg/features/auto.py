@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,13 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 FILTER_BANK: dict[str, dict[str, Any]] = {
-    "features": {"image_size": 320, "resize": "keep", "position_scale": 1.0},
-    "masks": {"tau": 0.28, "max_border": 0.4, "score": "border", "crf_bilateral_sxy": 25.0},
+    "features": {"image_size": 320, "resize": "keep", "filter_bank.position_scale": 1.0},
+    "masks": {
+        "maskcut.tau": 0.28,
+        "max_border": 0.4,
+        "score": "border",
+        "dense_crf.bilateral_sxy": 25.0,
+    },
 }
 """What suits the filter bank, as in ``configs/quickstart/quickstart.yaml``."""
 
@@ -36,8 +42,8 @@ def resolve(settings: Settings, record: Path | None = None) -> Settings:
         at their defaults; the descriptor is then ``masked_mean``, as there are no CLS tokens.
 
     Raises:
-        UserError: for ``FEATURES.WEIGHTS`` that cannot be read or fit no ViT that is known here,
-            a garbled record, or with ``--offline`` weights that are not on this machine, if the run
+        UserError: for ``FEATURES.VIT.WEIGHTS`` that cannot be read or fit no known ViT, a
+            garbled record, or with ``--offline`` weights that are not on this machine, if the run
             has not begun.
     """
     features = settings.features
@@ -60,7 +66,7 @@ def _check_at_hand(features: FeatureSettings) -> None:
     from u2seg.features.weights import at_hand, fetch
 
     known = features.name in ARCHITECTURES or features.name.startswith("timm:")
-    if known and not features.weights and not at_hand(features.name, hub_of(features.name)):
+    if known and not features.vit.weights and not at_hand(features.name, hub_of(features.name)):
         fetch(features.name, hub_of(features.name))  # says what is missing
 
 
@@ -80,9 +86,9 @@ def choose(features: FeatureSettings) -> tuple[str, str]:
     from u2seg.features.weights import RELEASED, at_hand, fetch, local_weights
     from u2seg.io.checkpoints import load_checkpoint
 
-    if features.weights:
-        given = local_weights(features.weights, features.sha256)
-        return vit_of(load_checkpoint(given, features.sha256), given), f"of {given}"
+    if features.vit.weights:
+        given = local_weights(features.vit.weights, features.vit.sha256)
+        return vit_of(load_checkpoint(given, features.vit.sha256), given), f"of {given}"
     best = [*RELEASED, *(name for name in ARCHITECTURES if name not in RELEASED)]
     for name in best:
         if path := at_hand(name, hub_of(name)):
@@ -92,7 +98,7 @@ def choose(features: FeatureSettings) -> tuple[str, str]:
     except UserError as error:
         logger.warning(
             "no weights of a ViT are at hand and none can be had (%s); the filter bank sees colour "
-            "and texture only. With weights from elsewhere: U2SEG.FEATURES.WEIGHTS FILE", error,
+            "and texture only. With weights from elsewhere: U2SEG.FEATURES.VIT.WEIGHTS FILE", error,
         )  # fmt: skip
         return "filter_bank", "no weights can be had"
 
@@ -102,11 +108,16 @@ def _for_filter_bank(settings: Settings) -> Settings:
     defaults = Settings()
     for name, values in FILTER_BANK.items():
         section, default = getattr(settings, name), getattr(defaults, name)
-        unset = {k: v for k, v in values.items() if getattr(section, k) == getattr(default, k)}
+        get = {key: operator.attrgetter(key) for key in values}
+        unset = {k: v for k, v in values.items() if get[k](section) == get[k](default)}
         for key, value in unset.items():
             logger.info(
                 "U2SEG.%s.%s %s becomes %s, which suits the filter bank",
-                name.upper(), key.upper(), getattr(section, key), value,
+                name.upper(), key.upper(), get[key](section), value,
             )  # fmt: skip
-        sections[name] = replace(section, **unset)
+        for key, value in unset.items():
+            node, _, leaf = key.rpartition(".")
+            changed = replace(getattr(section, node), **{leaf: value}) if node else value
+            section = replace(section, **{node or leaf: changed})
+        sections[name] = section
     return replace(settings, **sections)

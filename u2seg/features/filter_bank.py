@@ -61,7 +61,7 @@ class FilterBank:
         settings: ``image_size``, ``resize``, ``resample`` and ``patch_size`` are used.
 
     Examples:
-        >>> bank = FilterBank(FeatureSettings(image_size=32, patch_size=8))
+        >>> bank = FilterBank(FeatureSettings(image_size=32))
         >>> (inputs,) = bank.extract([np.zeros((20, 30, 3), dtype=np.uint8)], ["key"])
         >>> features = inputs.facets["key"]
         >>> features.grid.shape, features.image_size
@@ -72,7 +72,7 @@ class FilterBank:
 
     def __init__(self, settings: FeatureSettings) -> None:
         self.settings = settings
-        self.patch_size = settings.patch_size
+        self.patch_size = settings.filter_bank.patch_size
         self.dim = 2 * FREQUENCIES
 
     def extract(
@@ -85,7 +85,7 @@ class FilterBank:
     def _one(self, image: Image, facets: Sequence[str], resample: str) -> ImageInputs:
         size = target_size(image.shape[0], image.shape[1], self.patch_size, self.settings)
         looks = describe_looks(resize_image(image, size, FILTERS[resample]), self.patch_size)
-        scales = {"key": self.settings.position_scale, "token": TOKEN_POSITION_SCALE}
+        scales = {"key": self.settings.filter_bank.position_scale, "token": TOKEN_POSITION_SCALE}
         arrays = {}
         for facet, scale in scales.items():
             if facet in facets or (facet == "token" and "cls" in facets):

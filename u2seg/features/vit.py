@@ -72,7 +72,7 @@ class VitExtractor:
         self.model = _create(settings).to(self.device).eval()
         self.patch_size = int(self.model.patch_embed.patch_size[0])
         self.dim = int(self.model.embed_dim)
-        self.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        self.dtype = torch.bfloat16 if settings.vit.precision == "bf16" else torch.float32
         mean_std = [self.model.pretrained_cfg[key] for key in ("mean", "std")]
         self._mean, self._std = (torch.tensor(v).view(3, 1, 1).to(self.device) for v in mean_std)
         # A tensor: a GPU would multiply by the rounded inverse of a plain number.
@@ -212,7 +212,7 @@ def _create(settings: FeatureSettings) -> Any:
     if getattr(attention, "qkv", None) is None:  # some have the name and no fused projection
         raise UserError(f"{architecture!r} is not a plain ViT: it has no blocks[-1].attn.qkv")
     path = _weights_file(settings)
-    load_vit_weights(model, load_checkpoint(path, settings.sha256), path)
+    load_vit_weights(model, load_checkpoint(path, settings.vit.sha256), path)
     if resamples_as_dino(model):
         model._pos_embed = functools.partial(_add_positions, model)
     return model
@@ -277,17 +277,18 @@ def hub_of(name: str) -> str:
 
 
 def _weights_file(settings: FeatureSettings) -> Path:
-    if settings.weights:
-        return local_weights(settings.weights, settings.sha256)
+    if settings.vit.weights:
+        return local_weights(settings.vit.weights, settings.vit.sha256)
     hub_id = hub_of(settings.name)
     try:
         path = at_hand(settings.name, hub_id) or fetch(settings.name, hub_id)
     except UserError as error:
         raise UserError(
-            f"{error}. Without network, download them elsewhere and set U2SEG.FEATURES.WEIGHTS to "
-            "the file, or use U2SEG.FEATURES.NAME filter_bank, which needs none"
+            f"{error}. Without network, download them elsewhere and set "
+            "U2SEG.FEATURES.VIT.WEIGHTS to the file, or use U2SEG.FEATURES.NAME filter_bank, "
+            "which needs none"
         ) from error
-    check_sha256(path, settings.sha256)
+    check_sha256(path, settings.vit.sha256)
     return path
 
 

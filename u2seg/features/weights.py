@@ -100,7 +100,7 @@ def local_weights(weights: str, sha256: str = "", folder: Path | None = None) ->
         path = Path(weights).expanduser()
         if not path.is_file():
             raise UserError(
-                f"weight file {weights} does not exist (U2SEG.FEATURES.WEIGHTS). Give a local "
+                f"weight file {weights} does not exist (U2SEG.FEATURES.VIT.WEIGHTS). Give a local "
                 "file or a URL, or use U2SEG.FEATURES.NAME filter_bank, which needs no weights"
             )
         return path
@@ -154,7 +154,7 @@ def _pieces(url: str, name: str) -> Iterator[bytes]:
 
 def _no_download(url: str, error: Exception | str) -> str:
     return (
-        f"cannot download {url}: {error}. Download it elsewhere and set U2SEG.FEATURES.WEIGHTS "
+        f"cannot download {url}: {error}. Download it elsewhere and set U2SEG.FEATURES.VIT.WEIGHTS "
         "to the file"
     )
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.config.env import tell_spinning
+from u2seg.config.load import overrides_tree
+from u2seg.config.plugins import load_plugins
 from u2seg.config.schema import Settings
-from u2seg.config.words import flatten
+from u2seg.config.words import ROOT, flatten
 from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
 from u2seg.errors import UserError
 from u2seg.host.cfg_merge import Flat, merge_values, merge_words
 from u2seg.host.checks import check_host_settings, check_training_settings
-from u2seg.io.yamlfile import load_yaml
+from u2seg.io.yamlfile import load_yaml, merge
 from u2seg.structures.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -213,8 +215,11 @@ def _merged(
     cfg = get_cfg()
     # 0.5 alone has a number here, which also overrides WEIGHT_DECAY_NORM on biases of norms.
     cfg.SOLVER.WEIGHT_DECAY_BIAS = None
+    tree = load_yaml(config_file)
+    node = merge(tree, overrides_tree(overrides)).get(ROOT) or {}
+    plugins = load_plugins(node.get("PLUGINS") or (), config_file)  # they may add keys
     add_u2seg_config(cfg)
-    values = flatten(load_yaml(config_file))
+    values = flatten(tree)
     version = values.pop("VERSION", CONFIG_VERSION)
     if version != CONFIG_VERSION:
         raise UserError(f"{config_file}: VERSION is {version!r}, only {CONFIG_VERSION} is known")
@@ -222,7 +227,7 @@ def _merged(
     if others and not stock:
         raise UserError(
             f"{others[0]} in {config_file} is a key of CutLER's code. As "
-            "U2SEG.MASKS.DETECTOR_CONFIG the file can be used as it is; to train as CutLER does, "
+            "U2SEG.MASKS.CUTLER.CONFIG the file can be used as it is; to train as CutLER does, "
             "or to predict with its weights, take "
             "configs/ImageNet-InstanceSegmentation/cutler_R50.yaml"
         )
@@ -232,6 +237,7 @@ def _merged(
         values["MODEL.ROI_HEADS.NAME"] = _HEADS_OF_CUTLER[heads]
     merge_values(cfg, values, str(config_file))
     given = {**values, **merge_words(cfg, overrides)}
+    cfg.U2SEG.PLUGINS = plugins
     return cfg, given
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import DetectorSettings
 from u2seg.errors import UserError
 from u2seg.inference.segmenter import Segmenter
 from u2seg.io.atomic import sha256_bytes, sha256_file
@@ -28,7 +28,7 @@ class Detector:
     """A model with its thresholds; loaded when it is first called.
 
     Args:
-        settings: The ``detector_*`` fields are used.
+        settings: Config, weights and thresholds.
         device: ``auto``, ``cpu``, ``cuda`` ...; the config's own ``MODEL.DEVICE`` is not used.
 
     Raises:
@@ -36,18 +36,18 @@ class Detector:
             there.
     """
 
-    def __init__(self, settings: MaskSettings, device: str = "auto") -> None:
+    def __init__(self, settings: DetectorSettings, device: str = "auto") -> None:
         from u2seg.compat import prepare_host
 
         self.settings = settings
         self.device = device
-        for key in ("detector_config", "detector_weights"):
+        for key in ("config", "weights"):
             value = getattr(settings, key)
             if not value or not Path(value).is_file():
                 found = f"{value!r}, which is no file" if value else "empty"
                 raise UserError(
-                    f"U2SEG.MASKS.{key.upper()} is {found}: U2SEG.MASKS.PROPOSER cutler needs the "
-                    "YAML config and the local checkpoint of a trained Detectron2 model"
+                    f"U2SEG.MASKS.CUTLER.{key.upper()} is {found}: U2SEG.MASKS.PROPOSER cutler "
+                    "needs the YAML config and the local checkpoint of a trained Detectron2 model"
                 )
         prepare_host()
 
@@ -57,16 +57,16 @@ class Detector:
 
     def fingerprint(self) -> dict[str, str]:
         """Return digests of the merged config and of the weights."""
-        config = repr(load_yaml(self.settings.detector_config))
+        config = repr(load_yaml(self.settings.config))
         return {
             "config": sha256_bytes(config.encode()),
-            "weights": sha256_file(self.settings.detector_weights),
+            "weights": sha256_file(self.settings.weights),
         }
 
     @functools.cached_property
     def _segmenter(self) -> Segmenter:
-        path, weights = self.settings.detector_config, self.settings.detector_weights
-        score = self.settings.detector_score
+        path, weights = self.settings.config, self.settings.weights
+        score = self.settings.score
         if "U2SEG" not in load_yaml(path):
             return Segmenter.from_stock(path, weights, score, self.device)
         return Segmenter.from_config(path, weights, confidence=score, device=self.device)
@@ -83,13 +83,13 @@ class Detector:
         masks = self._segmenter(image).instances
         if masks is None:
             raise UserError(
-                f"the model of {self.settings.detector_config} predicts no instance masks: "
+                f"the model of {self.settings.config} predicts no instance masks: "
                 "U2SEG.MASKS.PROPOSER cutler needs one that does (MODEL.MASK_ON True)"
             )
         return good_masks(masks, self.settings)
 
 
-def good_masks(masks: Sequence[InstanceMask], settings: MaskSettings) -> list[InstanceMask]:
+def good_masks(masks: Sequence[InstanceMask], settings: DetectorSettings) -> list[InstanceMask]:
     """Return the predicted masks that are sure enough and no duplicates.
 
     Args:
@@ -102,6 +102,6 @@ def good_masks(masks: Sequence[InstanceMask], settings: MaskSettings) -> list[In
     chosen = [
         replace(mask, bbox=tuple(coco_mask.toBbox(mask.rle).tolist()), cluster=None)
         for mask in masks
-        if mask.score >= settings.detector_score and mask.area
+        if mask.score >= settings.score and mask.area
     ]
-    return suppress(chosen, settings.detector_nms)
+    return suppress(chosen, settings.nms)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import DetectorSettings, MaskCutSettings
 from u2seg.errors import UserError
 from u2seg.masks.maskcut import PatchMask, maskcut
 from u2seg.registry import Registry
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
 
-MASK_PROPOSERS = Registry("mask proposer", locations=("u2seg.masks.tokencut",))
+MASK_PROPOSERS = Registry("mask proposer", locations=("u2seg.masks.tokencut",), section="MASKS")
 DETECTOR = "cutler"
 """The proposer that looks at photographs instead of features: a trained detector."""
 
@@ -22,7 +22,7 @@ DETECTOR = "cutler"
 class MaskProposer(Protocol):
     """Finds object masks in the patch features of one image. Members of ``MASK_PROPOSERS``."""
 
-    def __call__(self, features: PatchFeatures, settings: MaskSettings) -> list[PatchMask]:
+    def __call__(self, features: PatchFeatures, settings: Any) -> list[PatchMask]:
         """Return masks at patch resolution, best first; possibly none."""
         ...
 
@@ -42,11 +42,11 @@ class ImageProposer(Protocol):
         ...
 
 
-MASK_PROPOSERS.register("maskcut")(maskcut)
+MASK_PROPOSERS.register("maskcut", settings=MaskCutSettings, needs=("key",))(maskcut)
 
 
-@MASK_PROPOSERS.register(DETECTOR)
-def needs_detector(features: PatchFeatures, settings: MaskSettings) -> list[PatchMask]:
+@MASK_PROPOSERS.register(DETECTOR, settings=DetectorSettings)
+def needs_detector(features: PatchFeatures, settings: DetectorSettings) -> list[PatchMask]:
     """Raise UserError: a detector looks at photographs, not at features."""
     raise detector_missing()
 
@@ -55,5 +55,5 @@ def detector_missing() -> UserError:
     """Return the error for masks asked of a detector that nobody handed over."""
     return UserError(
         f"U2SEG.MASKS.PROPOSER {DETECTOR} needs a detector: label with u2seg label, "
-        "which loads U2SEG.MASKS.DETECTOR_CONFIG, or give generate_labels(..., detector=...)"
+        "which loads U2SEG.MASKS.CUTLER.CONFIG, or give generate_labels(..., detector=...)"
     )

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import MaskCutSettings
 from u2seg.masks.batched_ncut import BatchGraph, cut_vectors, first_index
 from u2seg.masks.maskcut import TIE
 from u2seg.masks.ncut import DENSE_LIMIT
@@ -53,7 +53,7 @@ class _State:
 
 
 @torch.inference_mode()
-def maskcut_batch(features: Tensor, settings: MaskSettings) -> BatchMasks:
+def maskcut_batch(features: Tensor, settings: MaskCutSettings) -> BatchMasks:
     """Return up to ``settings.num_masks`` disjoint object masks of every image.
 
     Args:
@@ -85,7 +85,7 @@ def maskcut_batch(features: Tensor, settings: MaskSettings) -> BatchMasks:
 
 
 def _next_component(
-    graph: BatchGraph, state: _State, shape: tuple[int, int], settings: MaskSettings
+    graph: BatchGraph, state: _State, shape: tuple[int, int], settings: MaskCutSettings
 ) -> Tensor:
     """Return the component of this round's cut, (B, n) bool; images without a cut end here."""
     live = ~state.painted
@@ -101,7 +101,7 @@ def _next_component(
 
 
 def _paint(
-    component: Tensor, state: _State, settings: MaskSettings, first: bool
+    component: Tensor, state: _State, settings: MaskCutSettings, first: bool
 ) -> tuple[Tensor, Tensor]:
     """Refuse or accept this round's components; return the masks and which of them count."""
     no = refused(component, state.previous, settings) & state.active
@@ -222,7 +222,7 @@ def _lowest_around(labels: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tens
     return torch.where(mask, lowest.flatten(1), labels)
 
 
-def refused(component: Tensor, previous: Tensor, settings: MaskSettings) -> Tensor:
+def refused(component: Tensor, previous: Tensor, settings: MaskCutSettings) -> Tensor:
     """Return (B,) bool, whether cuts after the first are refused, as ``maskcut.refused``."""
     common = (component & previous).sum(dim=1).double()
     union = (component | previous).sum(dim=1)

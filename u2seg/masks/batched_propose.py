@@ -136,7 +136,7 @@ def propose_batch(
             f"a batch needs as many features, pixels and sizes as images, got {len(features)}, "
             f"{len(pixels)} and {len(sizes)}"
         )
-    cuts = select_batch(maskcut_batch(features, settings), settings)
+    cuts = select_batch(maskcut_batch(features, settings.maskcut), settings)
     return MaskBatch(cuts, refine_cuts(cuts, pixels, settings), sizes)
 
 
@@ -147,7 +147,7 @@ def refine_cuts(cuts: BatchMasks, pixels: Tensor, settings: MaskSettings) -> Ref
     Args:
         cuts: Of ``maskcut_batch``.
         pixels: (B, H, W, 3) uint8 RGB on the same device.
-        settings: ``refiner``, ``min_refine_iou`` and the ``crf_*`` fields are used.
+        settings: ``refiner``, ``min_refine_iou`` and ``dense_crf`` are used.
 
     Raises:
         ValueError: if the refiner is not one of ``REFINERS``, or ``pixels`` do not fit.
@@ -158,8 +158,8 @@ def refine_cuts(cuts: BatchMasks, pixels: Tensor, settings: MaskSettings) -> Ref
     coarse = upsample_nearest(cuts.grids, (pixels.shape[1], pixels.shape[2]))
     masks, fits, closed = coarse, torch.ones_like(cuts.settled), torch.ones_like(cuts.settled)
     if settings.refiner == "dense_crf":
-        crf = BatchDenseCrf(pixels, CrfKernels.from_settings(settings))
-        foreground = crf.refine_masks(coarse, settings.crf_iterations) > 0.5
+        crf = BatchDenseCrf(pixels, CrfKernels.from_settings(settings.dense_crf))
+        foreground = crf.refine_masks(coarse, settings.dense_crf.iterations) > 0.5
         filled, ended = fill_holes(foreground.flatten(0, 1))
         masks = filled.reshape(coarse.shape)
         closed = (ended.reshape(cuts.valid.shape) | ~cuts.valid).all(dim=1)

@@ -1,6 +1,6 @@
 """MaskCut: repeated normalised cuts on one image's patch features.
 
-Shapes: h x w patches. Every rule is one function; constants come with ``MaskSettings``.
+Shapes: h x w patches. Every rule is one function; constants come with ``MaskCutSettings``.
 Source: Wang et al., "Cut and Learn for Unsupervised Object Detection and Instance
 Segmentation", 2023, section 3.2; CutLER commit cca0a27, maskcut/maskcut.py; the seed component
 from TokenCut. Deliberate differences from that code:
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import MaskCutSettings
 from u2seg.masks.bitgraph import BitGraph
 from u2seg.masks.ncut import cut_vector
 from u2seg.structures.features import PatchFeatures
@@ -44,7 +44,7 @@ class PatchMask:
     score: float
 
 
-def maskcut(features: PatchFeatures, settings: MaskSettings) -> list[PatchMask]:
+def maskcut(features: PatchFeatures, settings: MaskCutSettings) -> list[PatchMask]:
     """Return up to ``settings.num_masks`` disjoint object masks of one image.
 
     Args:
@@ -201,7 +201,7 @@ def _plateau(values: npt.NDArray[np.float64]) -> Grid:
     return tied
 
 
-def refused(component: Grid, previous: Grid | None, settings: MaskSettings) -> bool:
+def refused(component: Grid, previous: Grid | None, settings: MaskCutSettings) -> bool:
     """Return whether a cut after the first repeats the previous one or is too small.
 
     Args:
@@ -211,9 +211,9 @@ def refused(component: Grid, previous: Grid | None, settings: MaskSettings) -> b
 
     Examples:
         >>> a = np.array([[1, 1, 0, 0]], dtype=bool)
-        >>> refused(a, a, MaskSettings()), refused(a, ~a, MaskSettings())
+        >>> refused(a, a, MaskCutSettings()), refused(a, ~a, MaskCutSettings())
         (True, False)
-        >>> refused(a, ~a, MaskSettings(min_area=0.5)), refused(a, None, MaskSettings())
+        >>> refused(a, ~a, MaskCutSettings(min_area=0.5)), refused(a, None, MaskCutSettings())
         (True, False)
     """
     if previous is None:

@@ -43,12 +43,15 @@ def propose_masks(
     Raises:
         UserError: if the proposer or refiner is unknown.
     """
-    cuts: list[PatchMask] = MASK_PROPOSERS.get(settings.proposer)(features, settings)
+    cuts: list[PatchMask] = MASK_PROPOSERS.get(settings.proposer)(
+        features, MASK_PROPOSERS.own(settings.proposer, settings)
+    )
     proposals = select(cuts, settings)
     if not proposals:
         return []
     work_image, coarse = at_work_size(image, proposals, work_size)
-    refined = MASK_REFINERS.get(settings.refiner)(work_image, coarse, settings)
+    own = MASK_REFINERS.own(settings.refiner, settings)
+    refined = MASK_REFINERS.get(settings.refiner)(work_image, coarse, own)
     return keep_masks(image, proposals, coarse, refined, settings)
 
 

@@ -6,31 +6,31 @@ Source: CutLER commit cca0a27, maskcut/crf.py and maskcut/maskcut.py.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_fill_holes
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import CrfSettings
 from u2seg.crf import CrfKernels, DenseCrf
 from u2seg.registry import Registry
 
 Masks = npt.NDArray[np.bool_]
 
-MASK_REFINERS = Registry("mask refiner")
+MASK_REFINERS = Registry("mask refiner", section="MASKS")
 
 
 class MaskRefiner(Protocol):
     """Improves the outlines of the masks of one image. Members of ``MASK_REFINERS``."""
 
-    def __call__(self, image: npt.NDArray[np.uint8], masks: Masks, settings: MaskSettings) -> Masks:
+    def __call__(self, image: npt.NDArray[np.uint8], masks: Masks, settings: Any) -> Masks:
         """Return refined masks in the order given.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             masks: (N, H, W) bool; N may be 0.
-            settings: The refiner reads its own fields.
+            settings: Its own, of the dataclass it was registered with.
 
         Returns:
             (N, H, W) bool, a new array; a mask may come back empty.
@@ -41,12 +41,12 @@ class MaskRefiner(Protocol):
         ...
 
 
-@MASK_REFINERS.register("dense_crf")
-def dense_crf_refiner(image: npt.NDArray[np.uint8], masks: Masks, settings: MaskSettings) -> Masks:
+@MASK_REFINERS.register("dense_crf", settings=CrfSettings)
+def dense_crf_refiner(image: npt.NDArray[np.uint8], masks: Masks, settings: CrfSettings) -> Masks:
     """Return masks after a dense CRF, the more likely label per pixel, holes filled.
 
     Every mask is a two-label CRF of its own; all share the image's lattice. See
-    ``MaskRefiner`` for arguments and errors; the ``crf_*`` fields of ``settings`` are read.
+    ``MaskRefiner`` for arguments and errors.
 
     Examples:
         A pixel missed inside a bright square is found again:
@@ -56,19 +56,19 @@ def dense_crf_refiner(image: npt.NDArray[np.uint8], masks: Masks, settings: Mask
         >>> mask = image[..., 0] > 0
         >>> missed = mask.copy()
         >>> missed[3, 3] = False
-        >>> settings = MaskSettings(crf_gaussian_weight=1.0)
+        >>> settings = CrfSettings(gaussian_weight=1.0)
         >>> bool((dense_crf_refiner(image, missed[None], settings)[0] == mask).all())
         True
     """
     if len(masks) == 0:
         return masks.copy()
     crf = DenseCrf(image, CrfKernels.from_settings(settings))
-    foreground = crf.refine_masks(masks, settings.crf_iterations)
+    foreground = crf.refine_masks(masks, settings.iterations)
     return np.stack([fill_holes(q > 0.5) for q in foreground])
 
 
 @MASK_REFINERS.register("none")
-def no_refiner(image: npt.NDArray[np.uint8], masks: Masks, settings: MaskSettings) -> Masks:
+def no_refiner(image: npt.NDArray[np.uint8], masks: Masks, settings: Any) -> Masks:
     """Return a copy of the masks; ValueError if they do not fit the image."""
     if masks.ndim != 3 or masks.shape[1:] != image.shape[:2]:
         raise ValueError(f"masks {masks.shape} do not fit the image {image.shape}")

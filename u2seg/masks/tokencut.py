@@ -3,7 +3,7 @@
 Shapes: h x w patches.
 Source: Wang et al., "Self-Supervised Transformers for Unsupervised Object Discovery using
 Normalized Cut", 2022, section 3; TokenCut commit fed52cd, object_discovery.py. Published with tau
-0.2 (``U2SEG.MASKS.TAU``) on keys of ViT-S/16 and the aspect ratio kept. The bounding box is the
+0.2 on keys of ViT-S/16 and the aspect ratio kept. The bounding box is the
 component's, which every ``InstanceMask`` carries.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.config.schema import MaskSettings
+from u2seg.config.schema import TokenCutSettings
 from u2seg.masks.base import MASK_PROPOSERS
 from u2seg.masks.bitgraph import BitGraph
 from u2seg.masks.maskcut import (
@@ -27,8 +27,8 @@ from u2seg.masks.ncut import fix_sign
 from u2seg.structures.features import PatchFeatures
 
 
-@MASK_PROPOSERS.register("tokencut")
-def tokencut(features: PatchFeatures, settings: MaskSettings) -> list[PatchMask]:
+@MASK_PROPOSERS.register("tokencut", settings=TokenCutSettings, needs=("key",))
+def tokencut(features: PatchFeatures, settings: TokenCutSettings) -> list[PatchMask]:
     """Return the one object of an image.
 
     No rule of MaskCut's applies beyond the cut itself: neither corners nor areas are looked at.

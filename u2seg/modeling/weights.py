@@ -62,7 +62,7 @@ def to_host_layout(content: dict[str, Any], file_name: str) -> dict[str, Any]:
         raise UserError(
             f"{file_name} is a whole DINO training, with teacher and student: of a ResNet, "
             "u2seg convert makes a file for MODEL.WEIGHTS; a ViT belongs into "
-            "U2SEG.FEATURES.WEIGHTS"
+            "U2SEG.FEATURES.VIT.WEIGHTS"
         )
     else:
         loaded = {"model": content}

@@ -65,7 +65,7 @@ class ClusterStage(Stage):
     def check(self) -> None:
         """Look the names up, and saved centroids."""
         check_name(self.context.settings.features)
-        resolve_backend(self.context.settings.clusters.backend)
+        resolve_backend(self.context.settings.clusters.kmeans.backend)
         self.extra_plan()
 
     def works(self) -> dict[str, Work]:
@@ -91,8 +91,8 @@ class ClusterStage(Stage):
         if len(rows) == 0:
             raise UserError(
                 "no mask was found in any image, so there is nothing to cluster: change "
-                "U2SEG.MASKS.TAU (with all pairs of patches above it, or none, nothing can be cut) "
-                "or use stronger features"
+                "U2SEG.MASKS.MASKCUT.TAU (with all pairs of patches above it, or none, nothing can "
+                "be cut) or use stronger features"
             )
         settings = self.context.settings.clusters
         if settings.centroids:

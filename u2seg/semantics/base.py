@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from u2seg.semantics.neighbors import NeighborCache
 
 SEMANTIC_SEGMENTERS = Registry(
-    "semantic segmenter", locations=("u2seg.semantics.kmeans_probe", "u2seg.semantics.stego")
+    "semantic segmenter",
+    locations=("u2seg.semantics.kmeans_probe", "u2seg.semantics.stego"),
+    section="SEMANTICS",
 )
 """Members are classes: ``cls(settings, in_dim)`` makes a segmenter that is not fitted yet,
 ``cls.load(path)`` a fitted one."""

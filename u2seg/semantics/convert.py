@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import SemanticSettings, StegoSettings
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file
 from u2seg.io.checkpoints import load_checkpoint
@@ -68,8 +68,10 @@ def convert_stego(source: Path | str, target: Path | str) -> str:
     features = _FEATURES.get((patches[0], patches[-1]), "")
     settings = SemanticSettings(
         num_classes=len(tensors["probe.clusters"]),
-        code_dim=tensors["probe.clusters"].shape[-1],
-        projection="nonlinear" if nonlinear else "linear",
+        stego=StegoSettings(
+            code_dim=tensors["probe.clusters"].shape[-1],
+            projection="nonlinear" if nonlinear else "linear",
+        ),
     )
     if not features:
         raise UserError(f"{source} is on a ViT with patches {patches}, none of {_FEATURES}")
@@ -79,7 +81,7 @@ def convert_stego(source: Path | str, target: Path | str) -> str:
         raise UserError(f"{source} is damaged: {error}") from error
     save_model(target, METHOD, settings, patches[0], tensors)
     lines = [
-        f"STEGO on {features}: {settings.num_classes} clusters, codes of {settings.code_dim} "
+        f"STEGO on {features}: {settings.num_classes} clusters, codes of {settings.stego.code_dim} "
         "channels; left out: the ViT, the linear probe (trained on ground truth)",
         f"  from {source}  sha256 {sha256_file(source)}",
         f"  to   {target}  sha256 {sha256_file(target)}",

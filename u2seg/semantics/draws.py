@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import StegoSettings
 from u2seg.semantics.head import draw_dropout
 
 
@@ -34,7 +34,7 @@ class StepDraws:
 
 
 def draw_step(
-    settings: SemanticSettings, images: int, channels: int, generator: torch.Generator
+    settings: StegoSettings, images: int, channels: int, generator: torch.Generator
 ) -> StepDraws:
     """Return the draws of one step for ``images`` images of ``channels`` feature channels."""
     shape = (images, settings.samples, settings.samples, 2)

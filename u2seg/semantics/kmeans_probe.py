@@ -29,12 +29,12 @@ from u2seg.structures.features import PatchFeatures
 METHOD = "kmeans_probe"
 
 
-@SEMANTIC_SEGMENTERS.register(METHOD)
+@SEMANTIC_SEGMENTERS.register(METHOD, needs=("token",))
 class KMeansProbe:
     """See ``SemanticSegmenter``.
 
     Args:
-        settings: ``num_classes``, ``max_pixels``, ``crf*`` and ``seed`` are used.
+        settings: ``num_classes``, ``max_pixels``, ``crf``, ``dense_crf`` and ``seed`` are used.
         in_dim: D >= 1.
     """
 

@@ -10,16 +10,15 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from u2seg.config.load import section_from_tree, section_tree
 from u2seg.config.schema import SemanticSettings
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_bytes
 
-PREDICTION = (
-    "max_pixels", "crf", "flip", "crf_iterations", "crf_gaussian_sxy", "crf_gaussian_weight",
-    "crf_bilateral_sxy", "crf_bilateral_srgb", "crf_bilateral_weight",
-)  # fmt: skip
+PREDICTION = ("max_pixels", "crf", "flip", "dense_crf")
 """Settings that a fitted model takes from the run that uses it, not from the one that made it."""
 
+SECTION = "U2SEG.SEMANTICS"
 Model = TypeVar("Model")
 
 
@@ -41,7 +40,7 @@ def save_model(
     """
     from safetensors.torch import save
 
-    note = {"in_dim": in_dim, "settings": dataclasses.asdict(settings)}
+    note = {"in_dim": in_dim, "settings": section_tree(settings, SECTION)}
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(plain, {method: json.dumps(note, sort_keys=True)}))
 
@@ -75,7 +74,7 @@ def load_model(
         with safe_open(str(path), framework="pt") as file:
             note: dict[str, Any] = json.loads(file.metadata()[method])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        saved = SemanticSettings(**note["settings"])
+        saved = section_from_tree(SemanticSettings(), note["settings"], SECTION)
         settings = saved
         if current is not None:
             kept = {name: getattr(current, name) for name in PREDICTION}

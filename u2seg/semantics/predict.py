@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import CrfSettings, SemanticSettings
 from u2seg.crf import CrfKernels, DenseCrf
 from u2seg.io.images import resize_image
 from u2seg.semantics.head import CodeHead, grid_tensor
@@ -54,16 +54,16 @@ def log_probabilities(score: Score, code: Tensor, size: tuple[int, int]) -> Floa
     return result
 
 
-def refine(log_probs: Float, image: npt.NDArray[np.uint8], settings: SemanticSettings) -> Float:
+def refine(log_probs: Float, image: npt.NDArray[np.uint8], settings: CrfSettings) -> Float:
     """Return (S, H, W) float32 probabilities after the dense CRF.
 
     Args:
         log_probs: (S, H, W) float32.
         image: (H, W, 3) uint8 RGB. (Upstream passes BGR, which changes nothing.)
-        settings: The ``crf_*`` fields are used.
+        settings: Of the CRF.
     """
     crf = DenseCrf(image, CrfKernels.from_settings(settings))
-    return crf.infer(-log_probs, settings.crf_iterations)
+    return crf.infer(-log_probs, settings.iterations)
 
 
 def working_size(height: int, width: int, max_pixels: int) -> tuple[int, int]:
@@ -118,12 +118,12 @@ def label_map(
         score: (1, K, h, w) code -> (1, S, h, w) log-probabilities.
         code: Of the image.
         image: (H, W, 3) uint8 RGB.
-        settings: ``max_pixels`` and ``crf*`` are used.
+        settings: ``max_pixels`` and ``crf`` and ``dense_crf`` are used.
     """
     full = (image.shape[0], image.shape[1])
     work = working_size(*full, settings.max_pixels)
     scores = log_probabilities(score, code, work)
     if settings.crf:
         small = image if work == full else resize_image(image, work, Image.Resampling.BILINEAR)
-        scores = refine(scores, small, settings)
+        scores = refine(scores, small, settings.dense_crf)
     return most_likely(scores, full)

@@ -15,7 +15,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import StegoSettings
 from u2seg.semantics.base import FeatureSource
 from u2seg.semantics.draws import draw_batch, draw_pairings
 from u2seg.semantics.head import grid_tensor
@@ -28,11 +28,11 @@ POSITIONS = 8
 
 
 def settle_shifts(
-    settings: SemanticSettings,
+    settings: StegoSettings,
     source: FeatureSource,
     neighbors: Tensor,
     generator: torch.Generator,
-) -> SemanticSettings:
+) -> StegoSettings:
     """Return settings whose ``shift_*`` are the ``quantile_*`` of this source's similarities.
 
     Args:

@@ -10,6 +10,7 @@ ground truth.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import SemanticSettings, StegoSettings
 from u2seg.errors import UserError
 from u2seg.io.progress import Bar
 from u2seg.semantics.base import SEMANTIC_SEGMENTERS, FeatureSource
@@ -43,7 +44,7 @@ _log = logging.getLogger(__name__)
 METHOD = "stego"
 
 
-@SEMANTIC_SEGMENTERS.register(METHOD)
+@SEMANTIC_SEGMENTERS.register(METHOD, settings=StegoSettings, needs=("token",))
 class StegoSegmenter:
     """See ``SemanticSegmenter``.
 
@@ -58,9 +59,10 @@ class StegoSegmenter:
     def __init__(self, settings: SemanticSettings, in_dim: int) -> None:
         self.settings = settings
         self.in_dim = in_dim
+        own = settings.stego
         self._generator = torch.Generator().manual_seed(settings.seed)
-        self.head = CodeHead(in_dim, settings.code_dim, self._generator, settings.projection)
-        self.probe = ClusterProbe(settings.num_classes, settings.code_dim, self._generator)
+        self.head = CodeHead(in_dim, own.code_dim, self._generator, own.projection)
+        self.probe = ClusterProbe(settings.num_classes, own.code_dim, self._generator)
 
     def fit(
         self, source: FeatureSource, progress: bool, cache: NeighborCache | None = None
@@ -77,7 +79,7 @@ class StegoSegmenter:
             UserError: if the source is empty, features do not fit, or all images together have
                 fewer patches than there are clusters.
         """
-        settings = self.settings
+        settings = self.settings.stego
         if len(source) == 1:
             _log.warning("one image only: stuff is learnt from correspondences inside it")
         found = neighbors_of(source, self.in_dim, settings.neighbors, progress, cache)
@@ -85,7 +87,7 @@ class StegoSegmenter:
         settings = settle_shifts(settings, source, neighbors, self._generator)
         if settings.shifts == "auto":
             # The saved model tells which shifts it was trained with.
-            self.settings = settings
+            self.settings = dataclasses.replace(self.settings, stego=settings)
             told = ", ".join(f"{k} {getattr(settings, f'shift_{k}'):.3f}" for k in TERMS)
             _log.info("shifts from the similarity of these features: %s", told)
         trainer = Trainer(settings, self.head, self.probe, self._decoder())
@@ -96,7 +98,7 @@ class StegoSegmenter:
         for step in bar:
             if step == probe_step and settings.probe_start == "kmeans":
                 start_probe(
-                    self.probe, sample_rows(source, self.head, self._generator), settings.seed
+                    self.probe, sample_rows(source, self.head, self._generator), self.settings.seed
                 )
             images, partners = draw_batch(neighbors, settings.batch_size, self._generator)
             losses = trainer.step(
@@ -109,16 +111,16 @@ class StegoSegmenter:
             if not np.isfinite(losses["total"]):
                 raise UserError(
                     f"the STEGO loss became {losses['total']} at step {step}: lower "
-                    f"U2SEG.SEMANTICS.LR (it is {settings.lr})"
+                    f"U2SEG.SEMANTICS.STEGO.LR (it is {settings.lr})"
                 )
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
         return curves
 
     def _decoder(self) -> Decoder | None:
-        if not self.settings.weight_rec:
+        if not self.settings.stego.weight_rec:
             return None
-        return Decoder(self.settings.code_dim, self.in_dim, self._generator)
+        return Decoder(self.settings.stego.code_dim, self.in_dim, self._generator)
 
     def predict(
         self,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from u2seg.config.schema import SemanticSettings
+from u2seg.config.schema import StegoSettings
 from u2seg.semantics.draws import StepDraws
 from u2seg.semantics.head import ClusterProbe, CodeHead, Decoder, drop_channels
 from u2seg.semantics.losses import Correspondence, sample, unit
@@ -40,7 +40,7 @@ class Trainer:
 
     def __init__(
         self,
-        settings: SemanticSettings,
+        settings: StegoSettings,
         head: CodeHead,
         probe: ClusterProbe,
         decoder: Decoder | None = None,

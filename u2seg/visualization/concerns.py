@@ -256,10 +256,10 @@ def mask_advice(run: LabelRun) -> str:
     """Return what to try for more masks, judged by the settings of the mask stage."""
     if _setting(run, "masks", "proposer", "maskcut") == "cutler":
         score = _setting(run, "masks", "detector_score", 0.5)
-        tried = [f"U2SEG.MASKS.DETECTOR_SCORE {score / 2:g} (now {score:g})"]
+        tried = [f"U2SEG.MASKS.CUTLER.SCORE {score / 2:g} (now {score:g})"]
     else:
         tau = _setting(run, "masks", "tau", 0.15)
-        tried = [f"U2SEG.MASKS.TAU {tau - 0.1:.2f} and {tau + 0.1:.2f} (now {tau:g})"]
+        tried = [f"U2SEG.MASKS.MASKCUT.TAU {tau - 0.1:.2f} and {tau + 0.1:.2f} (now {tau:g})"]
         if _setting(run, "masks", "refiner", "none") != "none":
             tried.append(
                 "U2SEG.MASKS.REFINER none (refinement drops what it changes to an IoU below "
@@ -269,7 +269,7 @@ def mask_advice(run: LabelRun) -> str:
         if border < 1:
             tried.append(f"U2SEG.MASKS.MAX_BORDER 1.0 (now {border:g})")
         if _setting(run, "masks", "name", "") == "filter_bank":
-            tried.append("U2SEG.FEATURES.NAME dino_vits8 with U2SEG.MASKS.TAU 0.15")
+            tried.append("U2SEG.FEATURES.NAME dino_vits8 with U2SEG.MASKS.MASKCUT.TAU 0.15")
     return f"Try {', or '.join(tried)}, on a few images first: --dry-run 8."
 
 
@@ -328,7 +328,7 @@ def _stuff(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
         return []
     text = (
         f"One of {space.num_stuff} stuff clusters covers {percent(largest)} of all stuff: the "
-        "semantic stage has collapsed. Train it longer (U2SEG.SEMANTICS.STEPS, now "
+        "semantic stage has collapsed. Train it longer (U2SEG.SEMANTICS.STEGO.STEPS, now "
         f"{_setting(run, 'semantics', 'steps', 'unknown')}) with --stages semantics,panoptic "
         "--overwrite, and see its loss curves."
     )

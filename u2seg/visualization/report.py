@@ -315,7 +315,7 @@ def flat(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
 
     Examples:
         >>> flat({"MASKS": {"TAU": 0.15}, "name": "x"}), flat(3)
-        ([('MASKS.TAU', '0.15'), ('name', 'x')], [])
+        ([('MASKS.MASKCUT.TAU', '0.15'), ('name', 'x')], [])
     """
     rows: list[tuple[str, str]] = []
     for key, value in tree.items() if isinstance(tree, Mapping) else ():

@@ -123,4 +123,4 @@ def detector_of(settings: Settings) -> Detector | None:
 
     if settings.masks.proposer != DETECTOR:
         return None
-    return Detector(settings.masks, settings.features.device)
+    return Detector(settings.masks.cutler, settings.features.device)

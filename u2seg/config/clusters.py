@@ -1,0 +1,92 @@
+"""Settings of the clusters: section ``CLUSTERS`` and its members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from u2seg.config.checks import MAX_SEED, RESAMPLING, one_of, require
+from u2seg.config.section import Section
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How ``crop_cls`` and ``masked_crop`` cut the box of a mask out.
+
+    Args:
+        fit: How a crop becomes a square: ``squash``, or ``center``, which cuts off the ends of
+            the longer side (the published choice).
+        resample: Filter that resizes crops, as ``FEATURES.RESAMPLE`` (published: bilinear).
+        padding: Share of the box's sides by which the crop grows on every side, 0..1.
+    """
+
+    fit: str = "squash"
+    resample: str = "lanczos"
+    padding: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("CLUSTERS.CROPS.FIT", self.fit, ("squash", "center"))
+        one_of("CLUSTERS.CROPS.RESAMPLE", self.resample, RESAMPLING)
+        require(0 <= self.padding <= 1, "CLUSTERS.CROPS.PADDING", self.padding, "0..1")
+
+
+@dataclass(frozen=True)
+class KMeansSettings:
+    """K-means.
+
+    Args:
+        backend: ``auto`` (``faiss`` if it sees a GPU, else ``blocks``), ``blocks`` (skips
+            distances that cannot matter), ``faiss`` or ``sklearn`` (in memory only).
+        init: ``k-means++`` or ``random`` (the published choice).
+        iterations: Lloyd iterations at most, >= 1; with ``batch_size`` passes over the data.
+        restarts: Starts of which the best is kept, >= 1.
+        batch_size: Descriptors of a mini-batch; 0 = Lloyd's iterations over all.
+    """
+
+    backend: str = "auto"
+    init: str = "k-means++"
+    iterations: int = 100
+    restarts: int = 1
+    batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("CLUSTERS.KMEANS.BACKEND", self.backend, ("auto", "blocks", "faiss", "sklearn"))
+        one_of("CLUSTERS.KMEANS.INIT", self.init, ("k-means++", "random"))
+        require(self.iterations >= 1, "CLUSTERS.KMEANS.ITERATIONS", self.iterations, ">= 1")
+        require(self.restarts >= 1, "CLUSTERS.KMEANS.RESTARTS", self.restarts, ">= 1")
+        require(self.batch_size >= 0, "CLUSTERS.KMEANS.BATCH_SIZE", self.batch_size, ">= 0")
+
+
+@dataclass(frozen=True)
+class ClusterSettings(Section):
+    """One id for similar objects: K-means over the masks of the whole data set.
+
+    Args:
+        num_clusters: K: the one key from which NUM_CLASSES of the ROI heads follows. Published:
+            300, 800, 2911. 0 = no things.
+        descriptor: A registered descriptor: ``masked_mean`` (mean patch feature inside the
+            mask), ``crop_cls`` (CLS token of the box crop; the published choice, needs a ViT) or
+            ``masked_crop`` (the same with the background painted in ImageNet's mean colour).
+        whiten: ``none``; ``scale`` divides every dimension by its standard deviation
+            (MaskDistill); ``pca`` does so with the principal components, after centring.
+        pca: Keep so many principal components; 0 = no PCA (with ``whiten: pca`` all of them).
+        normalize: Scale descriptors to unit length, after whitening and PCA. The published
+            clusters were made without.
+        centroids: Path of a saved ``centroids.npy`` to assign to instead of fitting.
+        seed: 0..2^32 - 1.
+    """
+
+    num_clusters: int = 300
+    descriptor: str = "masked_mean"
+    whiten: str = "none"
+    pca: int = 0
+    normalize: bool = True
+    centroids: str = ""
+    seed: int = 0
+    crops: CropSettings = CropSettings()
+    kmeans: KMeansSettings = KMeansSettings()
+
+    def __post_init__(self) -> None:
+        require(self.num_clusters >= 0, "CLUSTERS.NUM_CLUSTERS", self.num_clusters, ">= 0")
+        one_of("CLUSTERS.WHITEN", self.whiten, ("none", "scale", "pca"))
+        require(self.pca >= 0, "CLUSTERS.PCA", self.pca, ">= 0")
+        require(0 <= self.seed <= MAX_SEED, "CLUSTERS.SEED", self.seed, f"0..{MAX_SEED}")

@@ -1,0 +1,62 @@
+"""A section of settings whose members, the implementations, have settings of their own.
+
+``MASKS.PROPOSER`` is a key of the section, ``MASKS.MASKCUT.TAU`` one of a member. Members that
+come with the package are fields; those that plug-ins register are in ``extras``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+from u2seg.config.checks import require
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Section:
+    """Base of such sections.
+
+    Args:
+        extras: Settings of members that plug-ins registered.
+    """
+
+    extras: tuple[Any, ...] = field(default=(), kw_only=True)
+
+    def of(self, kind: type[T]) -> T:
+        """Return the settings of a member; its defaults if none were given.
+
+        Args:
+            kind: The dataclass it was registered with.
+        """
+        for value in [*(getattr(self, f.name) for f in fields(self)), *self.extras]:
+            if type(value) is kind:
+                return value
+        return kind()
+
+
+@dataclass(frozen=True)
+class CrfSettings:
+    """The dense CRF that refines masks (CutLER commit cca0a27, maskcut/crf.py).
+
+    Args:
+        iterations: Mean-field iterations, >= 1.
+        gaussian_sxy, gaussian_weight: Smoothness kernel: pixels, >= 0.01; weight.
+        bilateral_sxy, bilateral_srgb, bilateral_weight: Appearance kernel: pixels, grey levels
+            0..255, both >= 0.01; weight.
+    """
+
+    SECTION: ClassVar[str] = "MASKS.DENSE_CRF"
+    iterations: int = 10
+    gaussian_sxy: float = 3.0
+    gaussian_weight: float = 7.0
+    bilateral_sxy: float = 50.0
+    bilateral_srgb: float = 5.0
+    bilateral_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        require(self.iterations >= 1, f"{self.SECTION}.ITERATIONS", self.iterations, ">= 1")
+        for key in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+            value = getattr(self, key)
+            require(value >= 0.01, f"{self.SECTION}.{key.upper()}", value, ">= 0.01")
