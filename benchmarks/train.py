@@ -90,8 +90,6 @@ def iterations(
     prepare_host()
     import torch
 
-    from u2seg.engine.compiled import is_compiled
-
     on_gpu = "cuda" in sizes.words
     if on_gpu and not torch.cuda.is_available():
         return skipped(name, "it/s", target or AS_FAST, NO_GPU)
@@ -108,9 +106,6 @@ def iterations(
             lambda: peer.run(sizes.block),
             setting.repeats,
         )
-        if "U2SEG.TRAIN.COMPILE" in more and not is_compiled(ours.trainer.model.backbone):
-            why = "torch.compile fails here, see the log"
-            return replace(skipped(name, "it/s", AS_FAST, why), target="none")
         batch = plain.SOLVER.IMS_PER_BATCH
     told = ", ".join(f"{k} {v}" for k, v in zip(more[::2], more[1::2], strict=True)) or "none"
     row = judged(
@@ -180,7 +175,6 @@ def table(labels: str = "", cpu: TrainSizes = R18) -> dict[str, RowSpec]:
         "channels_last": ORDER,
         "bfloat16": HALF,
         "accumulate": ("U2SEG.TRAIN.ACCUMULATE", "2"),
-        "compile": ("U2SEG.TRAIN.COMPILE", "True"),
     }
     return {**rows, **{name: spec(name, cpu, more) for name, more in options.items()}}
 

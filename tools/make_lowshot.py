@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the shares; return the exit code."""
     from pathlib import Path
 
-    from u2seg.data.lowshot import LabelledSet
-    from u2seg.engine.lowshot import make_splits
+    from u2seg.engine.lowshot import LabelledSet, make_splits
 
     root = Path(args.truth_root)
     names = (args.images, args.panoptic_json, args.panoptic_pngs, args.instances_json)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from u2seg import compat
-from u2seg.compat import host, libraries, stand_in
+from u2seg.compat import host, libraries
 from u2seg.config.words import flatten
 from u2seg.errors import UserError
 
@@ -41,14 +41,6 @@ def test_missing_host_says_what_to_run() -> None:
     assert result.returncode == 1
     assert "u2seg.errors.UserError: Detectron2 is not installed" in result.stderr
     assert "u2seg doctor --install-detectron2" in result.stderr
-
-
-def test_importing_compat_loads_neither_torch_nor_host() -> None:
-    code = (
-        "import sys, u2seg.compat\n"
-        "print(sorted({'torch', 'detectron2', 'numpy', 'PIL'} & set(sys.modules)))"
-    )
-    assert run(code).stdout.strip() == "[]"
 
 
 @pytest.mark.d2
@@ -98,17 +90,6 @@ def test_a_users_own_host_is_told_by_what_is_imported(
     assert compat.host_origin().endswith(f"in {clone / 'detectron2'}")
 
 
-def test_the_folder_of_a_clone_is_no_installation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its top folder has the package's name and no ``__init__.py``: a namespace to Python."""
-    write_host(tmp_path / "detectron2")
-    use_path(monkeypatch, tmp_path)
-    assert (compat.host_version(), compat.host_origin(), compat.host_keys()) == ("", "", set())
-    with pytest.raises(UserError, match=r"not installed \(the folder .*detectron2 is not the pack"):
-        compat.prepare_host()
-
-
 def test_what_a_host_does_not_need_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((Image, "LINEAR"), (np, "int"), (np, "float")):
         if name in vars(module):
@@ -122,16 +103,6 @@ def test_what_a_host_does_not_need_is_not_patched(monkeypatch: pytest.MonkeyPatc
     assert vars(np)["int"] is int
     assert "float" not in vars(np)
     monkeypatch.delattr(np, "int")
-
-
-@pytest.mark.d2
-def test_torch_gives_the_host_no_advice_on_tracing(caplog: pytest.LogCaptureFixture) -> None:
-    compat.prepare_host()
-    from torch.fx import _symbolic_trace
-
-    _symbolic_trace.is_fx_tracing_warning.cache_clear()
-    _symbolic_trace.is_fx_tracing()  # as main does in every process
-    assert caplog.text == ""
 
 
 @pytest.mark.d2
@@ -222,24 +193,6 @@ def test_a_compiled_module_that_does_not_load_is_replaced_with_a_warning(
     assert not compat.has_compiled_ops()
     assert "undefined symbol: _ZN2at" in caplog.text
     assert "Rebuild Detectron2" in caplog.text
-
-
-@pytest.mark.d2
-def test_a_compiled_module_that_loads_is_kept(compiled_file: Path) -> None:
-    compiled_file.write_text("def get_compiler_version(): return 'GCC'\n")
-    host._ensure_compiled_module()
-    assert compat.has_compiled_ops()
-    assert sys.modules[host.COMPILED].get_compiler_version() == "GCC"
-
-
-def test_stand_in_answers_the_environment_report() -> None:
-    module = stand_in.StandIn("some._C")
-    assert module.has_cuda() is False
-    assert "not compiled" in module.get_compiler_version()
-    assert "not compiled" in module.get_cuda_version()
-    assert not hasattr(module, "__wrapped__")
-    assert stand_in.is_stand_in(module)
-    assert not stand_in.is_stand_in(None)
 
 
 def test_pkg_resources_stand_in_only_where_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,11 +58,6 @@ def test_digest_mismatch_names_file_and_both_digests(tmp_path: Path) -> None:
     for part in (str(path), found, "0" * 64, "nothing was installed"):
         assert part in str(caught.value)
     installer.check_sha256(path, found)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(installer.InstallError, match=r"absent\.tar\.gz does not exist"):
-        installer.check_sha256(tmp_path / "absent.tar.gz", "0" * 64)
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "a/../../evil.py", "/evil.py", "..\\evil.py"])
@@ -121,27 +117,6 @@ def test_wheel_holds_the_package_its_projects_and_configs(tmp_path: Path) -> Non
     }
 
 
-def test_wheel_is_the_same_bytes_twice(tmp_path: Path) -> None:
-    (tmp_path / "1").mkdir()
-    (tmp_path / "2").mkdir()
-    first, second = build(tmp_path / "1"), build(tmp_path / "2")
-    assert first.read_bytes() == second.read_bytes()
-    with zipfile.ZipFile(first) as wheel:
-        assert {entry.date_time for entry in wheel.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-
-
-def test_configs_beside_the_package_are_taken_in(tmp_path: Path) -> None:
-    tree = {k: v for k, v in TREE.items() if "model_zoo/configs" not in k}
-    archive = make_archive(tmp_path / "a.tar.gz", {**tree, "configs/C/x.yaml": "B: 2\n"})
-    files = installer.wheel_files(installer.safe_extract(archive, tmp_path / "out"))
-    assert files["detectron2/model_zoo/configs/C/x.yaml"] == b"B: 2\n"
-
-
-def test_a_source_without_the_package_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(installer.InstallError, match="holds no package detectron2"):
-        installer.wheel_files(tmp_path)
-
-
 def pip(*arguments: str) -> str:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -181,21 +156,12 @@ def test_index_page_link() -> None:
 def test_the_main_index_stays_when_an_extra_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://extra.org/simple/ file:///opt/pypi")
-    monkeypatch.setattr(installer.subprocess, "run", lambda *_a, **_k: Nothing())
+    monkeypatch.setattr(
+        installer.subprocess, "run", lambda *_a, **_k: SimpleNamespace(returncode=1)
+    )
     assert installer.index_urls() == [installer.DEFAULT_INDEX, "https://extra.org/simple"]
     monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.org/simple")
     assert installer.index_urls()[0] == "https://mirror.org/simple"
-
-
-class Nothing:
-    """What `pip config get` returns for a key that is not set."""
-
-    returncode, stdout = 1, ""
-
-
-def test_only_web_addresses_are_read() -> None:
-    with pytest.raises(ValueError, match="refuses the address"):
-        installer._read_url("file:///etc/passwd")
 
 
 def test_the_probe_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,11 +174,6 @@ def test_the_probe_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert time.monotonic() - start < 25  # git alone would take 30
 
 
-def test_the_probe_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert not installer.host_answers("https://host.invalid/x", 0.5)
-
-
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Detectron2 is absent, and appears once a route has run; return the routes run."""
@@ -221,14 +182,6 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         installer, "import_host", lambda: ("0.5", "") if ran else ("", "No module named 'torch'")
     )
     return ran
-
-
-def test_git_comes_before_the_index(nothing_installed, monkeypatch) -> None:
-    monkeypatch.setattr(
-        installer, "install_from_git", lambda _seconds: nothing_installed.append("git")
-    )
-    assert run() == 0
-    assert nothing_installed == ["git"]
 
 
 def test_the_index_follows_a_host_that_does_not_answer(
@@ -262,14 +215,6 @@ def test_offline_takes_a_file_alone(nothing_installed, monkeypatch, capsys) -> N
     assert nothing_installed == []
 
 
-def test_an_installation_that_does_not_import_is_a_failure(
-    nothing_installed, monkeypatch, capsys
-) -> None:
-    monkeypatch.setattr(installer, "install_from_sdist", lambda _file: None)
-    assert run("--route", "index") == 1
-    assert "installed, but `import detectron2` fails: No module" in capsys.readouterr().err
-
-
 def test_import_host_tells_version_or_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,16 +227,3 @@ def test_import_host_tells_version_or_reason(
     assert installer.import_host() == (
         "", "ModuleNotFoundError: No module named 'no_such_torch'"
     )  # fmt: skip
-
-
-def test_nothing_to_do_if_it_is_there(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(installer, "import_host", lambda: ("0.6", ""))
-    monkeypatch.setattr(installer, "routes", None)
-    assert run() == 0
-    assert "nothing to do" in capsys.readouterr().out
-
-
-def test_a_wrong_local_file_is_refused(tmp_path: Path, nothing_installed, capsys) -> None:
-    wrong = make_archive(tmp_path / "wrong.tar.gz", TREE)
-    assert run("--sdist", str(wrong)) == 1
-    assert "expected 53c9e79e" in capsys.readouterr().err

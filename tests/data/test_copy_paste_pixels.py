@@ -12,11 +12,9 @@ from u2seg.data.copy_paste_pixels import (
     Canvas,
     Donor,
     cut_donor,
-    fade_weights,
     scale_donor,
     tight_box,
 )
-from u2seg.errors import UserError
 
 HARD = CopyPasteSettings(blend=0, min_area=1)
 
@@ -51,12 +49,6 @@ def test_a_4x4_image_by_hand() -> None:
     assert made.alive == [True, True]
 
 
-def test_boxes_of_cut_objects_shrink() -> None:
-    made = canvas()
-    assert made.paste(donor([[1], [1]]), top=0, left=0)
-    assert made.boxes == [(1, 0, 2, 2), (0, 0, 1, 2)]
-
-
 @pytest.mark.parametrize(("min_visible", "kept"), [(0.25, True), (0.26, False)])
 def test_an_object_of_which_too_little_remains_is_dropped(min_visible: float, kept: bool) -> None:
     made = canvas(replace(HARD, min_visible=min_visible))
@@ -76,14 +68,6 @@ def test_what_remains_is_compared_with_the_whole_object() -> None:
     assert made.paste(donor([[1]]), top=0, left=0)  # 3 of 4
     assert made.paste(donor([[1]]), top=0, left=1)  # 2 of 4, though 2 of 3
     assert not made.alive[0]
-
-
-def test_a_fully_covered_object_is_dropped_whatever_the_threshold() -> None:
-    made = canvas(replace(HARD, min_visible=0.0))
-    assert made.paste(donor([[1, 1], [1, 1]]), top=0, left=0)
-    assert made.alive == [False, True]
-    assert made.stuff is not None
-    assert made.stuff[:2, :2].tolist() == [[0, 0], [0, 0]]
 
 
 def test_refusing_leaves_everything_as_it_was() -> None:
@@ -114,16 +98,6 @@ def test_the_rest_of_a_dropped_object_may_belong_to_another() -> None:
     assert made.stuff is not None and made.stuff[1, 1] == 0
 
 
-@pytest.mark.parametrize(
-    ("top", "left", "pasted"),
-    [(-1, 0, True), (-2, 0, False), (3, 3, False), (4, 0, False), (0, -9, False), (9, 9, False)],
-)
-def test_the_frame_cuts(top: int, left: int, pasted: bool) -> None:
-    made = canvas()
-    assert made.paste(donor([[1, 1], [1, 1]]), top, left) is pasted
-    assert int(made.masks[1].sum()) == 2 * pasted
-
-
 def test_ignored_regions_and_small_rests_are_refused() -> None:
     made = canvas(stuff=False)
     made.ignored = np.zeros((4, 4), dtype=bool)
@@ -141,20 +115,6 @@ def test_blending_by_hand() -> None:
     # Rim: half and half, (10 + 201 + 1) // 2; the middle lies two steps inside.
     rows = [[10, 10, 10, 10], [10, 106, 106, 106], [10, 106, 201, 106], [10, 106, 106, 106]]
     assert made.image.tolist() == [rows] * 3
-
-
-def test_a_thin_object_is_not_faded_away() -> None:
-    made = canvas(replace(HARD, blend=9), stuff=False)
-    assert made.paste(donor([[1, 1, 1]]), top=3, left=0)
-    assert made.image[0, 3].tolist() == [200, 200, 200, 10]
-
-
-def test_fading_follows_the_mask() -> None:
-    mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=bool)
-    assert fade_weights(mask, 0).tolist() == mask.astype(int).tolist()
-    assert fade_weights(mask, 3).tolist() == [[1, 1, 1, 1], [1, 2, 1, 0], [1, 1, 1, 1]]
-    mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
-    assert fade_weights(mask, 1).tolist() == mask.astype(int).tolist(), "a hole is outside"
 
 
 def test_cutting_out_tightens_and_copies() -> None:
@@ -188,24 +148,3 @@ def test_scaling_keeps_shape_and_tightness() -> None:
         assert found.image.shape == (3, height, width)
     speck = Donor(np.zeros((3, 9, 9), np.uint8), np.eye(9, dtype=bool), 0, 9)
     assert scale_donor(speck, 0.12) is None
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("rate", 1.1),
-        ("max_objects", 0),
-        ("scale", (0.5, 0.4)),
-        ("scale", (0.0, 1.0)),
-        ("scale", (1.0,)),
-        ("same_cluster", -0.1),
-        ("blend", -1),
-        ("covered", "keep"),
-        ("min_visible", 2.0),
-        ("min_area", 0),
-        ("memory", -1),
-    ],
-)
-def test_bad_settings_are_named(key: str, value: object) -> None:
-    with pytest.raises(UserError, match=rf"U2SEG\.COPY_PASTE\.{key.upper()} is .* expected"):
-        replace(CopyPasteSettings(), **{key: value})

@@ -93,16 +93,6 @@ def test_flip_moves_image_and_labels_alike(tmp_path: Path) -> None:
     assert int(sample["sem_seg"][30, 39]) != 0
 
 
-def test_resize_scales_the_box(tmp_path: Path) -> None:
-    from detectron2.data import transforms
-
-    record = LabelFolder.open(make_labels(tmp_path)).records()[0]
-    sample = PanopticMapper([transforms.ResizeShortestEdge(128, 256)], is_train=True)(record)
-    assert tuple(sample["image"].shape) == (3, 128, 128)
-    assert tuple(sample["sem_seg"].shape) == (128, 128)
-    assert sample["instances"].gt_boxes.tensor.tolist() == [[48.0, 48.0, 80.0, 80.0]]
-
-
 @pytest.mark.parametrize(
     ("stuff", "message"),
     [
@@ -151,15 +141,6 @@ def test_image_without_things_has_empty_masks(tmp_path: Path) -> None:
     assert len(sample["instances"]) == 0
     assert tuple(sample["instances"].gt_masks.tensor.shape) == (0, 64, 64)
     assert int(sample["sem_seg"].min()) == 1
-
-
-def test_inference_sample_is_the_image_alone(tmp_path: Path) -> None:
-    record = LabelFolder.open(make_labels(tmp_path)).records()[0]
-    sample = PanopticMapper([], is_train=False, image_format="BGR")(record)
-    image, _ = scene(0)
-    assert np.array_equal(sample["image"].numpy(), image[:, :, ::-1].transpose(2, 0, 1))
-    assert "instances" not in sample
-    assert "sem_seg" not in sample
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:

@@ -42,23 +42,6 @@ def test_by_hand_weights_buffers_and_counts() -> None:
     assert average.updates == 3
 
 
-def test_decay_0_is_the_model_itself() -> None:
-    module, average = model(), WeightAverage(0.0)
-    average.start(module)
-    fill(module, 5)
-    average.update(module)
-    assert all(torch.equal(average.weights[k], v) for k, v in module.state_dict().items())
-
-
-def test_starting_twice_keeps_the_first() -> None:
-    module, average = model(), WeightAverage(0.5)
-    fill(module, 1)
-    average.start(module)
-    fill(module, 9)
-    average.start(module)
-    assert float(average.weights["0.weight"][0, 0]) == 1
-
-
 def test_applied_lends_the_weights() -> None:
     module, average = model(), WeightAverage(0.5)
     fill(module, 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from u2seg.engine.evaluate import (
     check_choice,
     eval_choice,
     mapping_of_labels,
-    own_labels,
     with_mapping_of_labels,
 )
 from u2seg.errors import UserError
@@ -46,21 +44,6 @@ def write_mapping(path: Path, stuff: tuple[int, ...] = (4, 5)) -> Path:
     )
     path.write_text(json.dumps(mapping_json(mapping)))
     return path
-
-
-def test_names_with_commas_and_all() -> None:
-    assert choose("--eval-only") == EvalChoice()
-    assert choose("--eval-only", "--protocol", "cups,one-to-one").protocols == (
-        "cups",
-        "one-to-one",
-    )
-    assert len(choose("--eval-only", "--protocol", "all").protocols) == 4
-    assert eval_choice(argparse.Namespace(eval_only=False), load_settings(None)) == EvalChoice()
-
-
-def test_a_mapping_of_this_model(tmp_path: Path) -> None:
-    path = write_mapping(tmp_path / "m.json")
-    assert choose("--eval-only", "--mapping", str(path)) == EvalChoice(path)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +144,3 @@ def test_rules_beside_the_mapping_of_the_labels_are_refused(tmp_path: Path) -> N
     settings = load_settings(None, [*KEYS, "U2SEG.DATA.LABELS", str(tmp_path)])
     named = EvalChoice(protocols=("one-to-one",))
     assert with_mapping_of_labels(named, settings) is named
-
-
-def test_labels_of_real_classes_are_not_called_pseudo_labels(tmp_path: Path) -> None:
-    settings = load_settings(None, ["U2SEG.DATA.LABELS", str(tmp_path)])
-    assert own_labels(settings) == "pseudo-labels"
-    write_mapping(tmp_path / "mapping.json")
-    assert own_labels(settings).startswith(f"real labels of {tmp_path}, which the model was")

@@ -80,14 +80,6 @@ def test_what_takes_long_is_left_and_the_iteration_before_is_saved(
     assert found["trainer"]["iteration"] == found["iteration"] == 1
 
 
-def test_of_several_processes_none_leaves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interrupt, "PATIENCE", 0.01)
-    with Stop(alone=False) as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(0.1)
-    assert stop.asked()
-
-
 def test_nothing_is_left_while_the_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupt, "PATIENCE", 0.01)
     stop = Stop()

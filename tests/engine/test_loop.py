@@ -20,8 +20,6 @@ from u2seg.engine.loop import (
     Iteration,
     NonFinite,
     TrainingLoop,
-    random_state,
-    set_random_state,
 )
 
 
@@ -73,15 +71,6 @@ def test_gradients_stay_during_the_losses_on_a_cpu_alone(device: str, kept: bool
     for _ in range(2):
         loop._gradients(batch)
     assert seen == [False, kept]
-
-
-def test_gradients_of_an_iteration_are_its_own() -> None:
-    loop = make(model=Mean())
-    batch = [{"x": torch.ones(3)}]
-    loop._gradients(batch)
-    once = loop.model.layer.weight.grad.clone()
-    loop._gradients(batch)
-    assert torch.equal(loop.model.layer.weight.grad, once)
 
 
 def test_an_iteration_by_hand() -> None:
@@ -153,13 +142,6 @@ def test_parts_without_objects_or_stuff_do_not_weaken_the_loss(parts: int) -> No
     assert weights(loop).tolist() == pytest.approx([1 - 0.1 * 4, 1 - 0.1 * 3])
 
 
-def test_parts_of_a_batch_without_any_object_give_0() -> None:
-    batch = [{"instances": [], "sem_seg": torch.tensor([255])} for _ in range(2)]
-    found: list[Iteration] = []
-    make(model=Unequal(), first=[batch], parts=2, done=found.append).run_step()
-    assert found[0].losses == {"loss_mask": 0.0, "loss_sem_seg": 0.0}
-
-
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_loss_that_is_not_finite_changes_no_weight(parts: int) -> None:
     found: list[NonFinite] = []
@@ -181,12 +163,6 @@ def test_a_loss_that_is_not_finite_changes_no_weight(parts: int) -> None:
     assert (found[0].iteration, found[0].batch) == (7, bad)
     assert found[0].losses["loss_a"] == np.inf
     assert found[0].random["cpu"].dtype == torch.uint8
-
-
-def test_without_anyone_to_tell_it_still_stops() -> None:
-    loop = make(1, first=[[{"x": torch.tensor([np.nan, 0, 0])}]])
-    with pytest.raises(FloatingPointError, match="iteration 0 is not finite"):
-        loop.run_step()
 
 
 def test_a_model_that_gives_up_is_a_loss_that_is_not_finite() -> None:
@@ -245,22 +221,6 @@ def test_state_restores_momentum() -> None:
     assert torch.equal(weights(one), weights(two))
 
 
-def test_a_model_in_evaluation_mode_is_refused() -> None:
-    loop = make()
-    loop.model.eval()
-    with pytest.raises(RuntimeError, match="evaluation mode"):
-        loop.run_step()
-
-
-def test_watchers_see_the_batch_before_it_is_computed() -> None:
-    seen: list[tuple[int, int, int]] = []
-    loop = make(2)
-    loop.watchers.append(lambda n, batch: seen.append((n, len(batch), len(loop.model.dtypes))))  # type: ignore[arg-type]
-    for loop.iter in range(2):
-        loop.run_step()
-    assert seen == [(0, 2, 0), (1, 2, 1)]
-
-
 def test_the_average_follows_each_iteration() -> None:
     average = WeightAverage(0.75)
     loop = make(average=average)
@@ -272,14 +232,6 @@ def test_the_average_follows_each_iteration() -> None:
             expected[name] = 0.75 * expected[name] + 0.25 * value
     for name, value in average.weights.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
-
-
-def test_random_state_returns() -> None:
-    device = torch.device("cpu")
-    state = random_state(device)
-    first = torch.rand(3)
-    set_random_state(state, device)
-    assert torch.equal(torch.rand(3), first)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,23 +61,6 @@ def test_names_are_those_of_the_labels() -> None:
         assert named_space(LabelSpace(3, 1), [data_set]) == LabelSpace(3, 1), "another model"
     finally:
         MetadataCatalog.remove(data_set)
-
-
-def test_labels_that_disagree_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from detectron2.utils.events import EventStorage
-
-    # A logger of its own: what earlier trainings did to the host's must not matter.
-    said: list[str] = []
-    warn = SimpleNamespace(warning=lambda text, *words: said.append(text % words))
-    monkeypatch.setattr("u2seg.engine.pictures.logger", warn)
-
-    labels = make_labels(tmp_path)
-    samples = batch(labels)
-    samples[1]["sem_seg"][:] = 1
-    with EventStorage(0):
-        BatchPictures(build_cfg(BASE_CONFIG, data_words(labels, tmp_path / "out")))(0, samples)
-    (message,) = said
-    assert "1.png: 256 pixels of instances are stuff or void in the stuff map" in message
 
 
 def test_a_training_leaves_pictures_on_disk_and_in_tensorboard(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.factories import BASE_CONFIG, SPACE, data_words, make_labels, scene
+from tests.factories import BASE_CONFIG, SPACE, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.engine.run import launch_run, train_or_evaluate
+from u2seg.engine.run import train_or_evaluate
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation import format_metrics
 from u2seg.evaluation.report.table import format_protocols
@@ -193,91 +192,6 @@ def test_eval_with_another_number_of_clusters_is_refused(
         )
 
 
-def test_resume_goes_on_where_it_stopped(
-    trained: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    words, output, _ = trained
-    resumed = tmp_path / "resumed"
-    resumed.mkdir()
-    for name in ("model_0000001.pth", "model_final.pth"):
-        if (output / name).is_file():
-            (resumed / name).write_bytes((output / name).read_bytes())
-    (resumed / "last_checkpoint").write_text("model_final.pth")
-    run([*words, "OUTPUT_DIR", str(resumed), "SOLVER.MAX_ITER", "3"], "--resume")
-    lines = [json.loads(line) for line in (resumed / "metrics.json").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [2]
-    before = digest(resumed / "model_final.pth")
-    run([*words, "OUTPUT_DIR", str(resumed), "SOLVER.MAX_ITER", "3"], "--resume")
-    assert digest(resumed / "model_final.pth") == before
-
-
-def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
-    import torch
-
-    from u2seg.io.checkpoints import load_checkpoint
-
-    labels = make_labels(tmp_path)
-    states = []
-    for name in ("one", "two"):
-        run([*data_words(labels, tmp_path / name), "SOLVER.MAX_ITER", "1"])
-        states.append(load_checkpoint(tmp_path / name / "model_final.pth")["model"])
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-
-
-def test_training_without_labels(tmp_path: Path) -> None:
-    words = [*data_words(tmp_path, tmp_path / "out"), "U2SEG.DATA.LABELS", ""]
-    with pytest.raises(UserError, match=r"U2SEG\.DATA\.LABELS is empty"):
-        run(words)
-
-
-def test_unwritable_output(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    words = data_words(make_labels(tmp_path), tmp_path / "file" / "out")
-    with pytest.raises(UserError, match=r"OUTPUT_DIR .* cannot be written"):
-        run(words)
-
-
-def test_loss_that_is_not_finite_says_what_to_do(tmp_path: Path) -> None:
-    from u2seg.errors import StageError
-
-    words = data_words(make_labels(tmp_path), tmp_path / "out")
-    with pytest.raises(StageError, match=r"lower SOLVER.BASE_LR"):
-        run([*words, "SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0",
-             "SOLVER.CLIP_GRADIENTS.ENABLED", "false", "SOLVER.MAX_ITER", "6"])  # fmt: skip
-
-
-def test_segmenter(trained: tuple[list[str], Path, dict[str, Any]]) -> None:
-    words, output, _ = trained
-    weights = output / "model_final.pth"
-    segmenter = Segmenter.from_config(BASE_CONFIG, weights, words, confidence=0.0)
-    image, _ = scene(0)
-    prediction = segmenter.predict(np.ascontiguousarray(image[:, :50]))
-    assert prediction.panoptic.ids.shape == prediction.stuff.shape == (64, 50)
-    assert prediction.draw().shape == (64, 50, 3)
-    none = Segmenter.from_config(BASE_CONFIG, weights, words, confidence=1.0).predict(image)
-    assert none.instances == ()
-    from_file = segmenter.predict(output.parent / "photos" / "2.png")
-    assert np.array_equal(from_file.panoptic.ids, segmenter.predict(scene(2)[0]).panoptic.ids)
-
-
-def test_segmenter_refuses_what_it_cannot_use(
-    trained: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    words, output, _ = trained
-    with pytest.raises(UserError, match="names no weights"):
-        Segmenter.from_config(BASE_CONFIG, "", words)
-    with pytest.raises(UserError, match=r"none\.pth does not exist"):
-        Segmenter.from_config(BASE_CONFIG, tmp_path / "none.pth", words)
-    with pytest.raises(UserError, match=r"expected 0\.\.1"):
-        Segmenter.from_config(BASE_CONFIG, output / "model_final.pth", words, confidence=2)
-    segmenter = Segmenter.from_config(BASE_CONFIG, output / "model_final.pth", words)
-    with pytest.raises(UserError, match="uint8 RGB"):
-        segmenter.predict(np.zeros((4, 4), dtype=np.uint8))
-    with pytest.raises(UserError, match="no such file"):
-        segmenter.predict(tmp_path / "none.png")
-
-
 def test_evaluating_on_nothing_is_refused(
     trained: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -300,29 +214,6 @@ def test_a_damaged_label_ends_the_training_with_its_name_and_no_traceback(
     # A logging error of a stream pytest has closed shows the error too: that is not the host's log.
     printed = "".join(capfd.readouterr()).split("--- Logging error ---")[0]
     assert "u2seg.errors.StageError" not in printed
-
-
-def test_an_image_of_a_wrong_type_is_refused(
-    trained: tuple[list[str], Path, dict[str, Any]],
-) -> None:
-    words, output, _ = trained
-    segmenter = Segmenter.from_config(BASE_CONFIG, output / "model_final.pth", words)
-    with pytest.raises(UserError, match=r"or a path, got Image: of a PIL image pass numpy.asarray"):
-        segmenter.predict(Image.fromarray(scene(0)[0]))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--num-gpus", "-1"], "--num-gpus is -1, expected >= 0"),
-        (["--num-machines", "0"], "--num-machines is 0, expected >= 1"),
-        (["--machine-rank", "2"], r"--machine-rank is 2, expected 0..0"),
-    ],
-)
-def test_impossible_numbers_of_processes_are_refused(flags: list[str], message: str) -> None:
-    arguments = ["--config-file", str(BASE_CONFIG), *flags]
-    with pytest.raises(UserError, match=message):
-        launch_run(train_parser().parse_intermixed_args(arguments))
 
 
 @pytest.mark.parametrize("shape", [(1, 4000), (4000, 2), (1, 1)])

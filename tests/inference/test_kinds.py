@@ -15,8 +15,7 @@ import torch
 
 from tests.factories import BASE_CONFIG, SPACE, TINY, data_words, make_labels, scene
 from u2seg.compat import prepare_host
-from u2seg.data.lowshot import LabelledSet
-from u2seg.engine.lowshot import make_splits
+from u2seg.engine.lowshot import LabelledSet, make_splits
 from u2seg.engine.run import train_or_evaluate
 from u2seg.errors import UserError
 from u2seg.host.arguments import train_parser

@@ -83,8 +83,7 @@ def report(root: Path) -> None:
 
 
 def lowshot(root: Path) -> None:
-    from u2seg.data.lowshot import LabelledSet
-    from u2seg.engine.lowshot import make_splits
+    from u2seg.engine.lowshot import LabelledSet, make_splits
 
     folder = make_labels(root) / "panoptic"
     parts = (folder / "panoptic.json", folder / "panoptic", folder / "instances.json")

@@ -43,11 +43,6 @@ def test_higher_score_is_on_top_whatever_the_order() -> None:
     assert first["isthing"]
 
 
-def test_equal_scores_keep_their_order() -> None:
-    result = combine(rows("##..", ".##."), [0.7, 0.7], "0000")
-    assert result[0].tolist() == [[1, 1, 2, 0]]
-
-
 def test_overlap_at_the_threshold_is_kept_above_it_dropped() -> None:
     # 2 of 4 pixels taken = 0.5: kept, as it is not more than 0.5.
     kept = combine(rows("####..", "..####"), [0.9, 0.8], "000000")
@@ -61,11 +56,6 @@ def test_overlap_at_the_threshold_is_kept_above_it_dropped() -> None:
     assert len(inside[1]) == 1
 
 
-def test_full_overlap_leaves_no_segment_even_if_allowed() -> None:
-    result = combine(rows("##", "##"), [0.9, 0.8], "00", overlap=1.0)
-    assert [s["instance_id"] for s in result[1]] == [0]
-
-
 def test_instances_below_the_confidence_are_dropped() -> None:
     result = combine(rows("#..", ".#.", "..#"), [0.5, 0.49, 1.0], "000")
     assert result[0].tolist() == [[2, 0, 1]]
@@ -73,12 +63,6 @@ def test_instances_below_the_confidence_are_dropped() -> None:
 
 def test_empty_masks_are_left_out() -> None:
     assert combine(rows("..", "#."), [0.9, 0.8], "00")[0].tolist() == [[1, 0]]
-
-
-def test_any_thing_is_never_a_segment() -> None:
-    result = combine(rows("#..."), [0.9], "0003")
-    assert result[0].tolist() == [[1, 0, 0, 2]]
-    assert [s["category_id"] for s in result[1][1:]] == [3]
 
 
 def test_stuff_area_counts_what_things_leave() -> None:
@@ -89,13 +73,6 @@ def test_stuff_area_counts_what_things_leave() -> None:
     assert combine(rows("##...."), [0.9], "111122", stuff_area=3)[0].tolist() == [
         [1, 1, 0, 0, 0, 0]
     ]
-
-
-def test_stuff_without_pixels_is_dropped_even_without_a_limit() -> None:
-    assert combine(rows("##.."), [0.9], "1122", stuff_area=0)[1][1:] == [
-        {"id": 2, "isthing": False, "category_id": 2, "score": pytest.approx(0.9990, abs=1e-4),
-         "area": 2}
-    ]  # fmt: skip
 
 
 def test_stuff_score_is_the_mean_probability_on_its_own_pixels() -> None:
@@ -111,13 +88,6 @@ def test_stuff_score_is_the_mean_probability_on_its_own_pixels() -> None:
     assert stuff["score"] == pytest.approx((0.75 + 0.9) / 2)
 
 
-def test_no_instances() -> None:
-    none = torch.zeros((0, 1, 3), dtype=torch.bool)
-    result = combine(none, [], "012")
-    assert result[0].tolist() == [[0, 1, 2]]
-    assert result[0].dtype == torch.int32
-
-
 @pytest.mark.parametrize(
     ("rules", "key"),
     [
@@ -129,13 +99,6 @@ def test_no_instances() -> None:
 def test_bad_thresholds_are_named(rules: dict, key: str) -> None:
     with pytest.raises(UserError, match=key):
         CombineRules(**rules)
-
-
-def test_sizes_must_agree() -> None:
-    with pytest.raises(ValueError, match="same size"):
-        combine_panoptic(
-            rows("##"), torch.ones(1), torch.zeros(1), logits("000"), CombineRules()
-        )  # fmt: skip
 
 
 def test_agrees_with_the_host() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from u2seg.host.setup import build_cfg  # noqa: E402
 from u2seg.io.atomic import sha256_file  # noqa: E402
 from u2seg.io.checkpoints import load_checkpoint  # noqa: E402
 from u2seg.modeling.checkpoint import load_weights  # noqa: E402
-from u2seg.modeling.convert import convert_file, convert_resnet, resnet_shapes  # noqa: E402
+from u2seg.modeling.convert import convert_file, convert_resnet  # noqa: E402
 
 pytestmark = pytest.mark.d2
 
@@ -73,19 +72,6 @@ def test_outputs_equal_torchvisions(depth: int) -> None:
         assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-5), name
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
-def test_shapes_are_those_of_torchvision(depth: int) -> None:
-    with torch.device("meta"):
-        state = getattr(torchvision.models, f"resnet{depth}")().state_dict()
-    counters = [name for name in state if "num_batches" in name]
-    shapes = resnet_shapes(depth)
-    assert len(shapes) == len(state) - len(counters) - 2  # fc.weight, fc.bias
-    # By hand: the stem and the last block of each kind.
-    assert shapes["stem.conv1.weight"] == (64, 3, 7, 7)
-    last = shapes["res5.2.conv3.weight"] if depth >= 50 else shapes["res5.1.conv2.weight"]
-    assert last == ((2048, 512, 1, 1) if depth >= 50 else (512, 512, 3, 3))
-
-
 def test_places_of_each_source() -> None:
     plain = {k: v for k, v in network(18).state_dict().items() if not k.startswith("fc.")}
     other = {k: v + 1 for k, v in plain.items()}
@@ -124,25 +110,6 @@ def test_places_of_each_source() -> None:
     assert convert_resnet(student_first, "x").kind == "dino"
     assert convert_resnet(moco, "x").left_out[0] == "bn1.num_batches_tracked"
     assert "fc.0.weight" in convert_resnet(moco, "x").left_out
-
-
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
-def test_timm_names() -> None:
-    import timm
-
-    state = timm.create_model("resnet18", pretrained=False).state_dict()
-    done = convert_resnet(state, "x", "timm")
-    assert (done.kind, done.depth) == ("timm", 18)
-    assert np.array_equal(
-        done.model["res3.0.shortcut.weight"], state["layer2.0.downsample.0.weight"]
-    )
-    with torch.device("meta"):
-        names = timm.create_model("resnet50", pretrained=False).state_dict()
-    fifty = {name: torch.zeros(value.shape) for name, value in names.items()}
-    assert convert_resnet(fifty, "x", "timm").model.keys() == resnet_shapes(50).keys()
-    deep = timm.create_model("resnet18d", pretrained=False).state_dict()
-    with pytest.raises(UserError, match=r"no plain ResNet-18: it also has .* such as"):
-        convert_resnet(deep, "x", "timm")
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth"])
@@ -206,13 +173,6 @@ def test_models_of_the_host_need_no_conversion() -> None:
                 "x.pth holds a whole model in Detectron2's names already: give it to "
                 "MODEL.WEIGHTS as it is"
             )
-
-
-def test_every_kind_that_was_looked_for_is_named() -> None:
-    with pytest.raises(UserError, match="holds no ResNet of torchvision or dino or moco or timm:"):
-        convert_resnet({"weight": torch.zeros(1)}, "x.pth")
-    with pytest.raises(UserError, match="holds no ResNet of timm:"):
-        convert_resnet({"weight": torch.zeros(1)}, "x.pth", "timm")
 
 
 def test_tool(tmp_path: Path) -> None:

@@ -62,13 +62,6 @@ def test_values_and_gradients_are_the_hosts(
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 12), (10, 1)])
-def test_a_map_of_one_row_or_column(size: tuple[int, int]) -> None:
-    features = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
-    ours, theirs = (kind((3, 3), 0.25, 0)(features, boxes()) for kind in (RowROIAlign, ROIAlign))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
 def test_a_bin_by_hand() -> None:
     """A box of 2 x 1 cells in one bin of 2 x 1 points.
 
@@ -81,15 +74,6 @@ def test_a_bin_by_hand() -> None:
     assert dict(zip(found.cells.tolist(), found.weights.tolist(), strict=True)) == {
         6: 0.125, 7: 0.25, 8: 0.125, 9: 0.125, 10: 0.25, 11: 0.125
     }  # fmt: skip
-
-
-def test_no_box() -> None:
-    features = torch.randn(1, 3, 4, 4, requires_grad=True)
-    pooled = RowROIAlign((7, 7), 0.25, 0)(features, torch.zeros(0, 5))
-    assert pooled.shape == (0, 3, 7, 7)
-    pooled.sum().backward()
-    assert features.grad is not None
-    assert not features.grad.any()
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:
@@ -106,25 +90,6 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
-
-
-def test_half_precision_keeps_its_type() -> None:
-    features = torch.randn(2, 3, 10, 12)
-    pooled = RowROIAlign((2, 2), 0.25, 0)(features.bfloat16(), boxes())
-    assert pooled.dtype == torch.bfloat16
-    plain = RowROIAlign((2, 2), 0.25, 0)(features, boxes())
-    torch.testing.assert_close(pooled.float(), plain, rtol=0.02, atol=0.02)
-
-
-def test_other_devices_and_types_have_the_hosts_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(ROIAlign, "forward", lambda self, x, rois: asked.append(x.device.type))
-    layer = RowROIAlign((2, 2), 0.25, 0)
-    layer(torch.zeros(2, 3, 10, 12, device="meta"), boxes())
-    layer(torch.zeros(2, 3, 10, 12, dtype=torch.float64), boxes())
-    assert asked == ["meta", "cpu"]
-    layer(torch.zeros(2, 3, 10, 12), boxes())
-    assert len(asked) == 2
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

@@ -17,7 +17,6 @@ from detectron2.utils.events import EventStorage
 
 import u2seg.modeling
 from tests.modeling.tiny import sample, tiny_cfg
-from u2seg.modeling.cascade import weigh_losses
 from u2seg.modeling.heads import (
     ANCHORS,
     PROPOSALS,
@@ -137,15 +136,6 @@ def test_samples_depend_on_the_images_seed_alone(architecture: str, heads: str) 
     assert swapped_proposals == [proposals[1], proposals[0]]
 
 
-def test_without_seeds_the_shared_generator_decides(model: Any) -> None:
-    learner = copy.deepcopy(model)
-    with EventStorage(0):
-        learner.train()([{**sample(1), DRAW_SEED: 3}])
-        learner([sample(1)])
-    assert learner.proposal_generator.image_seeds is None
-    assert learner.roi_heads.image_seeds is None
-
-
 def test_proposals_and_masks_are_counted(model: Any) -> None:
     """Two images, boxes of the truth added: 2 things each, at most 16 proposals of 4 positive."""
     learner = copy.deepcopy(model).train()
@@ -178,8 +168,3 @@ def test_counts_by_hand() -> None:
     assert sorted(sampled[0].gt_classes.tolist()) == [2, 2, 5, 5]
     assert int(heads.loss_counts["loss_mask"]) == 2
     assert heads.loss_counts["loss_cls_stage0"] == 4
-
-
-def test_one_process_changes_nothing() -> None:
-    losses = {"loss_mask": torch.tensor(3.0), "loss_rpn_cls": torch.tensor(1.0)}
-    assert weigh_losses(losses, {"loss_mask": 5}) is losses

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pytest
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
@@ -76,16 +73,6 @@ def test_crops_are_the_hosts(size: int, seed: int) -> None:
     assert torch.equal(ours.crop_and_resize(boxes, size), expected)
 
 
-def test_no_box_and_a_box_too_many() -> None:
-    masks = SharedMasks(random_masks())
-    nothing = masks[torch.zeros(0, dtype=torch.int64)]
-    assert nothing.crop_and_resize(torch.zeros(0, 4), 28).shape == (0, 28, 28)
-    none_at_all = SharedMasks(torch.zeros(0, 4, 4, dtype=torch.bool))
-    assert none_at_all.crop_and_resize(torch.zeros(0, 4), 7).shape == (0, 7, 7)
-    with pytest.raises(ValueError, match="2 boxes for 5 masks"):
-        masks.crop_and_resize(torch.zeros(2, 4), 28)
-
-
 def test_the_interface_is_the_hosts() -> None:
     ours, theirs = pair(torch.tensor([3, 0, 3, 4]))
     assert isinstance(ours, BitMasks)
@@ -95,30 +82,6 @@ def test_the_interface_is_the_hosts() -> None:
     assert ours.nonempty().tolist() == theirs.nonempty().tolist() == [True, True, True, False]
     assert torch.equal(ours.get_bounding_boxes().tensor, theirs.get_bounding_boxes().tensor)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-@pytest.mark.parametrize(
-    "item",
-    [
-        slice(1, 3),
-        [2, 0],
-        torch.tensor([3, 3, 1]),
-        torch.tensor([True, False, False, True]),
-        np.array([1, 2]),
-        slice(2, None, 4),
-    ],
-)
-def test_rows_are_selected_as_the_host_selects_them(item: Any) -> None:
-    ours, theirs = pair(torch.tensor([3, 0, 3, 4]))
-    assert torch.equal(ours[item].tensor, theirs[item].tensor)
-
-
-def test_one_row_by_its_number() -> None:
-    ours, theirs = pair(torch.tensor([3, 0, 4]))
-    assert torch.equal(ours[1].tensor, theirs.tensor[1:2])
-    assert torch.equal(ours[-1].tensor, theirs.tensor[2:])
-    with pytest.raises(IndexError):
-        ours[3]
 
 
 def test_selecting_and_moving_copy_no_mask() -> None:

@@ -26,7 +26,6 @@ class TrainSettings:
         amp_dtype: Number format of mixed precision: ``float16`` (with loss scaling) or
             ``bfloat16``.
         channels_last: Keep images and weights in channels-last order.
-        compile: Compile the backbone with ``torch.compile``.
         ema_decay: Decay per iteration of a moving average of the weights that is saved and
             evaluated, 0 <= d < 1; 0 = none.
         pictures: Training images drawn as the model sees them, at the start of a training.
@@ -45,7 +44,6 @@ class TrainSettings:
     accumulate: int = 1
     amp_dtype: str = "float16"
     channels_last: bool = False
-    compile: bool = False
     ema_decay: float = 0.0
     pictures: int = 8
     common_padding: bool = False

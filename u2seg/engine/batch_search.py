@@ -18,7 +18,6 @@ from typing import Any
 
 from u2seg.config.env import torchrun
 from u2seg.config.yacs_bridge import settings_from_cfg
-from u2seg.engine.compiled import memory_is_full
 from u2seg.errors import StageError, UserError
 from u2seg.host.setup import build_cfg
 from u2seg.io.memory import available_gb, peak_gb, resident_gb
@@ -254,6 +253,20 @@ def run_trial(
     if error:
         raise StageError(f"a training step with {images} image(s) failed: {error}")
     return Trial(images, seconds, peak, obstacle or (over if limit and peak > limit else ""))
+
+
+def memory_is_full(error: Exception) -> bool:
+    """Return whether an error of torch or of its libraries says that memory ran out.
+
+    Examples:
+        >>> memory_is_full(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+        True
+        >>> memory_is_full(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+        False
+    """
+    said = str(error).lower()
+    signs = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
 
 
 def _trial_process(

@@ -8,17 +8,18 @@ import importlib.util
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+
+from u2seg.engine.loop import Iteration
 from u2seg.errors import UserError
 from u2seg.io.atomic import append_text, write_text
 from u2seg.io.memory import peak_gb
-
-if TYPE_CHECKING:
-    from u2seg.engine.loop import Iteration
 
 logger = logging.getLogger("detectron2.u2seg")
 """Below the host's logger: what is said here reaches its ``log.txt`` too."""
@@ -32,7 +33,6 @@ class Meter:
     """Sums of the iterations since they were last taken, and how long one takes on average.
 
     Examples:
-        >>> from u2seg.engine.loop import Iteration
         >>> meter = Meter()
         >>> meter.add(Iteration({}, images=4, data_s=0.5, seconds=2.0))
         >>> meter.add(Iteration({}, images=4, data_s=0.5, seconds=2.0))
@@ -55,12 +55,7 @@ class Meter:
         self.seconds += iteration.seconds
 
     def take(self, remaining: int, memory_gb: float) -> dict[str, float]:
-        """Return the figures of ``RATES`` and begin anew; empty if nothing was counted.
-
-        Args:
-            remaining: Iterations still to come.
-            memory_gb: Peak memory so far, in GB.
-        """
+        """Return the figures of ``RATES`` and begin anew; empty if nothing was counted."""
         if not self.iterations:
             return {}
         rates = (
@@ -89,34 +84,28 @@ class LossTable:
 
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
-        self.columns: list[str] = []
-        if path.is_file():
-            self._keep_until(start)
+        text = path.read_text("utf-8", "replace") if path.is_file() else ""
+        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+        self.columns: list[str] = rows[0] if rows else []
+        if rows and self.columns[:1] != ["iteration"]:
+            raise UserError(f"{path} is no table of losses: choose another OUTPUT_DIR")
+        kept = [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) < start]
+        if text:
+            write_text(path, _csv([self.columns, *kept]) if rows else "")
 
     def add(self, iteration: int, values: Mapping[str, float]) -> None:
         """Append a row; new columns are added at the right of the whole table."""
-        new = sorted(values.keys() - set(self.columns))
+        new = sorted(values.keys() - set(self.columns), key=lambda name: (name in RATES, name))
         if new:
-            losses = [name for name in new if name not in RATES]
-            rates = [name for name in RATES if name in new]
-            self._widen(["iteration"] * (not self.columns) + losses + rates)
+            rows = (
+                list(csv.reader(self.path.read_text("utf-8").splitlines()))[1:]
+                if self.columns
+                else []
+            )
+            self.columns += ["iteration"] * (not self.columns) + new
+            write_text(self.path, _csv([self.columns, *([*r, *[""] * len(new)] for r in rows)]))
         row = {"iteration": iteration, **{key: f"{value:.9g}" for key, value in values.items()}}
         append_text(self.path, _csv([[str(row.get(name, "")) for name in self.columns]]))
-
-    def _keep_until(self, start: int) -> None:
-        text = self.path.read_text("utf-8", "replace")
-        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
-        self.columns = rows[0] if rows else []
-        if rows and self.columns[:1] != ["iteration"]:
-            raise UserError(f"{self.path} is no table of losses: choose another OUTPUT_DIR")
-        kept = [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) < start]
-        write_text(self.path, _csv([self.columns, *kept]) if rows else "")
-
-    def _widen(self, new: Sequence[str]) -> None:
-        rows = list(csv.reader(self.path.read_text("utf-8").splitlines())) if self.columns else []
-        self.columns += new
-        empty = [""] * len(new)
-        write_text(self.path, _csv([self.columns, *([*row, *empty] for row in rows[1:])]))
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
@@ -160,84 +149,69 @@ def progress_line(iteration: int, total: int, values: Mapping[str, float]) -> st
         parts.append(f"{values['memory_gb']:.1f} GB")
     if "lr" in values:
         parts.append(f"lr {values['lr']:.5g}")
-    losses = sorted(name for name in values if "loss" in name)
-    losses.sort(key=lambda name: name != "total_loss")
+    losses = sorted(
+        (name for name in values if "loss" in name), key=lambda n: (n != "total_loss", n)
+    )
     return "  ".join([*parts, *(f"{name} {values[name]:.4g}" for name in losses)])
 
 
 def memory_gb(device: Any) -> float:
     """Return the peak memory in GB: allocated on a GPU, else resident in this process."""
-    import torch
-
     if torch.device(device).type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 1e9
     return peak_gb()
 
 
-class RatesWriter:
-    """Puts the figures of ``RATES`` where the other writers read; the first of them.
-
-    Args:
-        trainer: Its iteration, the last one, and its loop's device are read.
-        meter: Counts its iterations.
-    """
-
-    def __init__(self, trainer: Any, meter: Meter) -> None:
-        self.trainer, self.meter = trainer, meter
-
-    def write(self) -> None:
-        """Put them into the host's storage, if anything was computed since the last time."""
-        remaining = self.trainer.max_iter - self.trainer.iter - 1
-        rates = self.meter.take(remaining, memory_gb(self.trainer.loop.device))
-        if rates:
-            self.trainer.storage.put_scalars(smoothing_hint=False, **rates)
-
-
-class LineWriter:
-    """Writes the log's line and the table's row of iterations that were computed.
+class LineWriter(EventWriter):  # type: ignore[misc]
+    """Puts the rates into the host's storage, and writes the log's line and the table's row.
 
     Args:
         folder: ``OUTPUT_DIR``.
-        trainer: Its first, present and last iterations are read.
+        trainer: Its iterations and its loop's device are read.
+        meter: Counts its iterations.
     """
 
-    def __init__(self, folder: Path, trainer: Any) -> None:
-        self.folder, self.trainer = folder, trainer
+    def __init__(self, folder: Path, trainer: Any, meter: Meter) -> None:
+        self.folder, self.trainer, self.meter = folder, trainer, meter
         self.table: LossTable | None = None
 
     def write(self) -> None:
-        """Write both; nothing, if the host calls once more after the last iteration."""
-        storage = self.trainer.storage
+        """Write; nothing, if the host calls once more after the last iteration."""
+        trainer, storage = self.trainer, self.trainer.storage
+        remaining = trainer.max_iter - trainer.iter - 1
+        rates = self.meter.take(remaining, memory_gb(trainer.loop.device))
+        if rates:
+            storage.put_scalars(smoothing_hint=False, **rates)
         number = storage.iter
         values = {key: value for key, (value, when) in storage.latest().items() if when == number}
         if "total_loss" not in values:
             return
         if self.table is None:
-            self.table = LossTable(self.folder / CSV_NAME, self.trainer.start_iter)
-        self.table.add(number, {key: v for key, v in values.items() if _in_table(key)})
+            self.table = LossTable(self.folder / CSV_NAME, trainer.start_iter)
+        told = {k: v for k, v in values.items() if "loss" in k or k in ("lr", *RATES)}
+        self.table.add(number, told)
         smooth = storage.latest_with_smoothing_hint(20)
         shown = {key: value for key, (value, _) in smooth.items() if key in values}
-        logger.info(progress_line(number, self.trainer.max_iter, shown))
+        logger.info(progress_line(number, trainer.max_iter, shown))
 
 
-class JsonLines:
+class JsonLines(EventWriter):  # type: ignore[misc]
     """Drops what a resumed training computes again, then does what the host's writer does.
 
     Args:
         folder: ``OUTPUT_DIR``.
         trainer: Its first iteration is read.
-        build: Makes the host's writer of a file.
     """
 
-    def __init__(self, folder: Path, trainer: Any, build: Callable[[str], Any]) -> None:
-        self.path, self.trainer, self.build = folder / JSON_NAME, trainer, build
+    def __init__(self, folder: Path, trainer: Any) -> None:
+        self.path, self.trainer = folder / JSON_NAME, trainer
         self.writer: Any = None
 
     def write(self) -> None:
         """Append a line."""
         if self.writer is None:
             drop_lines(self.path, self.trainer.start_iter)
-            self.writer = self.build(str(self.path))
+            self.writer = JSONWriter(str(self.path))
         self.writer.write()
 
     def close(self) -> None:
@@ -247,29 +221,8 @@ class JsonLines:
 
 
 def build_writers(folder: Path, trainer: Any, meter: Meter) -> list[Any]:
-    """Return the host's event writers of a training, in the order in which they must be called.
-
-    Args:
-        folder: ``OUTPUT_DIR``.
-        trainer: Its ``start_iter`` and ``max_iter`` are read once it trains.
-        meter: Counts its iterations.
-    """
-    from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
-
-    class Rates(RatesWriter, EventWriter):  # type: ignore[misc]
-        """A writer to the host."""
-
-    class Lines(LineWriter, EventWriter):  # type: ignore[misc]
-        """A writer to the host."""
-
-    class Json(JsonLines, EventWriter):  # type: ignore[misc]
-        """A writer to the host."""
-
-    writers = [Rates(trainer, meter), Lines(folder, trainer), Json(folder, trainer, JSONWriter)]
+    """Return the host's event writers of a training, in the order in which they must be called."""
+    writers = [LineWriter(folder, trainer, meter), JsonLines(folder, trainer)]
     if importlib.util.find_spec("tensorboard"):
         writers.append(TensorboardXWriter(str(folder)))
     return writers
-
-
-def _in_table(name: str) -> bool:
-    return "loss" in name or name in ("lr", *RATES)

@@ -21,7 +21,6 @@ from u2seg.config.training import TrainSettings
 from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.mapper import without_worker_traceback
 from u2seg.data.stream import Sample, TrainStream, build_train_loader, seed_everything, step_seed
-from u2seg.engine.compiled import compile_forward
 from u2seg.engine.ema import KEY, WeightAverage
 from u2seg.engine.interrupt import Stop, build_stop_hook, save_interrupted
 from u2seg.engine.loop import DTYPES, Batch, Iteration, TrainingLoop
@@ -54,6 +53,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         settings = settings_from_cfg(cfg).train
         student = fitted(build_student(cfg), settings)
+        logging.getLogger("detectron2.u2seg").debug("Model:\n%s", student)
         self.stream = build_train_loader(cfg, student.tasks)
         if "things" in student.tasks:
             warn_without_things(cfg, self.stream.records)
@@ -244,13 +244,11 @@ def mixed_precision(cfg: Any) -> torch.dtype | None:
 
 
 def fitted(student: Any, settings: TrainSettings) -> Any:
-    """Return a student with the padding, memory order and compiled backbone of the settings."""
+    """Return a student with the padding and memory order of the settings."""
     if hasattr(student, "common_padding"):
         student.common_padding = settings.common_padding
     if settings.channels_last:
         student = student.to(memory_format=torch.channels_last)
-    if settings.compile:
-        compile_forward(getattr(student, "backbone", student))
     return student
 
 

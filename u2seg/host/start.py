@@ -45,12 +45,8 @@ _OF_TRAINING = (
     "U2SEG.CLUSTERS.NUM_CLUSTERS", "U2SEG.SEMANTICS.NUM_CLASSES", "U2SEG.IMAGES.MAX_PIXELS",
 )  # fmt: skip
 """Keys of this package that training reads; those of labelling and evaluation it does not."""
-_LOGGERS = ("detectron2", "fvcore")
-"""Those that the host's set-up gives handlers."""
 _ADDED: list[tuple[logging.Logger, logging.Handler]] = []
-"""What the last set-up of this process added."""
-_LONG = ("Environment info:", "Running with full config:", "Model:")
-"""Beginnings of messages of the host that no console needs."""
+"""What the last set-up of this process added to loggers."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -290,57 +286,56 @@ def _check_writable(folder: Path) -> None:
 
 
 def set_up_host(cfg: Any, args: argparse.Namespace) -> None:
-    """Begin a run as the host does: log, ``config.yaml``, seeds.
+    """Begin a run: log, ``config.yaml``, seeds.
 
-    The log goes to stdout and ``OUTPUT_DIR/log.txt``, which alone has what is hundreds of lines
-    long, and all that this package says too. Handlers that an earlier call added are removed
-    first; those of others stay.
+    The log goes to stdout and ``OUTPUT_DIR/log.txt``, without colours; the file alone has what is
+    hundreds of lines long, and what this package says too. Handlers that an earlier call added
+    are removed first; those of others stay.
 
     Args:
         cfg: From ``build_cfg``; ``OUTPUT_DIR`` exists.
         args: From ``host.arguments``; the log begins with them as ``command_words``.
     """
-    from detectron2.engine import default_setup
-    from detectron2.utils import logger as host_log
+    import torch
+    from detectron2.utils import comm
+    from detectron2.utils.collect_env import collect_env_info
+    from detectron2.utils.env import seed_all_rng
 
     while _ADDED:
         logger, handler = _ADDED.pop()
         logger.removeHandler(handler)
-    # It would add none for a folder that it has seen, or write to a file that was removed since.
-    host_log.setup_logger.cache_clear()
-    host_log._cached_log_stream.cache_clear()
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    seen = {id(handler) for logger in loggers for handler in logger.handlers}
+        handler.close()
+    rank, path = comm.get_rank(), Path(cfg.OUTPUT_DIR) / "log.txt"
+    file = logging.FileHandler(f"{path}.rank{rank}" if rank else path, encoding="utf-8")
+    console = logging.StreamHandler(sys.stdout)
+    console.setLevel(logging.INFO)
+    hosts = ("detectron2", "fvcore")
+    for handler, names in ((file, (*hosts, "u2seg")), (console, hosts)):
+        handler.setFormatter(_PlainFormatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
+        for name in names if handler is file or not rank else ():
+            logging.getLogger(name).addHandler(handler)
+            _ADDED.append((logging.getLogger(name), handler))
+    for name in hosts:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+        logging.getLogger(name).propagate = False
+    host = logging.getLogger("detectron2.u2seg")
+    host.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    host.info("Command line arguments: %s", command_words(args))
+    host.debug("Environment info:\n%s", collect_env_info())
+    host.debug("Running with full config:\n%s", cfg.dump())
+    if not rank:
+        write_text(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
+        host.info("environment, full config and model are in %s", path)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
-    def first(record: logging.LogRecord) -> bool:
-        _tune(loggers, seen)  # before the host's first line, which comes with its handlers
-        return _without_colours(record)  # the host colours the config, whatever reads it
 
-    loggers[0].addFilter(first)
-    try:
-        default_setup(cfg, _Shown(eval_only=args.eval_only, words=command_words(args)))
-    finally:
-        loggers[0].removeFilter(first)
-        _tune(loggers, seen)
-    told = "environment, full config and model are in %s"
-    logging.getLogger("detectron2.u2seg").info(told, Path(cfg.OUTPUT_DIR) / "log.txt")
+class _PlainFormatter(logging.Formatter):
+    """Leaves codes of colours out."""
 
-
-def _tune(loggers: list[logging.Logger], seen: set[int]) -> None:
-    """Have the host's new handlers show what belongs there, and note them in ``_ADDED``."""
-    for logger in loggers:
-        for handler in [each for each in logger.handlers if id(each) not in seen]:
-            seen.add(id(handler))
-            _ADDED.append((logger, handler))
-            console = getattr(handler, "stream", None) is sys.stdout
-            if console:
-                handler.addFilter(_is_short)
-            elif logger is loggers[0]:
-                ours = logging.getLogger("u2seg")
-                ours.addHandler(handler)
-                _ADDED.append((ours, handler))
-            if not (console and sys.stdout.isatty()):
-                handler.setFormatter(_PlainFormatter(handler.formatter))
+    def format(self, record: logging.LogRecord) -> str:
+        return _COLOUR.sub("", super().format(record))
 
 
 def command_words(args: argparse.Namespace) -> str:
@@ -362,30 +357,3 @@ def command_words(args: argparse.Namespace) -> str:
         if value is not True:
             words.append(str(value))
     return shlex.join([*words, *map(str, args.opts)])
-
-
-class _Shown(argparse.Namespace):
-    """What the host needs of the options; printed as the command line."""
-
-    def __str__(self) -> str:
-        return str(self.words)
-
-
-class _PlainFormatter(logging.Formatter):
-    """Formats as another one does, and removes codes of colours."""
-
-    def __init__(self, inner: logging.Formatter | None) -> None:
-        super().__init__()
-        self._inner = inner or logging.Formatter()
-
-    def format(self, record: logging.LogRecord) -> str:
-        return _COLOUR.sub("", self._inner.format(record))
-
-
-def _is_short(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_LONG)
-
-
-def _without_colours(record: logging.LogRecord) -> bool:
-    record.msg, record.args = _COLOUR.sub("", record.getMessage()), ()
-    return True

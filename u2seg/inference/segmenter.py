@@ -322,7 +322,7 @@ def image_sample(cfg: Any, image: Rgb) -> dict[str, Any]:
     import torch
     from detectron2.data import transforms
 
-    from u2seg.data.resize import build_augmentations
+    from u2seg.data.mapper import build_augmentations
 
     channels = image[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else image
     resized = transforms.AugInput(np.ascontiguousarray(channels))

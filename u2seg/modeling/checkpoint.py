@@ -7,7 +7,6 @@ The name matching is the host's (``DetectionCheckpointer``); reading goes throug
 from __future__ import annotations
 
 import logging
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +63,6 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         self.keep = keep
         self._source = ""
         self._resuming = False
-
-    @classmethod
-    def for_trainer(cls, trainer: Any) -> SafeCheckpointer:
-        """Return the replacement of a ``DefaultTrainer``'s own checkpointer.
-
-        Args:
-            trainer: Its ``checkpointer`` gives model and folder; its state (iteration,
-                optimizer, schedule) is saved along, as the host does.
-        """
-        host = trainer.checkpointer
-        return cls(host.model, host.save_dir, trainer=weakref.proxy(trainer))
 
     @staticmethod
     def last_in(folder: Path | str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,14 @@ import pytest
 from PIL import Image
 
 from tests.shared import SHARED, needs_shared
-from u2seg.data.lowshot import LabelledSet, choose_images, read_labels, stuff_map, write_share
-from u2seg.engine.lowshot import make_splits
+from u2seg.engine.lowshot import (
+    LabelledSet,
+    choose_images,
+    make_splits,
+    read_labels,
+    stuff_map,
+    write_share,
+)
 from u2seg.errors import UserError
 from u2seg.evaluation.protocols.mapping import read_mapping
 from u2seg.io.atomic import sha256_file
@@ -71,37 +76,6 @@ def test_choice_by_hand() -> None:
     assert choose_images([1, 2, 3], 100, 7) == [1, 2, 3]
 
 
-def test_shares_are_nested_of_the_right_size_and_depend_on_the_seed() -> None:
-    everything = range(1000, 3000)
-    shares = [set(choose_images(everything, p, 42)) for p in (0.01, 1, 2, 5, 50, 100)]
-    assert [len(share) for share in shares] == [1, 20, 40, 100, 1000, 2000]
-    assert all(small < large for small, large in itertools.pairwise(shares))
-    assert set(choose_images(everything, 50, 43)) != shares[4]
-    # Images that are added later take places but change no order.
-    more = set(choose_images(range(1000, 3100), 50, 42))
-    assert len(more & shares[4]) > 950
-
-
-@pytest.mark.parametrize("percent", [0, -1, 100.5, float("nan")])
-def test_bad_percent(percent: float) -> None:
-    with pytest.raises(UserError, match="expected 0 < percent <= 100"):
-        choose_images([1], percent, 0)
-
-
-def test_photographs_of_one_stem_keep_their_own_labels(tmp_path: Path) -> None:
-    source = make_truth(tmp_path)
-    content = json.loads(source.panoptic_json.read_text())
-    (source.images / "002.jpg").rename(source.images / "001.png")
-    content["images"][1]["file_name"] = "001.png"  # another photograph than 001.jpg
-    source.panoptic_json.write_text(json.dumps(content))
-    records = LabelFolder.open(write_share(read_labels(source), [1, 2], tmp_path / "out")).records()
-    pairs = [(Path(r["file_name"]).name, Path(r["sem_seg_file_name"]).name) for r in records]
-    assert pairs == [("001.jpg", "001.png"), ("001.png", "001_png.png")]
-    for record in records:  # the segment of each photograph's own car
-        car = 70000 + record["image_id"]
-        assert read_panoptic_png(record["pan_seg_file_name"])[0, 0] == car
-
-
 def test_folder_is_what_training_reads(tmp_path: Path) -> None:
     labels = read_labels(make_truth(tmp_path))
     assert labels.categories == (3, 90, 92, 200)
@@ -142,21 +116,6 @@ def test_tool_writes_ids_and_mapping(tmp_path: Path) -> None:
     assert mapping.names() == {1: "car", 2: "toothbrush", 3: "banner", 4: "rug"}
     with pytest.raises(UserError, match="--percent names 5 twice"):
         make_splits(source, [5, 5], 42, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("part", "option"),
-    [
-        ("images", "--images names the folder of the photographs"),
-        ("panoptic_json", "--panoptic-json names COCO panoptic annotations"),
-        ("panoptic_pngs", "--panoptic-pngs names the folder of PNGs"),
-        ("instances_json", "--instances-json names COCO instances"),
-    ],
-)
-def test_what_is_missing_is_said_with_its_option(tmp_path: Path, part: str, option: str) -> None:
-    source = replace(make_truth(tmp_path), **{part: tmp_path / "gone"})
-    with pytest.raises(UserError, match=f"gone does not exist: {option}"):
-        make_splits(source, [20], 42, tmp_path / "out")
 
 
 def test_files_of_the_other_kind_are_refused_with_their_option(tmp_path: Path) -> None:
