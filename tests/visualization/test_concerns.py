@@ -6,10 +6,14 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.visualization.fake_run import QUALITY
+from u2seg.io.atomic import write_json
+from u2seg.labels import LabelImage
 from u2seg.structures.labels import LabelSpace
+from u2seg.structures.masks import InstanceMask
 from u2seg.visualization.concerns import (
     LabelStatistics,
     label_concerns,
@@ -20,24 +24,28 @@ from u2seg.visualization.concerns import (
 )
 from u2seg.visualization.report import write_report
 from u2seg.visualization.sources import (
-    ImageRecord,
     LabelRun,
-    PanopticFolder,
-    PanopticRecord,
+    Labels,
+    Notes,
     Predictions,
+    read_labels,
 )
 
 
+def image(number):
+    return LabelImage(number + 1, f"{number}.jpg", (10, 20), f"{number}.png", None, {})
+
+
 def told(numbers=None, *, things=4, images=4, skipped=(), **of_run):
-    run = LabelRun(Path("x"), panoptic=PanopticFolder(Path("x"), LabelSpace(things, 3)), **of_run)
-    run.images = [ImageRecord(i + 1, f"{i}.jpg", 10, 20) for i in range(images)]
+    run = LabelRun(Path("x"), labels=Labels(LabelSpace(things, 3)), **of_run)
+    run.images = [image(i) for i in range(images)]
     run.skipped = list(skipped)
     return [(c.level, c.text) for c in label_concerns(run, numbers or LabelStatistics())]
 
 
 def test_statistics_by_hand():
-    run = LabelRun(Path("x"), panoptic=PanopticFolder(Path("x"), LabelSpace(4, 3)))
-    run.images = [ImageRecord(i + 1, f"{i}.jpg", 10, 20) for i in range(4)]
+    run = LabelRun(Path("x"), labels=Labels(LabelSpace(4, 3)))
+    run.images = [image(i) for i in range(4)]
     run.masks = {
         1: [{"area": 50, "bbox": [0, 2, 5, 5]}, {"area": 2, "bbox": [1, 1, 2, 2]}],
         2: [{"area": 20, "bbox": [10, 1, 10, 3]}],
@@ -157,25 +165,34 @@ def test_masks_at_the_border():
     assert "U2SEG.MASKS.MAX_BORDER 0.2 drops masks that cover more than 20 %" in text
 
 
-def predicted(folder, categories):
+def predicted(folder, categories, scores=()):
     """One image for each list of categories; 1 and 2 are things, 3 is stuff."""
-    records = {
-        f"{i}.jpg": PanopticRecord(f"{i}.png", [{"category_id": c} for c in row])
-        for i, row in enumerate(categories)
-    }
-    return Predictions(PanopticFolder(folder, LabelSpace(2, 1), records), folder)
+    space = LabelSpace(2, 1)
+    rows = {i: [{"id": n + 1, "category_id": c, "area": 1} for n, c in enumerate(row)]
+            for i, row in enumerate(categories)}  # fmt: skip
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 2, "width": 2} for i in rows]
+    annotations = [{"image_id": i, "file_name": f"{i}.png", "segments_info": rows[i]} for i in rows]
+    content = {"images": images, "annotations": annotations, "categories": space.categories()}
+    mask = InstanceMask.from_array(np.ones((2, 2), bool), 1.0).to_result(0)
+    instances = [{**mask, "category_id": 1, "score": score} for score in scores]
+    write_json(folder / "panoptic.json", content)
+    write_json(folder / "instances.json", instances)
+    write_json(folder / "labelspace.json", space.to_json())
+    notes = Notes()
+    found = Predictions(read_labels(folder, notes), folder)
+    assert not notes
+    return found
 
 
 def test_a_model_that_found_nothing_is_red_and_its_best_score_is_told(tmp_path):
-    [concern] = prediction_concerns(predicted(tmp_path, [[3], []]))
+    [concern] = prediction_concerns(predicted(tmp_path / "a", [[3], []]))
     assert concern.level == "red" and "no object in 2 of 2 images: nor a candidate" in concern.text
-    (tmp_path / "instances.json").write_text(json.dumps([{"score": 0.08}, {"score": 0.24}]))
-    [concern] = prediction_concerns(predicted(tmp_path, [[3], []]))
+    [concern] = prediction_concerns(predicted(tmp_path / "b", [[3], []], [0.08, 0.24]))
     assert "highest score is 0.24" in concern.text and "CONFIDENCE_THRESH 0.12" in concern.text
-    [concern] = prediction_concerns(predicted(tmp_path, [[1], [3], []]))
+    [concern] = prediction_concerns(predicted(tmp_path / "c", [[1], [3], []]))
     assert concern.level == "amber" and "2 of 3 images" in concern.text
-    assert prediction_concerns(predicted(tmp_path, [[1], [2, 3], [3], []])) == []
-    assert prediction_concerns(predicted(tmp_path, [])) == []
+    assert prediction_concerns(predicted(tmp_path / "d", [[1], [2, 3], [3], []])) == []
+    assert prediction_concerns(Predictions(None, tmp_path)) == []
 
 
 def test_warnings_stand_at_the_top_worst_first_and_in_the_log(tmp_path, caplog):

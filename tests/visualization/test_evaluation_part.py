@@ -28,7 +28,7 @@ from u2seg.visualization.evaluation import (
     read_lines,
 )
 from u2seg.visualization.report import Page, render, report_line, write_report
-from u2seg.visualization.sources import Notes, PanopticFolder, Predictions, read_predictions
+from u2seg.visualization.sources import Notes, Predictions, read_predictions
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def cells(text):
 
 def shown(metrics):
     """The page of these metrics alone."""
-    part = Predictions(PanopticFolder(Path("x")), Path("nowhere"), metrics)
+    part = Predictions(None, Path("nowhere"), metrics)
     return render(Page("t", evaluation=evaluation_part(part, None, Notes())))
 
 

@@ -141,12 +141,13 @@ def test_semantic_labels_alone_are_drawn(tmp_path):
     panoptic = folders.labels / "panoptic"
     for name in ("panoptic.json", "instances.json"):
         (panoptic / name).unlink()
+    (panoptic / "labelspace.json").write_text(json.dumps(LabelSpace(0, 4).to_json()))
     for path in (folders.labels / "semantics").rglob("*.png"):
         target = panoptic / "stuff" / path.relative_to(folders.labels / "semantics")
         write_label_png(target, read_label_png(path) + 1)
     page = build_page(labels=folders.labels, title="t")
-    assert [p.caption for p in page.samples[0].pictures][-2:] == ["stuff map", "panoptic label"]
-    assert not page.notes and not page.clusters and "stuff clusters" not in report.render(page)
+    assert [p.caption for p in page.samples[0].pictures][-2:] == ["stuff map", "label"]
+    assert not page.notes and not page.clusters and "thing clusters" not in report.render(page)
 
 
 def test_things_alone_are_drawn(tmp_path):
@@ -163,7 +164,7 @@ def test_things_alone_are_drawn(tmp_path):
     write_panoptic_png(path, np.where(np.isin(ids, kept), ids, 0).astype(np.int32))
     shutil.rmtree(folders.labels / "semantics")
     page = build_page(labels=folders.labels, title="t")
-    assert [p.caption for p in page.samples[0].pictures][-1] == "panoptic label"
+    assert [p.caption for p in page.samples[0].pictures][-1] == "label"
     assert not page.notes and not page.stuff and page.clusters
     assert 'id="stuff"' not in report.render(page)
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from u2seg.io.jsonfile import read_json
 from u2seg.io.sources import PHOTOGRAPHIC
+from u2seg.labels import LabelImage
 from u2seg.structures.labels import LabelSpace
 from u2seg.visualization.draw import printable
 from u2seg.visualization.sources import LabelRun, Predictions
@@ -69,13 +69,11 @@ def label_statistics(run: LabelRun) -> LabelStatistics:
     masks = run.masks or {}
     for image in run.images:
         for record in masks.get(image.id, ()):
-            areas.append(100.0 * float(record["area"]) / max(1, image.height * image.width))
-            contact += touches_border(record["bbox"], image.height, image.width)
+            areas.append(100.0 * float(record["area"]) / max(1, image.size[0] * image.size[1]))
+            contact += touches_border(record["bbox"], *image.size)
     shares: tuple[dict[int, float], float, float] = ({}, 0.0, 0.0)
-    if run.panoptic and run.panoptic.space:
-        segments = {name: record.segments for name, record in run.panoptic.by_file.items()}
-        sizes = {image.file_name: image.height * image.width for image in run.images}
-        shares = segment_shares(segments, sizes, run.panoptic.space)
+    if run.labels:
+        shares = segment_shares(run.labels.by_file, run.labels.space)
     known = [] if run.masks is None else [len(masks.get(image.id, ())) for image in run.images]
     clusters = Counter(int(row["category_id"]) - 1 for row in run.instances)
     border = contact / len(areas) if areas else 0.0
@@ -94,27 +92,21 @@ def touches_border(box: Sequence[float], height: int, width: int) -> bool:
 
 
 def segment_shares(
-    segments: Mapping[str, Sequence[Mapping[str, Any]]],
-    pixels: Mapping[str, int],
-    space: LabelSpace,
+    images: Mapping[str, LabelImage], space: LabelSpace
 ) -> tuple[dict[int, float], float, float]:
-    """Return (stuff cluster -> share, share of things, share of void) of all pixels.
-
-    Args:
-        segments: File name -> ``segments_info`` with ``category_id`` and ``area``.
-        pixels: File name -> pixels of the image; images not named here are passed over.
-        space: The numbering.
+    """Return (stuff cluster -> share, share of things, share of void) of all labelled pixels.
 
     Examples:
-        >>> one = {"a.jpg": [{"category_id": 1, "area": 2}, {"category_id": 3, "area": 5}]}
-        >>> segment_shares(one, {"a.jpg": 10}, LabelSpace(1, 2))
+        >>> rows = ({"category_id": 1, "area": 2}, {"category_id": 3, "area": 5})
+        >>> one = LabelImage(1, "a.jpg", (2, 5), "a.png", rows, {})
+        >>> segment_shares({"a.jpg": one}, LabelSpace(1, 2))
         ({1: 0.5}, 0.2, 0.3)
     """
     stuff: Counter[int] = Counter()
     things = total = 0
-    for name in segments.keys() & pixels.keys():
-        total += pixels[name]
-        for row in segments[name]:
+    for image in images.values():
+        total += image.size[0] * image.size[1] if image.segments is not None else 0
+        for row in image.segments or ():
             category, area = int(row["category_id"]), int(row["area"])
             if space.is_thing(category):
                 things += area
@@ -181,21 +173,22 @@ def prediction_concerns(found: Predictions) -> list[Concern]:
         found: Its predictions.
 
     Raises:
-        KeyError, TypeError, ValueError: if ``instances.json`` is not a COCO result file.
+        UserError: if ``instances.json`` is not a COCO result file.
     """
-    space, records = found.panoptic.space, found.panoptic.by_file.values()
-    if space is None or not records:
+    labels = found.labels
+    records = [i for i in labels.by_file.values() if i.segments is not None] if labels else []
+    if labels is None or not records or not labels.space.num_things:
         return []
     empty = sum(
-        not any(space.is_thing(int(row["category_id"])) for row in record.segments)
-        for record in records
+        not any(labels.space.is_thing(int(row["category_id"])) for row in image.segments or ())
+        for image in records
     )
     if empty < len(records):
         if empty <= RED_EMPTY * len(records):
             return []
         return [Concern("amber", f"{_no_object(empty, len(records))}. {_LONGER}.")]
-    path = found.panoptic.root / "instances.json"
-    scores = [float(row["score"]) for row in read_json(path)] if path.is_file() else []
+    rows = labels.folder.instances.values() if labels.folder else ()
+    scores = [float(row["score"]) for instances in rows for row in instances]
     sure = (
         f"its highest score is {max(scores):.2f}, so MODEL.PANOPTIC_FPN.COMBINE."
         f"INSTANCES_CONFIDENCE_THRESH {max(scores) / 2:.2f} would show some"

@@ -26,13 +26,15 @@ from u2seg.evaluation.truth.predictions import PSEUDO_LABELS
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_panoptic_png
+from u2seg.labels import LabelImage
 from u2seg.structures.labels import VOID_ID, LabelSpace
+from u2seg.structures.panoptic import PanopticLabel, Segment
 from u2seg.visualization.charts import matrix_chart
 from u2seg.visualization.compose import data_uri
 from u2seg.visualization.concerns import percent
-from u2seg.visualization.draw import Rgb
-from u2seg.visualization.samples import Picture, Sample, blank, draw_ids, fit_labels, thumbnail
-from u2seg.visualization.sources import ImageRecord, Notes, Predictions
+from u2seg.visualization.draw import Rgb, draw_panoptic
+from u2seg.visualization.samples import LETTERS, Picture, Sample, fit_labels, photograph
+from u2seg.visualization.sources import Notes, Predictions
 
 UNDEFINED = "–"
 OTHER = "other classes"
@@ -250,14 +252,11 @@ def _sample(
     image = worst["images"][key]
     space, categories = _class_space(worst["classes"])
     truth = read_panoptic_png(safe_join(found.results, str(image["truth"])))
-    height, width = truth.shape
-    photo, pictures = blank(height, width), []
-    records = found.panoptic.by_file.items()
-    name = next((n for n, record in records if record.png == image["png"]), "")
-    known = root is not None and name and image["whole_image"]
-    if root is not None and known and safe_join(root, name).is_file():
-        photo = thumbnail(root, ImageRecord(0, name, height, width))
-        pictures.append(Picture("photograph", data_uri(photo)))
+    by_file = found.labels.by_file if found.labels else {}
+    name = next((n for n, record in by_file.items() if record.png == image["png"]), "")
+    whole = root if name and image["whole_image"] else None
+    shown = LabelImage(0, name, truth.shape, "", None, {"file_name": name})
+    photo, pictures = photograph(whole, shown)
     true = {int(s): categories[str(c)] for s, c in image["true_segments"].items()}
     pictures.append(Picture(reference, _drawn(photo, truth, true, space)))
     if image["prediction"]:
@@ -278,15 +277,19 @@ def _class_space(classes: Mapping[str, Mapping[str, Any]]) -> tuple[LabelSpace, 
     ids = sorted(classes, key=lambda c: (not classes[c]["isthing"], int(c)))
     names = tuple(str(classes[c]["name"]) for c in ids)
     things = sum(bool(classes[c]["isthing"]) for c in ids)
-    thing_names = names[:things] or ("no things",)
-    space = LabelSpace(len(thing_names), len(ids) - things, thing_names, names[things:])
-    first = 1 + len(thing_names) - things
-    return space, {c: first + number for number, c in enumerate(ids)}
+    space = LabelSpace(things, len(ids) - things, names[:things], names[things:])
+    return space, {c: 1 + number for number, c in enumerate(ids)}
 
 
 def _drawn(
     photo: Rgb, ids: npt.NDArray[np.int32], categories: Mapping[int, int], space: LabelSpace
 ) -> str:
     """Return the picture of a map; segments without a category keep the photograph."""
-    known = np.where(np.isin(ids, list(categories)), ids, VOID_ID).astype(np.int32)
-    return data_uri(draw_ids(photo, fit_labels(known, photo), categories, space))
+    ids = fit_labels(np.where(np.isin(ids, list(categories)), ids, VOID_ID).astype(np.int32), photo)
+    values, areas = np.unique(ids, return_counts=True)
+    segments = tuple(
+        Segment(i, categories[i], space.is_thing(categories[i]), area, (0.0, 0.0, 0.0, 0.0))
+        for i, area in zip(values.tolist(), areas.tolist(), strict=True)
+        if i != VOID_ID
+    )
+    return data_uri(draw_panoptic(photo, PanopticLabel(ids, segments), space, name_size=LETTERS))

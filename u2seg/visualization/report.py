@@ -205,8 +205,9 @@ def build_page(
         known = {i.file_name for i in run.images} if run and paired else set()
         root = elsewhere or (run.image_root if run and paired else None)
         page.concerns += notes.attempt("warnings", [], prediction_concerns, found)
-        page.predictions = prediction_samples(found.panoptic, root, known, MAX_SAMPLES, notes)
-        page.predictions_total = sum(name not in known for name in found.panoptic.by_file)
+        if found.labels:
+            page.predictions = prediction_samples(found.labels, root, known, MAX_SAMPLES, notes)
+            page.predictions_total = sum(name not in known for name in found.labels.by_file)
         page.evaluation = evaluation_part(found, root, notes)
     _add_seconds(page)
     if len(notes) > MAX_NOTES:
@@ -232,7 +233,7 @@ def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Not
     numbers = notes.attempt("label statistics", page.numbers, label_statistics, run)
     page.numbers = numbers
     page.concerns += notes.attempt("warnings", [], label_concerns, run, numbers)
-    folders = {"panoptic label": run.panoptic, "prediction": found.panoptic if found else None}
+    folders = {"label": run.labels, "prediction": found.labels if found else None}
     shown = {caption: folder for caption, folder in folders.items() if folder}
     page.samples = label_samples(run, shown, MAX_SAMPLES, notes)
     args = (run, MAX_CLUSTERS, MAX_CROPS, notes)

@@ -14,7 +14,7 @@ from u2seg.visualization.sources import (
     LabelRun,
     Notes,
     TrainRun,
-    read_panoptic_folder,
+    read_labels,
     read_timings,
     read_train_run,
 )
@@ -76,12 +76,12 @@ def read_rounds(
     notes.attempt("figures of the rounds", None, _add_rows, found, listed)
     if found.rows:
         _add_costs(found, summary.parent, notes)
-    if run and run.panoptic:
-        folders = {"first label": run.panoptic}
+    if run and run.labels:
+        folders = {"first label": run.labels}
         for entry in listed[1:]:
-            root = summary.parent / "rounds" / str(entry["round"]) / "labels" / "panoptic"
-            if root.is_dir():
-                folders[f"round {entry['round']}"] = read_panoptic_folder(root, notes)
+            root = summary.parent / "rounds" / str(entry["round"]) / "labels"
+            labels = read_labels(root, notes) if root.is_dir() else None
+            folders |= {f"round {entry['round']}": labels} if labels else {}
         found.samples = label_samples(run, folders, count, notes, stages=False)
     return found
 

@@ -13,15 +13,16 @@ import numpy.typing as npt
 from u2seg.errors import UserError
 from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, read_image
-from u2seg.io.paths import safe_join, stem_of
-from u2seg.io.png import read_label_png, read_panoptic_png
+from u2seg.io.paths import safe_join
+from u2seg.io.png import read_label_png
 from u2seg.io.progress import Bar
-from u2seg.structures.labels import VOID_ID, VOID_STUFF, LabelSpace
+from u2seg.labels import LabelImage
+from u2seg.structures.labels import VOID_STUFF, LabelSpace
 from u2seg.structures.masks import decode_mask
-from u2seg.structures.panoptic import PanopticLabel, Segment
+from u2seg.structures.panoptic import PanopticLabel
 from u2seg.visualization.compose import data_uri, magnify, masked_crop, shrink
 from u2seg.visualization.draw import Rgb, draw_masks, draw_panoptic, draw_stuff
-from u2seg.visualization.sources import ImageRecord, LabelRun, Notes, PanopticFolder
+from u2seg.visualization.sources import LabelRun, Labels, Notes
 
 THUMBNAIL = 560
 """Longer side of a picture in pixels: the page shows it smaller, and whole on a click."""
@@ -74,7 +75,7 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 def label_samples(
     run: LabelRun,
-    folders: Mapping[str, PanopticFolder],
+    folders: Mapping[str, Labels],
     count: int,
     notes: Notes,
     stages: bool = True,
@@ -100,36 +101,39 @@ def label_samples(
             pictures += notes.attempt(f"{what} of {name}", none, draw, run, record, photo)
         for caption, folder in folders.items():
             args = (folder, record.file_name, photo, caption)
-            pictures += notes.attempt(f"{caption} of {name}", none, panoptic_picture, *args)
-        samples.append(Sample(name, f"{record.width} × {record.height}", pictures))
+            pictures += notes.attempt(f"{caption} of {name}", none, label_picture, *args)
+        samples.append(Sample(name, f"{record.size[1]} × {record.size[0]}", pictures))
     return samples
 
 
 def prediction_samples(
-    folder: PanopticFolder, image_root: Path | None, known: set[str], count: int, notes: Notes
+    labels: Labels, image_root: Path | None, known: set[str], count: int, notes: Notes
 ) -> list[Sample]:
     """Return up to ``count`` predictions of images that are not in ``known``.
 
     The photograph is looked for under ``image_root``; without it segments are drawn on grey.
     """
     samples = []
-    for name in spread([name for name in folder.by_file if name not in known], count):
-        what = f"prediction of {name}"
-        sample = notes.attempt(what, None, _prediction, folder, image_root, name)
+    for name in spread([name for name in labels.by_file if name not in known], count):
+        sample = notes.attempt(f"prediction of {name}", None, _prediction, labels, image_root, name)
         samples += [sample] if sample else []
     return samples
 
 
-def _prediction(folder: PanopticFolder, image_root: Path | None, name: str) -> Sample | None:
-    ids = read_panoptic_png(safe_join(folder.root / "panoptic", folder.by_file[name].png))
-    height, width = ids.shape
-    pictures = []
-    photo = blank(height, width)
-    if image_root is not None and safe_join(image_root, name).is_file():
-        photo = thumbnail(image_root, ImageRecord(0, name, height, width))
-        pictures.append(Picture("photograph", data_uri(photo)))
-    pictures += panoptic_picture(folder, name, photo, "prediction")
-    return Sample(name, f"{width} × {height}", pictures)
+def _prediction(labels: Labels, image_root: Path | None, name: str) -> Sample:
+    image = labels.by_file[name]
+    photo, pictures = photograph(image_root, image)
+    pictures += label_picture(labels, name, photo, "prediction")
+    return Sample(name, f"{image.size[1]} × {image.size[0]}", pictures)
+
+
+def photograph(root: Path | None, image: LabelImage) -> tuple[Rgb, list[Picture]]:
+    """Return a photograph at the size of the page and its picture; grey and none if unknown."""
+    if root is None or not safe_join(root, image.file_name).is_file():
+        grey = np.full((*image.size, 3), 200, dtype=np.uint8)
+        return magnify(shrink(grey, THUMBNAIL), THUMBNAIL), []
+    photo = thumbnail(root, image)
+    return photo, [Picture("photograph", data_uri(photo))]
 
 
 def cluster_gallery(
@@ -159,12 +163,12 @@ def stuff_gallery(
         per_cluster: Photographs, at equal steps through those that hold it.
         notes: Gets what cannot be drawn.
     """
-    if run.panoptic is None or run.space is None:
+    if run.labels is None or run.space is None:
         return []
     members: dict[int, list[Any]] = {category: [] for category in sizes}
     for image in run.images:
-        record = run.panoptic.by_file.get(image.file_name)
-        for row in record.segments if record else ():
+        record = run.labels.by_file.get(image.file_name)
+        for row in (record.segments or ()) if record else ():
             if int(row["category_id"]) in members:
                 found = (image.id, lambda ids, number=int(row["id"]): ids() == number)
                 members[int(row["category_id"])].append(found)
@@ -203,15 +207,15 @@ def _gallery(
 
 
 def _crops(
-    run: LabelRun, image: ImageRecord, makers: Mapping[tuple[int, int], Any]
+    run: LabelRun, image: LabelImage, makers: Mapping[tuple[int, int], Any]
 ) -> dict[tuple[int, int], Picture]:
     photo = _full_photo(run.image_root, image)
     maps: list[npt.NDArray[np.int32]] = []
 
     def ids() -> npt.NDArray[np.int32]:
-        if run.panoptic and not maps:
-            png = run.panoptic.by_file[image.file_name].png
-            maps.append(read_panoptic_png(safe_join(run.panoptic.root / "panoptic", png)))
+        if run.labels and run.labels.folder and not maps:
+            label = run.labels.folder.panoptic(run.labels.by_file[image.file_name])
+            maps.append(label.ids if label else np.zeros(image.size, np.int32))
         return maps[0]
 
     return {
@@ -233,37 +237,29 @@ def css_color(row: Iterable[int] | npt.NDArray[np.uint8]) -> str:
     return "#" + "".join(f"{int(channel):02x}" for channel in row)
 
 
-def blank(height: int, width: int) -> Rgb:
-    """Return grey instead of a photograph of that size, at the size of the page."""
-    grey = np.full((height, width, 3), 200, dtype=np.uint8)
-    return magnify(shrink(grey, THUMBNAIL), THUMBNAIL)
-
-
-def thumbnail(root: Path | None, record: ImageRecord) -> Rgb:
+def thumbnail(root: Path | None, image: LabelImage) -> Rgb:
     """Return a photograph at the size of the page.
 
     Raises:
         UserError: if it is missing, unreadable or of another size than the record says.
     """
-    return magnify(shrink(_full_photo(root, record), THUMBNAIL), THUMBNAIL)
+    return magnify(shrink(_full_photo(root, image), THUMBNAIL), THUMBNAIL)
 
 
-def _full_photo(root: Path | None, record: ImageRecord) -> Rgb:
+def _full_photo(root: Path | None, image: LabelImage) -> Rgb:
     if root is None:
         raise UserError("images.json names no image_root")
     try:
-        photo = read_image(image_file(root, {"file_name": record.file_name, **record.shard}))
+        photo = read_image(image_file(root, image.record))
     except BadImageError as error:
         raise UserError(str(error)) from error
-    if photo.shape[:2] != (record.height, record.width):
-        raise UserError(
-            f"is {photo.shape[1]} x {photo.shape[0]} now, was {record.width} x {record.height} "
-            "when it was labelled"
-        )
+    if photo.shape[:2] != image.size:
+        now, was = (f"{width} x {height}" for height, width in (photo.shape[:2], image.size))
+        raise UserError(f"is {now} now, was {was} when it was labelled")
     return photo
 
 
-def _masks(run: LabelRun, record: ImageRecord, photo: Rgb) -> list[Picture]:
+def _masks(run: LabelRun, record: LabelImage, photo: Rgb) -> list[Picture]:
     """Return a picture of the masks; of a hierarchy one for each level, wholes first."""
     if run.masks is None:
         return []
@@ -289,8 +285,8 @@ def _pale(photo: Rgb) -> Rgb:
     return pale
 
 
-def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> list[Picture]:
-    path = safe_join(run.root / "semantics", f"{record.stem}.png")
+def _stuff(run: LabelRun, record: LabelImage, photo: Rgb) -> list[Picture]:
+    path = safe_join(run.root / "semantics", record.png)
     if not path.exists():
         return []
     values = fit_labels(read_label_png(path), photo)
@@ -301,42 +297,28 @@ def _stuff(run: LabelRun, record: ImageRecord, photo: Rgb) -> list[Picture]:
     return [Picture("stuff map", data_uri(draw_stuff(photo, values, space)))]
 
 
-def panoptic_picture(folder: PanopticFolder, name: str, photo: Rgb, caption: str) -> list[Picture]:
+def label_picture(labels: Labels, name: str, photo: Rgb, caption: str) -> list[Picture]:
     """Return the label of a photograph drawn on it; nothing if the folder has none of it.
 
-    A folder of semantic labels alone has its stuff map drawn.
+    Of semantic labels alone the stuff map is drawn, of things alone the masks.
 
     Raises:
         UserError: if the PNG is missing or unreadable.
     """
-    record, space = folder.by_file.get(name), folder.space
-    if space is None:
+    image, folder = labels.by_file.get(name), labels.folder
+    if image is None or folder is None:
         return []
-    if record is None:
-        path = safe_join(folder.root / "stuff", f"{stem_of(name)}.png")
-        if not path.is_file():
-            return []
-        drawn = draw_stuff(photo, fit_labels(read_label_png(path), photo), space, target=True)
+    label, stuff = folder.panoptic(image), folder.stuff(image)
+    if label is not None:
+        small = PanopticLabel(fit_labels(label.ids, photo), label.segments)
+        size = round(LETTERS * max(photo.shape) / THUMBNAIL)
+        drawn = draw_panoptic(photo, small, labels.space, name_size=size)
+    elif stuff is not None:
+        drawn = draw_stuff(photo, fit_labels(stuff, photo), labels.space, target=True)
     else:
-        ids = fit_labels(read_panoptic_png(safe_join(folder.root / "panoptic", record.png)), photo)
-        categories = {int(row["id"]): int(row["category_id"]) for row in record.segments}
-        drawn = draw_ids(photo, ids, categories, space)
+        masks = [decode_mask(mask.rle) for mask in folder.masks(image)]
+        drawn = draw_masks(photo, [fit_labels(mask, photo) for mask in masks])
     return [Picture(caption, data_uri(drawn))]
-
-
-def draw_ids(
-    photo: Rgb, ids: npt.NDArray[np.int32], categories: Mapping[int, int], space: LabelSpace
-) -> Rgb:
-    """Return an id map drawn on a photograph of its size; ``categories``: id -> category."""
-    box = (0.0, 0.0, 0.0, 0.0)
-    values, areas = np.unique(ids, return_counts=True)
-    segments = tuple(
-        Segment(i, categories[i], space.is_thing(categories[i]), area, box)
-        for i, area in zip(values.tolist(), areas.tolist(), strict=True)
-        if i != VOID_ID
-    )
-    size = round(LETTERS * max(ids.shape) / THUMBNAIL)
-    return draw_panoptic(photo, PanopticLabel(ids, segments), space, name_size=size)
 
 
 def fit_labels(labels: npt.NDArray[Any], photo: Rgb) -> npt.NDArray[Any]:

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import yaml
 
 from u2seg.errors import UserError
-from u2seg.io.imagefile import SHARD_KEYS
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.names import label_stem
 from u2seg.io.yamlfile import parse_yaml
+from u2seg.labels import LabelFolder, LabelImage
 from u2seg.structures.labels import LabelSpace
 
 T = TypeVar("T")
@@ -27,32 +27,12 @@ _TROUBLE = (UserError, KeyError, TypeError, ValueError, AttributeError, OSError,
 
 
 @dataclass(frozen=True)
-class ImageRecord:
-    """One photograph; ``stem`` names its label files, ``shard`` its place in a tar file."""
+class Labels:
+    """A label or result folder that was opened: its names, its images by file name."""
 
-    id: int
-    file_name: str
-    height: int
-    width: int
-    shard: dict[str, Any] = field(default_factory=dict)
-    stem: str = ""
-
-
-@dataclass(frozen=True)
-class PanopticRecord:
-    """One image of a COCO panoptic file: name of its PNG and its ``segments_info``."""
-
-    png: str
-    segments: list[dict[str, Any]]
-
-
-@dataclass
-class PanopticFolder:
-    """``panoptic.json``, ``panoptic/*.png``, ``labelspace.json``; ``by_file``: image -> record."""
-
-    root: Path
-    space: LabelSpace | None = None
-    by_file: dict[str, PanopticRecord] = field(default_factory=dict)
+    space: LabelSpace
+    by_file: dict[str, LabelImage] = field(default_factory=dict)
+    folder: LabelFolder | None = None
 
 
 @dataclass
@@ -65,13 +45,13 @@ class LabelRun:
 
     root: Path
     image_root: Path | None = None
-    images: list[ImageRecord] = field(default_factory=list)
+    images: list[LabelImage] = field(default_factory=list)
     found: int = 0
     passed_over: dict[str, int] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     masks: dict[int, list[dict[str, Any]]] | None = None
     instances: list[dict[str, Any]] = field(default_factory=list)
-    panoptic: PanopticFolder | None = None
+    labels: Labels | None = None
     losses: dict[str, list[float]] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -80,7 +60,7 @@ class LabelRun:
     @property
     def space(self) -> LabelSpace | None:
         """Names and colours, once there are panoptic labels."""
-        return self.panoptic.space if self.panoptic else None
+        return self.labels.space if self.labels else None
 
 
 @dataclass
@@ -104,9 +84,9 @@ class TrainRun:
 
 @dataclass
 class Predictions:
-    """What evaluation left: predicted panoptic labels, and in ``results`` its figures."""
+    """What evaluation left: predicted labels, and in ``results`` its figures."""
 
-    panoptic: PanopticFolder
+    labels: Labels | None
     results: Path
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -133,10 +113,10 @@ def read_label_run(root: Path, notes: Notes) -> LabelRun:
         run.skipped = notes.attempt("skipped images", [], _skipped, root / "skipped.jsonl")
     if (root / "masks" / "manifest.json").exists():
         run.masks = notes.attempt("masks", None, _masks, root)
-    if (root / "panoptic" / "instances.json").exists():
-        run.instances = notes.attempt("clusters", [], _instances, root)
     if (root / "panoptic" / "manifest.json").exists():
-        run.panoptic = read_panoptic_folder(root / "panoptic", notes)
+        run.labels = read_labels(root, notes)
+    if run.labels and run.labels.folder:
+        run.instances = notes.attempt("clusters", [], _instances, run.labels.folder)
     losses, quality = root / "semantics" / "losses.json", root / "clusters" / "quality.json"
     if losses.exists():
         run.losses = notes.attempt("STEGO losses", {}, _losses, losses)
@@ -150,13 +130,15 @@ def read_label_run(root: Path, notes: Notes) -> LabelRun:
     return run
 
 
-def read_panoptic_folder(root: Path, notes: Notes) -> PanopticFolder:
-    """Return a folder of panoptic labels or predictions; what is missing goes into ``notes``."""
-    folder = PanopticFolder(root)
-    folder.space = notes.attempt(f"names and colours of {root.name}", None, _space, root)
-    if (root / "panoptic.json").exists() or not (root / "stuff").is_dir():  # not stuff alone
-        folder.by_file = notes.attempt(f"panoptic labels of {root.name}", {}, _panoptic, root)
-    return folder
+def read_labels(root: Path, notes: Notes) -> Labels | None:
+    """Return a label or result folder; what cannot be read goes into ``notes``."""
+    # The photographs are looked for by the report itself, so that labels are shown without them.
+    folder = notes.attempt(f"labels in {root.name}", None, LabelFolder.open, root, root)
+    if folder is None:
+        return None
+    none: dict[str, LabelImage] = {}
+    by_file = notes.attempt(f"images of the labels in {root.name}", none, _by_file, folder)
+    return Labels(folder.space, by_file, folder)
 
 
 def read_train_run(root: Path, notes: Notes) -> TrainRun:
@@ -171,7 +153,7 @@ def read_train_run(root: Path, notes: Notes) -> TrainRun:
 
 def read_predictions(root: Path, notes: Notes, results: Path | None = None) -> Predictions:
     """Return predictions and metrics; what is missing goes into ``notes``."""
-    found = Predictions(read_panoptic_folder(root, notes), results or root)
+    found = Predictions(read_labels(root, notes), results or root)
     found.metrics = notes.attempt("metrics", {}, read_json_object, found.results / "metrics.json")
     return found
 
@@ -196,14 +178,12 @@ def _eval_images(config: str) -> Path | None:
     return Path(root) / str(folder or "") if root else None
 
 
-def _space(root: Path) -> LabelSpace | None:
-    return LabelSpace.from_json(read_json_object(root / "labelspace.json"))
+def _by_file(folder: LabelFolder) -> dict[str, LabelImage]:
+    return {image.file_name: image for image in folder.images}
 
 
-def _instances(root: Path) -> list[dict[str, Any]]:
-    rows = read_json_object(root / "panoptic" / "instances.json", "annotations")["annotations"]
-    ids = ("image_id", "category_id")
-    return [{**row, **{key: int(row[key]) for key in ids}} for row in rows]
+def _instances(folder: LabelFolder) -> list[dict[str, Any]]:
+    return [row for rows in folder.instances.values() for row in rows]
 
 
 def _images(run: LabelRun) -> None:
@@ -213,11 +193,9 @@ def _images(run: LabelRun) -> None:
     run.found = int(info.get("found", 0))
     run.passed_over = {str(k): int(v) for k, v in info.get("passed_over", {}).items()}
     for row in content["images"]:
-        shard = {key: row[key] for key in SHARD_KEYS if key in row}
         size = int(row["height"]), int(row["width"])
-        run.images.append(
-            ImageRecord(int(row["id"]), str(row["file_name"]), *size, shard, label_stem(row))
-        )
+        name = f"{label_stem(row)}.png"
+        run.images.append(LabelImage(int(row["id"]), str(row["file_name"]), size, name, None, row))
 
 
 def _skipped(path: Path) -> list[tuple[str, str]]:
@@ -235,15 +213,6 @@ def _masks(root: Path) -> dict[int, list[dict[str, Any]]]:
         for record in read_json(part):
             found.setdefault(int(record["image_id"]), []).append(record)
     return found
-
-
-def _panoptic(root: Path) -> dict[str, PanopticRecord]:
-    content = read_json_object(root / "panoptic.json", "images", "annotations")
-    names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-    return {
-        names[int(row["image_id"])]: PanopticRecord(str(row["file_name"]), row["segments_info"])
-        for row in content["annotations"]
-    }
 
 
 def _losses(path: Path) -> dict[str, list[float]]:
