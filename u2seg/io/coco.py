@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pycocotools import mask as coco_mask
 
@@ -25,6 +25,94 @@ MAX_SIDE = 1 << 16
 MAX_IMAGE_ID = (1 << 53) - 1
 """Above this programs that keep numbers as float64, as many JSON readers do, confuse images."""
 MAX_CATEGORY_ID = (1 << 31) - 1
+
+
+class _Row:
+    """One record of a JSON list, and what may be asked of it; errors say where it is."""
+
+    def __init__(self, where: str, content: Any) -> None:
+        if not isinstance(content, dict):
+            raise UserError(f"{where} must be an object, found {type(content).__name__}")
+        self.where = where + (f" (id {content['id']})" if "id" in content else "")
+        self.content = content
+
+    def refuse(self, key: str, expected: str) -> NoReturn:
+        value = _short(self.content.get(key))
+        raise UserError(f"{self.where}: {key!r} is {value}, expected {expected}")
+
+    def typed(self, key: str, kind: type) -> Any:
+        if key not in self.content:
+            raise UserError(f"{self.where} lacks the key {key!r}")
+        value = self.content[key]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            self.refuse(key, kind.__name__)
+        return value
+
+    def whole(self, key: str, lowest: int, highest: int) -> int:
+        value: int = self.typed(key, int)
+        if not lowest <= value <= highest:
+            self.refuse(key, f"{lowest}..{highest}")
+        return value
+
+    def known(self, key: str, known: Container[int]) -> int:
+        value: int = self.typed(key, int)
+        if value not in known:
+            what = key.removesuffix("_id")
+            raise UserError(f"{self.where}: {key!r} is {value}, which is no known {what}")
+        return value
+
+    def number(self, key: str, lowest: float = -math.inf) -> float:
+        value: Any = self.content.get(key)
+        if not _is_number(value) or value < lowest:
+            self.refuse(key, "a finite number" + ("" if math.isinf(lowest) else f" >= {lowest:g}"))
+        return float(value)
+
+    def flag(self, key: str, default: Any = 0) -> None:
+        value = self.content.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value not in (0, 1):
+            self.refuse(key, "0 or 1")
+
+    def once(self, key: str, seen: set[Any]) -> None:
+        if self.content[key] in seen:
+            raise UserError(f"{self.where}: the {key} {self.content[key]} is used twice")
+        seen.add(self.content[key])
+
+    def own_file(self, kind: str, owner: int, names: dict[str, int]) -> None:
+        name = self.typed("file_name", str)
+        other = names.setdefault(name, owner)
+        if other != owner:
+            raise UserError(
+                f"{self.where}: 'file_name' is {_short(name)}, which is the {kind} of image id "
+                f"{other} too, expected a file of its own for each"
+            )
+
+    def box(self) -> None:
+        box: Any = self.content.get("bbox")
+        four = isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)
+        if not four or min(box[2:]) < 0 or max(map(abs, box)) > MAX_SIDE:
+            self.refuse("bbox", f"[x, y, width, height] with sides >= 0, all within {MAX_SIDE}")
+
+    def mask(self, size: tuple[int, int]) -> None:
+        """Check ``segmentation``, and the keys of a mask in a hierarchy."""
+        for key in ("cluster", "parent", "level"):
+            if self.content.get(key) is not None:
+                self.whole(key, 0, MAX_IMAGE_ID)
+        if self.content.get("granularity") is not None:
+            self.number("granularity", 0.0)
+        if self.content.get("source") is not None:
+            self.typed("source", str)
+        if "segmentation" not in self.content:
+            raise UserError(f"{self.where} lacks the key 'segmentation'")
+        try:
+            _check_segmentation(self.content["segmentation"], size)
+        except ValueError as error:
+            raise UserError(f"{self.where}: 'segmentation': {error}") from error
+
+
+def _rows(path: Path | str, content: Record, key: str) -> Iterator[_Row]:
+    if not isinstance(content[key], list):
+        raise UserError(f"{path}: {key!r} must be a list, found {type(content[key]).__name__}")
+    return (_Row(f"{path}: {key}[{i}]", record) for i, record in enumerate(content[key]))
 
 
 def read_instances(path: Path | str, categories: Collection[int] | None = None) -> Record:
@@ -47,18 +135,18 @@ def read_instances(path: Path | str, categories: Collection[int] | None = None) 
     """
     content = read_json_object(path, "images", "annotations", "categories")
     sizes = _sizes(path, content)
-    declared = {r["id"] for r in _categories(path, content, name=str)}
-    known = declared if categories is None else set(categories)
-    for where, record in _named(
-        path, _unique(path, content, "annotations", image_id=int, category_id=int), "annotations"
-    ):
-        size = _known(where, record, "image_id", sizes)
-        _known(where, record, "category_id", dict.fromkeys(known))
-        _check_box(where, record)
-        _check_number(where, record, "area", 0.0)
-        _check_flag(where, record, "iscrowd")
-        _check_hierarchy(where, record)
-        _check_segmentation(where, record, size)
+    declared = {row.content["id"] for row in _categories(path, content)}
+    known = declared if categories is None else categories
+    seen: set[int] = set()
+    for row in _rows(path, content, "annotations"):
+        row.typed("id", int)
+        row.once("id", seen)
+        image = row.known("image_id", sizes)
+        row.known("category_id", known)
+        row.box()
+        row.number("area", 0.0)
+        row.flag("iscrowd")
+        row.mask(sizes[image])
     return content
 
 
@@ -83,19 +171,17 @@ def read_results(
     records = read_json(path)
     if not isinstance(records, list):
         raise UserError(f"{path} must hold a list of results, found {type(records).__name__}")
-    for where, record in _named(path, records, "results"):
-        _check_types(where, record, {"image_id": int, "category_id": int})
-        size = _known(where, record, "image_id", sizes)
+    for row in _rows(path, {"results": records}, "results"):
+        image = row.known("image_id", sizes)
         if categories is not None:
-            _known(where, record, "category_id", dict.fromkeys(categories))
-        _check_range(where, record, "category_id", 0, MAX_CATEGORY_ID)
-        check_score(where, record, *scores)
-        if "bbox" in record:
-            _check_box(where, record)
-        if "area" in record:
-            _check_number(where, record, "area", 0.0)
-        _check_hierarchy(where, record)
-        _check_segmentation(where, record, size)
+            row.known("category_id", categories)
+        row.whole("category_id", 0, MAX_CATEGORY_ID)
+        check_score(row.where, row.content, *scores)
+        if "bbox" in row.content:
+            row.box()
+        if "area" in row.content:
+            row.number("area", 0.0)
+        row.mask(sizes[image])
     return records
 
 
@@ -117,22 +203,38 @@ def read_panoptic(path: Path | str) -> Record:
 def check_panoptic(path: Path | str, content: Record) -> Record:
     """Return the content of a COCO panoptic file if it is sound; else UserError as above."""
     sizes = _sizes(path, content)
-    categories = _categories(path, content, name=str, isthing=object)
-    for where, row in _named(path, categories, "categories"):
-        if not isinstance(row["isthing"], bool):  # some tools write true and false
-            _check_flag(where, row, "isthing")
-    known = {row["id"]: None for row in categories}
+    known = set()
+    for row in _categories(path, content):
+        if not isinstance(row.typed("isthing", object), bool):  # some tools write true and false
+            row.flag("isthing")
+        known.add(row.content["id"])
     seen: set[int] = set()
     names: dict[str, int] = {}
-    for where, record in _named(path, _list(path, content, "annotations"), "annotations"):
-        _check_types(where, record, {"image_id": int, "file_name": str, "segments_info": list})
-        _known(where, record, "image_id", sizes)
-        if record["image_id"] in seen:
-            raise UserError(f"{where}: image {record['image_id']} has a second annotation")
-        seen.add(record["image_id"])
-        _check_own_file(where, record, "PNG", record["image_id"], names)
-        _check_segments(where, record["segments_info"], known)
+    for row in _rows(path, content, "annotations"):
+        image = row.known("image_id", sizes)
+        if image in seen:
+            raise UserError(f"{row.where}: image {image} has a second annotation")
+        seen.add(image)
+        row.own_file("PNG", image, names)
+        segments = {"segments_info": row.typed("segments_info", list)}
+        used: set[int] = set()
+        for segment in _rows(row.where, segments, "segments_info"):
+            _check_segment(segment, known, used)
     return content
+
+
+def _check_segment(row: _Row, known: Container[int], used: set[int]) -> None:
+    identity = row.typed("id", int)
+    row.known("category_id", known)
+    area = row.number("area", 0.0)
+    if area != int(area) or area > MAX_SIDE**2:
+        row.refuse("area", "a number of pixels")
+    row.flag("iscrowd")
+    if not 1 <= identity <= MAX_SEGMENT_ID or identity in used:
+        raise UserError(
+            f"{row.where}: the id is outside 1..{MAX_SEGMENT_ID} or used twice in its image"
+        )
+    used.add(identity)
 
 
 def image_sizes(images: Iterable[Mapping[str, Any]]) -> dict[int, tuple[int, int]]:
@@ -163,14 +265,12 @@ def segmentation_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
         {'size': [2, 2], 'counts': '22'}
     """
     height, width = size
+    _check_segmentation(segmentation, size)
+    rle = segmentation
     if isinstance(segmentation, list):
-        _check_polygons(segmentation)
         rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    else:
-        _check_rle_size(segmentation, size)
-        rle = segmentation
-        if isinstance(segmentation["counts"], list):
-            rle = coco_mask.frPyObjects(segmentation, height, width)
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, height, width)
     counts = rle["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts
     return {"size": [height, width], "counts": text}
@@ -180,96 +280,34 @@ def check_score(
     where: str, record: Record, lowest: float = -math.inf, highest: float = math.inf
 ) -> None:
     """Raise UserError unless ``score`` is a finite number, lowest <= score <= highest."""
-    _check_number(where, record, "score", -math.inf)
-    if not lowest <= record["score"] <= highest:
+    row = _Row("", record)
+    row.where = where
+    if not lowest <= row.number("score") <= highest:
         raise UserError(
             f"{where}: 'score' is {record['score']:g}, expected {lowest:g}..{highest:g}: scores "
             "are compared with thresholds in that range, so rescale them first"
         )
 
 
-def _list(path: Path | str, content: Record, key: str) -> list[Any]:
-    if not isinstance(content[key], list):
-        raise UserError(f"{path}: {key!r} must be a list, found {type(content[key]).__name__}")
-    return list(content[key])
-
-
-def _named(path: Path | str, records: list[Any], key: str) -> Iterable[tuple[str, Record]]:
-    for index, record in enumerate(records):
-        where = f"{path}: {key}[{index}]"
-        if not isinstance(record, dict):
-            raise UserError(f"{where} must be an object, found {type(record).__name__}")
-        yield where + (f" (id {record['id']})" if "id" in record else ""), record
-
-
-def _unique(path: Path | str, content: Record, key: str, **types: type) -> list[Record]:
-    """Return the records of a list whose ``id`` is an integer used once."""
-    records = _list(path, content, key)
+def _categories(path: Path | str, content: Record) -> Iterator[_Row]:
     seen: set[int] = set()
-    for where, record in _named(path, records, key):
-        _check_types(where, record, {"id": int, **types})
-        if record["id"] in seen:
-            raise UserError(f"{where}: the id {record['id']} is used twice")
-        seen.add(record["id"])
-    return records
-
-
-def _categories(path: Path | str, content: Record, **types: type) -> list[Record]:
-    rows = _unique(path, content, "categories", **types)
-    for where, row in _named(path, rows, "categories"):
-        _check_range(where, row, "id", 1, MAX_CATEGORY_ID)
-    return rows
+    for row in _rows(path, content, "categories"):
+        row.whole("id", 1, MAX_CATEGORY_ID)
+        row.once("id", seen)
+        row.typed("name", str)
+        yield row
 
 
 def _sizes(path: Path | str, content: Record) -> dict[int, tuple[int, int]]:
-    rows = _unique(path, content, "images", file_name=str, height=int, width=int)
     names: dict[str, int] = {}
-    for where, row in _named(path, rows, "images"):
-        _check_range(where, row, "id", 0, MAX_IMAGE_ID)
-        _check_own_file(where, row, "image", row["id"], names)
+    seen: set[int] = set()
+    for row in _rows(path, content, "images"):
+        row.whole("id", 0, MAX_IMAGE_ID)
+        row.once("id", seen)
+        row.own_file("image", row.content["id"], names)
         for side in ("height", "width"):
-            if not 1 <= row[side] <= MAX_SIDE:
-                raise UserError(f"{where}: {side!r} is {row[side]}, expected 1..{MAX_SIDE}")
-    return image_sizes(rows)
-
-
-def _check_types(where: str, record: Record, types: Mapping[str, type]) -> None:
-    for key, kind in types.items():
-        if key not in record:
-            raise UserError(f"{where} lacks the key {key!r}")
-        if not isinstance(record[key], kind) or (kind is int and isinstance(record[key], bool)):
-            raise UserError(f"{where}: {key!r} is {_short(record[key])}, expected {kind.__name__}")
-
-
-def _known(where: str, record: Record, key: str, known: Mapping[int, Any]) -> Any:
-    if record[key] not in known:
-        what = key.removesuffix("_id")
-        raise UserError(f"{where}: {key!r} is {record[key]}, which is no known {what}")
-    return known[record[key]]
-
-
-def _check_range(where: str, record: Record, key: str, lowest: int, highest: int) -> None:
-    if not lowest <= record[key] <= highest:
-        raise UserError(f"{where}: {key!r} is {record[key]}, expected {lowest}..{highest}")
-
-
-def _check_own_file(
-    where: str, record: Record, kind: str, owner: int, names: dict[str, int]
-) -> None:
-    """Raise UserError if another image has this file; ``names`` are those so far."""
-    other = names.setdefault(record["file_name"], owner)
-    if other != owner:
-        raise UserError(
-            f"{where}: 'file_name' is {_short(record['file_name'])}, which is the {kind} of image "
-            f"id {other} too, expected a file of its own for each"
-        )
-
-
-def _check_flag(where: str, record: Record, key: str) -> None:
-    """Raise UserError unless a key is 0 or 1, or absent."""
-    value = record.get(key, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or value not in (0, 1):
-        raise UserError(f"{where}: {key!r} is {_short(value)}, expected 0 or 1")
+            row.whole(side, 1, MAX_SIDE)
+    return image_sizes(content["images"])
 
 
 def _is_number(value: Any) -> bool:
@@ -278,45 +316,11 @@ def _is_number(value: Any) -> bool:
     return plain and abs(value) <= sys.float_info.max
 
 
-def _check_number(where: str, record: Record, key: str, lowest: float) -> None:
-    value = record.get(key)
-    if not _is_number(value) or value < lowest:  # type: ignore[operator]
-        bound = "" if math.isinf(lowest) else f" >= {lowest:g}"
-        raise UserError(f"{where}: {key!r} is {_short(value)}, expected a finite number{bound}")
-
-
-def _check_box(where: str, record: Record) -> None:
-    box = record.get("bbox")
-    four = isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)
-    if not four or min(box[2:]) < 0 or max(map(abs, box)) > MAX_SIDE:  # type: ignore[index,arg-type]
-        raise UserError(
-            f"{where}: 'bbox' is {_short(box)}, expected [x, y, width, height] with sides >= 0, "
-            f"all within {MAX_SIDE}"
-        )
-
-
-def _check_hierarchy(where: str, record: Record) -> None:
-    """Raise UserError unless the optional keys of a mask in a hierarchy are what they should."""
-    for key in ("cluster", "parent", "level"):
-        if record.get(key) is not None:
-            _check_types(where, record, {key: int})
-            _check_range(where, record, key, 0, MAX_IMAGE_ID)
-    if record.get("granularity") is not None:
-        _check_number(where, record, "granularity", 0.0)
-    if record.get("source") is not None:
-        _check_types(where, record, {"source": str})
-
-
-def _check_segmentation(where: str, record: Record, size: tuple[int, int]) -> None:
-    if "segmentation" not in record:
-        raise UserError(f"{where} lacks the key 'segmentation'")
-    try:
-        if isinstance(record["segmentation"], list):
-            _check_polygons(record["segmentation"])
-        else:
-            _check_rle_size(record["segmentation"], size)
-    except ValueError as error:
-        raise UserError(f"{where}: 'segmentation': {error}") from error
+def _check_segmentation(segmentation: Any, size: tuple[int, int]) -> None:
+    if isinstance(segmentation, list):
+        _check_polygons(segmentation)
+    else:
+        _check_rle(segmentation, size)
 
 
 def _check_polygons(polygons: list[Any]) -> None:
@@ -335,7 +339,7 @@ def _check_polygons(polygons: list[Any]) -> None:
             raise ValueError(f"polygon {_short(polygon)} holds no numbers within {MAX_SIDE}")
 
 
-def _check_rle_size(rle: Any, size: tuple[int, int]) -> None:
+def _check_rle(rle: Any, size: tuple[int, int]) -> None:
     if not isinstance(rle, dict) or "size" not in rle or "counts" not in rle:
         raise ValueError(f"{_short(rle)} is neither polygons nor an RLE with size and counts")
     if rle["size"] != list(size):
@@ -351,22 +355,6 @@ def _check_rle_size(rle: Any, size: tuple[int, int]) -> None:
         check_rle(rle)
     else:
         raise ValueError(f"RLE counts are {_short(counts)}, expected text or a list")
-
-
-def _check_segments(where: str, segments: list[Any], known: Mapping[int, Any]) -> None:
-    seen: set[int] = set()
-    for name, segment in _named(where, segments, "segments_info"):
-        _check_types(name, segment, {"id": int, "category_id": int})
-        _known(name, segment, "category_id", known)
-        _check_number(name, segment, "area", 0.0)
-        if segment["area"] != int(segment["area"]) or segment["area"] > MAX_SIDE**2:
-            raise UserError(f"{name}: 'area' is {segment['area']}, expected a number of pixels")
-        _check_flag(name, segment, "iscrowd")
-        if not 1 <= segment["id"] <= MAX_SEGMENT_ID or segment["id"] in seen:
-            raise UserError(
-                f"{name}: the id is outside 1..{MAX_SEGMENT_ID} or used twice in its image"
-            )
-        seen.add(segment["id"])
 
 
 def _short(value: Any) -> str:
