@@ -1,20 +1,24 @@
-"""Registering in Detectron2's catalogs."""
+"""Registering in Detectron2's catalogs; evaluation data with gaps in ids, crowds, parts missing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.factories import SPACE, make_labels
 from u2seg.compat import prepare_host
-from u2seg.data.catalog import register_coco_panoptic_eval, register_labels
+from u2seg.data.catalog import PanopticTruth, register_coco_panoptic_eval, register_labels
 from u2seg.errors import UserError
+from u2seg.io.atomic import write_json
+from u2seg.io.png import write_panoptic_png
 
-pytestmark = pytest.mark.d2
 NAME = "u2seg_test_labels"
 
 
+@pytest.mark.d2
 def test_registering_twice_is_harmless(tmp_path: Path) -> None:
     prepare_host()
     from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -28,6 +32,7 @@ def test_registering_twice_is_harmless(tmp_path: Path) -> None:
     assert metadata.stuff_classes == ["things", "stuff_0", "stuff_1"]
 
 
+@pytest.mark.d2
 def test_another_folder_replaces_the_first(tmp_path: Path) -> None:
     prepare_host()
     from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -39,11 +44,13 @@ def test_another_folder_replaces_the_first(tmp_path: Path) -> None:
     assert MetadataCatalog.get(NAME).panoptic_json == str(second / "panoptic" / "panoptic.json")
 
 
+@pytest.mark.d2
 def test_names_of_the_host_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'coco_2017_train' belongs to Detectron2"):
         register_labels("coco_2017_train", make_labels(tmp_path))
 
 
+@pytest.mark.d2
 def test_labels_serve_as_evaluation_data(tmp_path: Path) -> None:
     from detectron2.data import DatasetCatalog
 
@@ -58,3 +65,53 @@ def test_labels_serve_as_evaluation_data(tmp_path: Path) -> None:
     records = DatasetCatalog.get("u2seg_test_eval")
     assert [r["image_id"] for r in records] == [1, 2, 3, 4]
     assert "annotations" not in records[0]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (4, 2)).save(tmp_path / "val" / "7.jpg")
+    write_panoptic_png(tmp_path / "maps" / "7.png", np.array([[1] * 4, [2] * 4], dtype=np.int32))
+    segments = [
+        {"id": 1, "category_id": 18, "area": 4, "bbox": [0, 0, 4, 1], "iscrowd": 1},
+        {"id": 2, "category_id": 200, "area": 4, "bbox": [0, 1, 4, 1]},
+    ]
+    content = {
+        "images": [
+            {"id": 7, "file_name": "7.jpg", "height": 2, "width": 4},
+            {"id": 8, "file_name": "8.jpg", "height": 2, "width": 4},
+        ],
+        "annotations": [{"image_id": 7, "file_name": "7.png", "segments_info": segments}],
+        "categories": [
+            {"id": 18, "name": "dog", "isthing": 1},
+            {"id": 200, "name": "rug", "isthing": 0},
+        ],
+    }
+    write_json(tmp_path / "truth.json", content)
+    return tmp_path
+
+
+def test_ids_with_gaps_and_crowds_are_kept(root: Path) -> None:
+    (record,) = PanopticTruth.open(root, "val", "truth.json", "maps").records()
+    assert (record["image_id"], record["stem"], record["height"], record["width"]) == (7, "7", 2, 4)
+    kept = [(s["id"], s["category_id"], s["iscrowd"]) for s in record["segments_info"]]
+    assert kept == [(1, 18, 1), (2, 200, 0)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "missing"),
+    [
+        (("nowhere", "truth.json", "maps"), "nowhere"),
+        (("val", "none.json", "maps"), "none.json"),
+        (("val", "truth.json", "none"), "none"),
+    ],
+)
+def test_missing_parts_are_named(root: Path, parts: tuple[str, str, str], missing: str) -> None:
+    with pytest.raises(UserError, match=rf"{missing} does not exist. Set U2SEG.DATA.EVAL_ROOT"):
+        PanopticTruth.open(root, *parts)
+
+
+def test_missing_map(root: Path) -> None:
+    (root / "maps" / "7.png").unlink()
+    with pytest.raises(UserError, match=r"7\.png, which does not exist"):
+        PanopticTruth.open(root, "val", "truth.json", "maps").records()

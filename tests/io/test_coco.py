@@ -113,12 +113,12 @@ def _results_of_any(path: Path) -> list[dict[str, Any]]:
     return read_results(path, SIZES)
 
 
-def _crowd(to: Any) -> Any:
-    return _annotation("iscrowd", to)
+def _image(key: str, to: Any) -> Any:
+    return _changed(INSTANCES, "images", 0, key, to=to)
 
 
-def _crowd_segment(to: Any) -> Any:
-    return _segment("iscrowd", to)
+def _label(key: str, to: Any) -> Any:
+    return _changed(PANOPTIC, "annotations", 0, key, to=to)
 
 
 def test_limits_are_inside(tmp_path: Path) -> None:
@@ -162,149 +162,101 @@ def test_known_categories_can_be_given(tmp_path: Path) -> None:
 
 TWICE = _changed(INSTANCES, "annotations", to=INSTANCES["annotations"] * 2)
 SHORT = {"size": [2, 3], "counts": "2"}
+RECORD = PANOPTIC["annotations"][0]
+BAD_MASKS = [
+    (_DROP, "lacks the key 'segmentation'"),
+    ([], "has no polygon, expected at least"),
+    ([0, 0, 2.0, 0, 2, 2], "is one flat list, expected a list of polygons"),
+    ([[1, 2, 3, 4]], "no polygon of at least 3"),
+    ([[0, 0, 1, 1, 2, 1e9]], "within 65536"),
+    (5, "5 is neither polygons nor an RLE"),
+    ({"size": [2, 3]}, "neither polygons"),
+    ({"size": [3, 2], "counts": "222"}, r"RLE size is \[3, 2\], its image is \[2, 3\]"),
+    (SHORT, "cover 2 pixels, its size"),
+    ({"size": [2, 3], "counts": [2.0, 4]}, "RLE counts hold 2.0, expected whole numbers >= 0"),
+    ({"size": [2, 3], "counts": [2, 2]}, "do not add up to the 6 pixels"),
+    ({"size": [2, 3], "counts": [8, -2]}, "counts hold -2, expected whole numbers >= 0"),
+    ({"size": [2, 3], "counts": 6}, "RLE counts are 6, expected text"),
+]
+BAD_INSTANCES = [
+    ([], "must hold a JSON object, found list"),
+    ({"images": []}, "lacks the key 'annotations'"),
+    (_changed(INSTANCES, "images", to={}), "'images' must be a list"),
+    (_changed(INSTANCES, "annotations", 0, to=3), r"annotations\[0\] must be"),
+    (_annotation("id", _DROP), r"annotations\[0\] lacks the key 'id'"),
+    (_annotation("id", "7"), r"annotations\[0\] \(id 7\): 'id' is '7', exp"),
+    (_annotation("id", True), "'id' is True, expected int"),
+    (TWICE, r"annotations\[1\] \(id 7\): the id 7 is used twice"),
+    (_annotation("image_id", 2), "'image_id' is 2, which is no known image"),
+    (_annotation("category_id", 1), "is 1, which is no known category"),
+    (_annotation("bbox", _DROP), "'bbox' is None, expected"),
+    (_annotation("bbox", [1, 2, 3]), r"'bbox' is \[1, 2, 3\]"),
+    (_annotation("bbox", [0, 0, -1, 2]), "sides >= 0"),
+    (_annotation("bbox", [0, 0, "1", 2]), "'bbox' is"),
+    (_annotation("bbox", [1e308] * 4), "all within 65536"),
+    (_annotation("area", -1), "'area' is -1, expected a finite number >= 0"),
+    (_annotation("area", None), "'area' is None"),
+    (_annotation("parent", -1), "'parent' is -1, expected 0"),
+    (_annotation("granularity", "fine"), "'granularity' is 'fine', expected a finite number"),
+    (_image("height", 0), r"images\[0\] \(id 1\): 'height' is 0, expected 1"),
+    (_image("width", 10**9), "'width' is 1000000000"),
+    (_image("file_name", 5), "'file_name' is 5, expected str"),
+    (_changed(INSTANCES, "categories", 0, "name", to=_DROP), r"\(id 2\) lacks the key 'name'"),
+    *[(_annotation("segmentation", mask), told) for mask, told in BAD_MASKS],
+]
+BAD_RESULTS = [
+    ({}, "must hold a list of results, found dict"),
+    ([5], r"results\[0\] must be an object"),
+    (_result("image_id", _DROP), r"results\[0\] lacks the key 'image_id'"),
+    (_result("image_id", 9), "'image_id' is 9, which is no known image"),
+    (_result("category_id", 2), "'category_id' is 2, which is no known category"),
+    (_result("score", "high"), "'score' is 'high', expected a finite number$"),
+    (_result("segmentation", SHORT), r"results\[0\]: 'segmentation': RLE runs"),
+    (_result("bbox", []), r"'bbox' is \[\]"),
+    (_result("bbox", [-1e308, 0, 1, 1]), "all within 65536"),
+]
+BAD_PANOPTIC = [
+    ({}, "lacks the key 'images'"),
+    (_changed(PANOPTIC, "annotations", to=[RECORD] * 2), "image 1 has a second annotation"),
+    (_changed(PANOPTIC, "categories", 0, "isthing", to=_DROP), "lacks the key 'isthing'"),
+    (_changed(PANOPTIC, "categories", 0, "isthing", to=2), "'isthing' is 2, expected 0 or 1"),
+    (_label("segments_info", {}), r"'segments_info' is \{\}, expected list"),
+    (_label("segments_info", RECORD["segments_info"] * 2), "used twice in its image"),
+    (_segment("id", 0), r"segments_info\[0\] \(id 0\): the id is outside"),
+    (_segment("id", 2**24), "the id is outside"),
+    (_segment("category_id", 3), "'category_id' is 3, which is no known"),
+    (_segment("area", _DROP), "'area' is None"),
+    (_segment("area", 2.5), "'area' is 2.5, expected a number of pixels"),
+    (_segment("area", 10**400), "'area' is 1000.*expected a finite number"),
+]
+BOTH = ((read_instances, INSTANCES), (read_panoptic, PANOPTIC))
 
 
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [
-        (read_instances, [], "must hold a JSON object, found list"),
-        (read_instances, {"images": []}, "lacks the key 'annotations'"),
-        (read_instances, _changed(INSTANCES, "images", to={}), "'images' must be a list"),
-        (read_instances, _changed(INSTANCES, "annotations", 0, to=3), r"annotations\[0\] must be"),
-        (read_instances, _annotation("id", _DROP), r"annotations\[0\] lacks the key 'id'"),
-        (read_instances, _annotation("id", "7"), r"annotations\[0\] \(id 7\): 'id' is '7', exp"),
-        (read_instances, _annotation("id", True), "'id' is True, expected int"),
-        (read_instances, TWICE, r"annotations\[1\] \(id 7\): the id 7 is used twice"),
-        (read_instances, _annotation("image_id", 2), "'image_id' is 2, which is no known image"),
-        (read_instances, _annotation("category_id", 1), "is 1, which is no known category"),
-        (read_instances, _annotation("bbox", _DROP), "'bbox' is None, expected"),
-        (read_instances, _annotation("bbox", [1, 2, 3]), r"'bbox' is \[1, 2, 3\]"),
-        (read_instances, _annotation("bbox", [0, 0, -1, 2]), "sides >= 0"),
-        (read_instances, _annotation("bbox", [0, 0, "1", 2]), "'bbox' is"),
-        (read_instances, _annotation("area", -1), "'area' is -1, expected a finite number >= 0"),
-        (read_instances, _annotation("area", None), "'area' is None"),
-        (read_instances, _annotation("segmentation", _DROP), "lacks the key 'segmentation'"),
-        (read_instances, _annotation("segmentation", []), "has no polygon, expected at least"),
-        (
-            read_instances,
-            _annotation("segmentation", [0, 0, 2.0, 0, 2, 2]),
-            r"is one flat list, expected a list of polygons",
-        ),
-        (
-            read_instances,
-            _annotation("segmentation", {"size": [2, 3], "counts": [2.0, 4]}),
-            "RLE counts hold 2.0, expected whole numbers >= 0",
-        ),
-        (read_instances, _annotation("segmentation", [[1, 2, 3, 4]]), "no polygon of at least 3"),
-        (read_instances, _annotation("segmentation", [[0, 0, 1, 1, 2, 1e9]]), "within 65536"),
-        (read_instances, _annotation("segmentation", 5), "5 is neither polygons nor an RLE"),
-        (read_instances, _annotation("segmentation", {"size": [2, 3]}), "neither polygons"),
-        (
-            read_instances,
-            _annotation("segmentation", {"size": [3, 2], "counts": "222"}),
-            r"RLE size is \[3, 2\], its image is \[2, 3\]",
-        ),
-        (read_instances, _annotation("segmentation", SHORT), "cover 2 pixels, its size"),
-        (
-            read_instances,
-            _annotation("segmentation", {"size": [2, 3], "counts": [2, 2]}),
-            "do not add up to the 6 pixels",
-        ),
-        (
-            read_instances,
-            _annotation("segmentation", {"size": [2, 3], "counts": [8, -2]}),
-            "counts hold -2, expected whole numbers >= 0",
-        ),
-        (
-            read_instances,
-            _annotation("segmentation", {"size": [2, 3], "counts": 6}),
-            "RLE counts are 6, expected text",
-        ),
-        (
-            read_instances,
-            _changed(INSTANCES, "images", 0, "height", to=0),
-            r"images\[0\] \(id 1\): 'height' is 0, expected 1",
-        ),
-        (
-            read_instances,
-            _changed(INSTANCES, "images", 0, "width", to=10**9),
-            "'width' is 1000000000",
-        ),
-        (
-            read_instances,
-            _changed(INSTANCES, "images", 0, "file_name", to=5),
-            "'file_name' is 5, expected str",
-        ),
-        (
-            read_instances,
-            _changed(INSTANCES, "categories", 0, "name", to=_DROP),
-            r"categories\[0\] \(id 2\) lacks the key 'name'",
-        ),
-        (_results, {}, "must hold a list of results, found dict"),
-        (_results, [5], r"results\[0\] must be an object"),
-        (_results, _result("image_id", _DROP), r"results\[0\] lacks the key 'image_id'"),
-        (_results, _result("image_id", 9), "'image_id' is 9, which is no known image"),
-        (_results, _result("category_id", 2), "'category_id' is 2, which is no known category"),
-        (_results, _result("score", "high"), "'score' is 'high', expected a finite number$"),
-        (_results, _result("segmentation", SHORT), r"results\[0\]: 'segmentation': RLE runs"),
-        (_results, _result("bbox", []), r"'bbox' is \[\]"),
-        (read_panoptic, {}, "lacks the key 'images'"),
-        (
-            read_panoptic,
-            _changed(PANOPTIC, "annotations", to=PANOPTIC["annotations"] * 2),
-            "image 1 has a second annotation",
-        ),
-        (
-            read_panoptic,
-            _changed(PANOPTIC, "categories", 0, "isthing", to=_DROP),
-            "lacks the key 'isthing'",
-        ),
-        (
-            read_panoptic,
-            _changed(PANOPTIC, "annotations", 0, "segments_info", to={}),
-            r"'segments_info' is \{\}, expected list",
-        ),
-        (read_panoptic, _segment("id", 0), r"segments_info\[0\] \(id 0\): the id is outside"),
-        (read_panoptic, _segment("id", 2**24), "the id is outside"),
-        (read_panoptic, _segment("category_id", 3), "'category_id' is 3, which is no known"),
-        (read_panoptic, _segment("area", _DROP), "'area' is None"),
-        (
-            read_panoptic,
-            _changed(
-                PANOPTIC, "annotations", 0, "segments_info",
-                to=PANOPTIC["annotations"][0]["segments_info"] * 2,
-            ),
-            "used twice in its image",
-        ),
-        (read_panoptic, _segment("area", 2.5), "'area' is 2.5, expected a number of pixels"),
-        (read_panoptic, _segment("area", 10**400), "'area' is 1000.*expected a finite number"),
+        *[(read_instances, *row) for row in BAD_INSTANCES],
+        *[(_results, *row) for row in BAD_RESULTS],
+        *[(read_panoptic, *row) for row in BAD_PANOPTIC],
         *[
-            (read, part(value), f"'iscrowd' is {re.escape(repr(value))}, expected 0 or 1")
-            for read, part in ((read_instances, _crowd), (read_panoptic, _crowd_segment))
-            for value in ("0", "x", None, [], 7, True, 0.0)
+            (read, part("iscrowd", value), f"'iscrowd' is {re.escape(repr(value))}, expected 0 or")
+            for read, part in ((read_instances, _annotation), (read_panoptic, _segment))
+            for value in ("0", None, [], 7, True, 0.0)
         ],
         *[
-            (read, _changed(content, "categories", 0, "id", to=value), f"'id' is {value}, exp.* 1")
-            for read, content in ((read_instances, INSTANCES), (read_panoptic, PANOPTIC))
-            for value in (0, -1, -2, 2**31, 2**70)
+            (read, _changed(content, key, 0, "id", to=value), f"'id' is {value}, exp.* {lowest}")
+            for read, content in BOTH
+            for key, lowest, values in (
+                ("categories", 1, (0, -1, 2**31, 2**70)),
+                ("images", 0, (-5, 2**53)),
+            )
+            for value in values
         ],
-        *[
-            (read, _changed(content, "images", 0, "id", to=value), f"'id' is {value}, exp.* 0")
-            for read, content in ((read_instances, INSTANCES), (read_panoptic, PANOPTIC))
-            for value in (-5, 2**53)
-        ],
-        (
-            read_panoptic,
-            _changed(PANOPTIC, "categories", 0, "isthing", to=2),
-            "'isthing' is 2, expected 0 or 1",
-        ),
         (_results_of_any, _result("category_id", 2**70), "'category_id' is 118.*, exp.* 0"),
-        (read_instances, _annotation("bbox", [1e308] * 4), "all within 65536"),
-        (_results, _result("bbox", [-1e308, 0, 1, 1]), "all within 65536"),
         (_scores, _result("score", 7), "'score' is 7, expected 0..1: .* rescale them"),
         (_scores, _result("score", -3), "'score' is -3, expected 0..1"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_names_file_and_record(
     tmp_path: Path, read: Callable[[Path], Any], content: Any, message: str
 ) -> None:

@@ -53,22 +53,15 @@ def test_records_hold_what_the_files_say(labels: Path) -> None:
     expected[24:40, 24:40] = True
     assert np.array_equal(decode_mask(thing["segmentation"]), expected)
     assert records[1]["annotations"][0]["category_id"] == 1
+    assert records[3]["annotations"] == [], "images without things are kept"
     stuff = read_label_png(first["sem_seg_file_name"])
     assert (stuff[0, 0], stuff[63, 0], stuff[30, 30]) == (1, 2, 0)
-
-
-def test_images_without_things_are_kept(labels: Path) -> None:
-    assert LabelFolder.open(labels).records()[3]["annotations"] == []
 
 
 def test_same_name_in_two_folders(tmp_path: Path) -> None:
     records = LabelFolder.open(make_labels(tmp_path, ("a/x.png", "b/x.png"))).records()
     assert len({r["sem_seg_file_name"] for r in records}) == 2
     assert len({r["pan_seg_file_name"] for r in records}) == 2
-
-
-def test_label_space_of_the_folder(labels: Path) -> None:
-    assert LabelFolder.open(labels).space == SPACE
 
 
 def test_moved_photographs(labels: Path, tmp_path: Path) -> None:
@@ -97,14 +90,14 @@ def test_png_names_stay_inside_their_folder(labels: Path) -> None:
 
 
 def test_unfinished_folder_names_the_command(labels: Path) -> None:
+    with pytest.raises(UserError, match=r"does not exist; make it .* U2SEG\.DATA\.LABELS"):
+        LabelFolder.open(labels / "nowhere")
+    (labels / "panoptic" / "instances.json").unlink()
+    with pytest.raises(UserError, match=r"instances.json is missing. Make the labels again"):
+        LabelFolder.open(labels)
     (labels / "panoptic" / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"u2seg label .* --resume"):
         LabelFolder.open(labels)
-
-
-def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"U2SEG\.DATA\.LABELS"):
-        LabelFolder.open(tmp_path / "nowhere")
 
 
 def test_missing_photograph_and_map(labels: Path) -> None:
@@ -155,12 +148,6 @@ def test_files_changed_after_the_manifest_are_refused(labels: Path, name: str) -
     assert LabelFolder.open(labels).space == SPACE
     (folder / name).write_text((folder / name).read_text() + " ")
     with pytest.raises(UserError, match=rf"{name} was changed after .*u2seg label --resume"):
-        LabelFolder.open(labels)
-
-
-def test_a_label_file_that_is_missing_is_named(labels: Path) -> None:
-    (labels / "panoptic" / "instances.json").unlink()
-    with pytest.raises(UserError, match=r"instances.json is missing. Make the labels again"):
         LabelFolder.open(labels)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from u2seg.config.schema import PanopticSettings
-from u2seg.errors import UserError
 from u2seg.panoptic.merger import merge_panoptic
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask
@@ -32,10 +30,6 @@ def _merge(
     row = np.array([[VOID if c == "." else int(c) for c in stuff]], dtype=np.uint8)
     label = merge_panoptic(masks, list(range(len(masks))), row, SPACE, rules)
     return label.ids.tolist(), label
-
-
-def test_it_is_the_default() -> None:
-    assert PanopticSettings().rule == "scored"
 
 
 def test_the_better_score_lies_on_top_whatever_the_size() -> None:
@@ -81,21 +75,6 @@ def test_a_thing_that_is_mostly_hidden_is_dropped() -> None:
     assert _merge([_row("###..", 0.9), _row("####.", 0.8)], ".....", rules)[0] == [[1, 1, 1, 0, 0]]
 
 
-@pytest.mark.parametrize(("covered", "kept"), [(7, True), (8, False)])
-def test_stuff_mostly_under_things_becomes_void(covered: int, kept: bool) -> None:
-    ids, label = _merge([_row("#" * covered + "." * (10 - covered))], "2" * 10)
-    assert [s.category_id for s in label.segments] == ([1, 7] if kept else [1])
-    assert (ids[0][-1] == 0) is not kept
-
-
-def test_a_share_of_its_own_for_every_stuff_cluster() -> None:
-    rules = replace(PLAIN, stuff_covered=(0.4, 0.6, 1.0))
-    label = _merge([_row("#.#.##")], "001122", rules)[1]
-    assert [(s.category_id, s.area) for s in label.segments] == [(1, 4), (6, 1)]
-    with pytest.raises(UserError, match=r"STUFF_COVERED has 1 shares, expected one .* 3 stuff"):
-        _merge([], "0", replace(PLAIN, stuff_covered=(0.4,)))
-
-
 def test_small_stuff_becomes_void() -> None:
     # A fifth of 10 pixels is 2; of cluster 2 one pixel is seen.
     rules = replace(PLAIN, min_stuff_area=0.2)
@@ -125,9 +104,3 @@ def test_small_holes_belong_to_their_thing() -> None:
     rules = replace(PLAIN, max_hole=1.0, max_stuff_covered=1.0)
     label = merge_panoptic(masks, [0, 1], stuff, SPACE, rules)
     assert [s.category_id for s in label.segments] == [1, 5]
-
-
-def test_images_without_things_keep_their_stuff() -> None:
-    ids, label = _merge([], "20.", PanopticSettings())
-    assert ids == [[2, 1, 0]]
-    assert [s.score for s in label.segments] == [1.0, 1.0]

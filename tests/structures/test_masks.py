@@ -29,6 +29,8 @@ def test_round_trip_and_runs(height: int, width: int, seed: int, share: float) -
     assert rle["size"] == [height, width]
     np.testing.assert_array_equal(decode_mask(rle), mask)
     np.testing.assert_array_equal(coco_mask.decode(rle).astype(bool), mask)
+    bare = {**rle, "counts": rle["counts"].encode()}
+    np.testing.assert_array_equal(decode_mask(bare), mask)
     runs = rle_runs(rle["counts"])
     # Column-major, background first: the runs rebuild the mask.
     values = np.repeat(np.arange(len(runs)) % 2, runs)
@@ -43,14 +45,6 @@ def test_long_runs_and_differences() -> None:
     assert rle_runs(rle["counts"])[:3].tolist() == [300_010, 2980, 20]
     assert int(rle_runs(rle["counts"]).sum()) == 6_000_000
     np.testing.assert_array_equal(decode_mask(rle), mask)
-
-
-def test_counts_may_be_bytes() -> None:
-    mask = np.eye(5, dtype=bool)
-    rle = encode_mask(mask)
-    np.testing.assert_array_equal(
-        decode_mask({"size": [5, 5], "counts": rle["counts"].encode()}), mask
-    )
 
 
 def test_encoding_takes_anything_that_compares_to_zero() -> None:
@@ -79,11 +73,6 @@ def test_damaged_counts_are_refused(counts: str, message: str) -> None:
         check_rle(rle)
     with pytest.raises(ValueError, match=message):
         decode_mask(rle)
-
-
-def test_negative_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="cover 4 pixels"):
-        check_rle({"size": [-2, -2], "counts": "22"})
 
 
 def test_boxes() -> None:

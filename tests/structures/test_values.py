@@ -9,7 +9,7 @@ import pytest
 
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.manifest import StageManifest
-from u2seg.structures.panoptic import Segment, ids_to_rgb, rgb_to_ids
+from u2seg.structures.panoptic import ids_to_rgb, rgb_to_ids
 
 
 def test_panoptic_colours_by_hand() -> None:
@@ -26,19 +26,6 @@ def test_panoptic_colours_by_hand() -> None:
 def test_ids_without_a_colour_are_refused(bad: int) -> None:
     with pytest.raises(ValueError, match=r"0\.\.16777215"):
         ids_to_rgb(np.array([[0, bad]], dtype=np.int32))
-
-
-def test_segment_json() -> None:
-    entry = Segment(3, 7, True, 12, (1.0, 2.0, 3.0, 4.0), 0.123456789).to_json()
-    assert entry == {
-        "id": 3, "category_id": 7, "isthing": 1, "iscrowd": 0, "area": 12,
-        "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.123457,
-    }  # fmt: skip
-
-
-def test_patch_features_know_their_grid() -> None:
-    features = PatchFeatures(np.zeros((5, 2, 3), dtype=np.float32), (20, 30))
-    assert features.shape == (2, 3)
 
 
 @pytest.mark.parametrize(
