@@ -42,9 +42,8 @@ def resolve(settings: Settings, record: Path | None = None) -> Settings:
         at their defaults; the descriptor is then ``masked_mean``, as there are no CLS tokens.
 
     Raises:
-        UserError: for ``FEATURES.VIT.WEIGHTS`` that cannot be read or fit no known ViT, a
-            garbled record, or with ``--offline`` weights that are not on this machine, if the run
-            has not begun.
+        UserError: for weights that cannot be read, fit no ViT that is known here, or may not be
+            asked for (``--offline``) although the run has not begun.
     """
     features = settings.features
     if features.name != AUTO:

@@ -49,11 +49,7 @@ class FeatureExtractor(Protocol):
 
 
 def build_extractor(settings: FeatureSettings) -> FeatureExtractor:
-    """Return the extractor that ``settings.name`` asks for.
-
-    Raises:
-        UserError: if the name is unknown or its weights cannot be had.
-    """
+    """Return the extractor of ``settings.name``; UserError if it or its weights are unknown."""
     extractor: FeatureExtractor = check_name(settings)(settings)
     return extractor
 
@@ -72,12 +68,7 @@ def check_facets(facets: Sequence[str], known: Sequence[str] = FACETS) -> None:
 
 
 def image_inputs(pixels: Image, arrays: dict[str, npt.NDArray[np.float32]]) -> ImageInputs:
-    """Return the facets of an image, without those that are not finite.
-
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-        arrays: Facet -> (D, h, w), ``cls`` -> (D,).
-    """
+    """Return an image with those of its facets, (D, h, w) or for ``cls`` (D,), that are finite."""
     finite = {f: np.ascontiguousarray(a) for f, a in arrays.items() if np.isfinite(a).all()}
     cls = finite.pop("cls", None)
     size = (pixels.shape[0], pixels.shape[1])
@@ -90,14 +81,8 @@ def target_size(height: int, width: int, patch: int, settings: FeatureSettings) 
     ``square``: ``image_size`` on both sides, rounded to patches (MaskCut). ``keep``: the aspect
     ratio is kept at about the same number of pixels; extreme ratios are bounded.
 
-    Args:
-        height: Of the photograph, pixels.
-        width: Of the photograph, pixels.
-        patch: Side of a patch, pixels.
-        settings: ``image_size`` and ``resize`` are used.
-
     Returns:
-        (height, width), multiples of ``patch``, at least two patches each.
+        (height, width) in pixels, multiples of ``patch``, at least two patches each.
 
     Examples:
         >>> from u2seg.config.schema import FeatureSettings

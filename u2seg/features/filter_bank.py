@@ -57,9 +57,6 @@ SMOOTHING = 0.5
 class FilterBank:
     """The embedded default extractor: runs anywhere, needs nothing, is deterministic.
 
-    Args:
-        settings: ``image_size``, ``resize``, ``resample`` and ``patch_size`` are used.
-
     Examples:
         >>> bank = FilterBank(FeatureSettings(image_size=32))
         >>> (inputs,) = bank.extract([np.zeros((20, 30, 3), dtype=np.uint8)], ["key"])
@@ -97,14 +94,9 @@ class FilterBank:
 
 
 def describe_looks(image: Image, patch: int) -> Array:
-    """Return the weighted colour and texture vector of every patch.
+    """Return (3 + F, h, w) float32 colour and texture of every patch, in kernel widths.
 
-    Args:
-        image: (H, W, 3) uint8 RGB, sides multiples of ``patch``.
-        patch: Side of a patch in pixels.
-
-    Returns:
-        (3 + F, h, w) float32; distances are in kernel widths.
+    The sides of the (H, W, 3) uint8 RGB image are multiples of ``patch``.
     """
     lab = rgb2lab(image).astype(np.float32)
     light = lab[..., 0]
@@ -143,15 +135,10 @@ def positions(height: int, width: int, scale: float) -> Array:
 
 
 def gabor_energies(light: Array) -> Array:
-    """Return the local energy of oriented band-pass filters.
+    """Return (F, H, W) float32 local energy of oriented band-pass filters, in lightness units.
 
-    Args:
-        light: (H, W) float32, CIELAB lightness 0..100.
-
-    Returns:
-        (F, H, W) float32 >= 0, F = wavelengths x orientations: the modulus of the response to
-        one-sided (quadrature) Gabor filters of about one octave, in lightness units. The image
-        is mirrored at its borders.
+    F = wavelengths x orientations: the modulus of the response of (H, W) CIELAB lightness to
+    one-sided (quadrature) Gabor filters of about one octave; mirrored at the borders.
     """
     pad = int(WAVELENGTHS[-1])
     mirrored = np.pad(light, pad, mode="symmetric")
@@ -182,14 +169,9 @@ def _gabor_bank(height: int, width: int) -> Array:
 
 
 def lift(vector: Array) -> Array:
-    """Return unit features whose inner product approximates a Gaussian kernel.
+    """Return (2 x FREQUENCIES, h, w) float32 unit features of vectors (C, h, w) in kernel widths.
 
-    Args:
-        vector: (C, h, w) float32, in kernel widths.
-
-    Returns:
-        (2 x FREQUENCIES, h, w) float32 of unit length per patch; for two patches a, b the
-        inner product is about exp(-|x_a - x_b|^2 / 2).
+    For two patches a, b the inner product is about exp(-|x_a - x_b|^2 / 2).
     """
     channels = vector.shape[0]
     phase = np.tensordot(_frequencies(channels), vector, axes=1)

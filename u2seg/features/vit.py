@@ -57,10 +57,6 @@ _WRAPPERS = re.compile(r"^(module\.|backbone\.|encoder\.)+")
 class VitExtractor:
     """Features of a timm vision transformer.
 
-    Args:
-        settings: ``name``, ``weights``, ``sha256``, ``image_size``, ``resize``, ``resample``,
-            ``precision``, ``batch_size`` and ``device`` are used.
-
     Raises:
         UserError: if timm has no such ViT, the device is not there, or the weights cannot be
             loaded (missing file, wrong digest, other architecture).
@@ -158,13 +154,9 @@ class VitExtractor:
     def _facet(
         self, facet: str, tokens: torch.Tensor, qkv: torch.Tensor, grid: tuple[int, int]
     ) -> torch.Tensor:
-        """Return (B, D, h, w), or (B, D) for ``cls``.
+        """Return (B, D, h, w), or (B, D) for ``cls``, from tokens (B, N, D) after the last norm.
 
-        Args:
-            facet: One of ``FACETS``.
-            tokens: (B, N, D), after the last norm.
-            qkv: (B, N, 3 D), ordered q | k | v, heads concatenated within each.
-            grid: (h, w).
+        ``qkv`` is (B, N, 3 D), ordered q | k | v, heads concatenated within each.
         """
         if facet == "cls":
             return tokens[:, 0]
@@ -221,9 +213,8 @@ def _create(settings: FeatureSettings) -> Any:
 def resamples_as_dino(model: Any) -> bool:
     """Return whether a timm ViT's position embedding is resampled by ``dino_positions``.
 
-    So do DINO, and with its code CutLER, STEGO and MaskDistill, and DINOv2 without registers.
-    DINOv2 with registers resamples as timm does (by size, with antialias), DINOv3 has no table to
-    resample, and the other models of timm were trained and measured with timm's way.
+    So do DINO (and CutLER, STEGO, MaskDistill) and DINOv2 without registers. DINOv2 with registers
+    and the other models resample as timm does, by size and with antialias; DINOv3 has no table.
     """
     known = model.pretrained_cfg
     cited = known.get("tag") == "dino" or str(known.get("architecture")).endswith("_dinov2")
@@ -293,13 +284,9 @@ def _weights_file(settings: FeatureSettings) -> Path:
 
 
 def load_vit_weights(model: Any, content: dict[str, Any], path: Path) -> None:
-    """Load a released DINO / DINOv2 / DINOv3 / timm state dict into a timm ViT.
+    """Load a released DINO / DINOv2 / DINOv3 / timm state dict into a timm ViT without classifier.
 
-    Args:
-        model: timm ViT without classifier; changed in place.
-        content: A state dict, or one nested under a key of ``NESTED_KEYS``, its names with any
-            of the prefixes ``module.``, ``backbone.``, ``encoder.``, ``_orig_mod.``.
-        path: Named in errors.
+    It may be nested under a key of ``NESTED_KEYS``, and its names may have prefixes of wrappers.
 
     Raises:
         UserError: if a weight of the backbone is missing, has another shape or no place, or the
@@ -334,13 +321,7 @@ def vit_of(content: dict[str, Any], path: Path) -> str:
     """Return which of ``ARCHITECTURES`` a checkpoint is of, by its patches, width and parts.
 
     How it was trained cannot be seen: a ViT of the same shape by others passes for DINO's.
-
-    Args:
-        content: As for ``load_vit_weights``.
-        path: Named in errors.
-
-    Raises:
-        UserError: if it is of none of them.
+    UserError if it is of none of them.
     """
     state = _state_of(content)
     weight = state.get("patch_embed.proj.weight", torch.empty(0))

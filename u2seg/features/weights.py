@@ -37,13 +37,9 @@ HUB_FILE = "model.safetensors"
 
 
 def at_hand(name: str, hub_id: str) -> Path | None:
-    """Return the weights of an extractor if they are on this machine; asks no network.
+    """Return the weights of an extractor, such as ``dino_vitb8``, if they are on this machine.
 
     Looked for in the caches of the Hugging Face hub, of torch's hub, and of this package.
-
-    Args:
-        name: Such as ``dino_vitb8``.
-        hub_id: Its repository on the hub, as timm knows it.
     """
     import torch
     from huggingface_hub import try_to_load_from_cache
@@ -57,11 +53,7 @@ def at_hand(name: str, hub_id: str) -> Path | None:
 
 
 def fetch(name: str, hub_id: str) -> Path:
-    """Return the weights of an extractor from the hub, or else from its authors.
-
-    Raises:
-        UserError: if neither can be reached, or nothing may be asked of the network.
-    """
+    """Return the weights from the hub, or else from their authors; UserError if from neither."""
     if offline():
         raise UserError(f"the weights of {name} are not on this machine, and --offline was given")
     from huggingface_hub import constants, hf_hub_download
@@ -85,16 +77,11 @@ def _ask(url: str) -> None:
 
 
 def local_weights(weights: str, sha256: str = "", folder: Path | None = None) -> Path:
-    """Return a local file for ``weights``, downloading it once if it is a URL.
-
-    Args:
-        weights: Path, or ``http(s)://`` / ``file://`` URL.
-        sha256: Expected hexadecimal digest; empty = unchecked.
-        folder: Where downloads are kept; the user's cache folder by default.
+    """Return a local file for a path or a URL (http, https, file), which is downloaded once.
 
     Raises:
-        UserError: if the file is missing, the download fails, or the digest differs (a damaged
-            download is not kept).
+        UserError: if the file is missing, the download fails, or it has not the SHA-256 asked for
+            (a damaged download is not kept).
     """
     if "://" not in weights:
         path = Path(weights).expanduser()
