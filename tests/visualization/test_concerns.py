@@ -86,13 +86,13 @@ def advice(masks, features):
 
 def test_advice_on_masks_names_keys_with_values_that_are_not_those_in_use():
     masks = {"proposer": "maskcut", "refiner": "dense_crf", "min_refine_iou": 0.5,
-             "max_border": 0.4, "tau": 0.28}  # fmt: skip
+             "max_border": 0.4, "maskcut": {"tau": 0.28}}  # fmt: skip
     text = advice(masks, "filter_bank")
     for word in ("REFINER none", "MAX_BORDER 1.0 (now 0.4)", "TAU 0.18 and 0.38", "dino_vits8"):
         assert word in text
-    text = advice({**masks, "refiner": "none", "max_border": 1.0, "tau": 0.15}, "dino_vits8")
+    text = advice({**masks, "refiner": "none", "max_border": 1.0, "maskcut": {}}, "dino_vits8")
     assert text.startswith("Try U2SEG.MASKS.MASKCUT.TAU 0.05 and 0.25 (now 0.15), on")
-    text = advice({"proposer": "cutler", "detector_score": 0.5}, "filter_bank")
+    text = advice({"proposer": "cutler", "cutler": {"score": 0.5}}, "filter_bank")
     assert text.startswith("Try U2SEG.MASKS.CUTLER.SCORE 0.25 (now 0.5), on")
 
 
@@ -128,7 +128,7 @@ def test_clusters_are_judged_before_the_panoptic_stage_too_but_not_in_a_dry_run(
 
 def test_collapsed_stuff():
     assert told(LabelStatistics(stuff_share={0: 0.45, 1: 0.05})) == []
-    manifests = {"semantics": {"settings": {"SemanticSettings": {"steps": 300}}}}
+    manifests = {"semantics": {"settings": {"SemanticSettings": {"stego": {"steps": 300}}}}}
     [(level, text)] = told(LabelStatistics(stuff_share={0: 0.46, 1: 0.04}), manifests=manifests)
     assert level == "red" and "92 % of all stuff" in text and "STEPS, now 300" in text
 

@@ -14,7 +14,7 @@ from u2seg.io.sources import PHOTOGRAPHIC
 from u2seg.labels import LabelImage
 from u2seg.structures.labels import LabelSpace
 from u2seg.visualization.draw import printable
-from u2seg.visualization.sources import LabelRun, Predictions
+from u2seg.visualization.sources import LabelRun, Predictions, at
 
 AMBER_EMPTY, RED_EMPTY = 0.25, 0.5
 AMBER_SKIPPED, RED_SKIPPED = 0.05, 0.25
@@ -248,10 +248,10 @@ def _without_masks(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
 def mask_advice(run: LabelRun) -> str:
     """Return what to try for more masks, judged by the settings of the mask stage."""
     if _setting(run, "masks", "proposer", "maskcut") == "cutler":
-        score = _setting(run, "masks", "detector_score", 0.5)
+        score = _setting(run, "masks", "cutler.score", 0.5)
         tried = [f"U2SEG.MASKS.CUTLER.SCORE {score / 2:g} (now {score:g})"]
     else:
-        tau = _setting(run, "masks", "tau", 0.15)
+        tau = _setting(run, "masks", "maskcut.tau", 0.15)
         tried = [f"U2SEG.MASKS.MASKCUT.TAU {tau - 0.1:.2f} and {tau + 0.1:.2f} (now {tau:g})"]
         if _setting(run, "masks", "refiner", "none") != "none":
             tried.append(
@@ -266,12 +266,12 @@ def mask_advice(run: LabelRun) -> str:
     return f"Try {', or '.join(tried)}, on a few images first: --dry-run 8."
 
 
-def _setting(run: LabelRun, stage: str, key: str, default: Any) -> Any:
-    """Return a setting of a stage as its manifest tells it."""
+def _setting(run: LabelRun, stage: str, name: str, default: Any) -> Any:
+    """Return a setting of a stage as its manifest tells it; ``name`` is dotted below its group."""
     settings = run.manifests.get(stage, {}).get("settings")
     groups = settings.values() if isinstance(settings, Mapping) else ()
-    values = (group[key] for group in groups if isinstance(group, Mapping) and key in group)
-    return next(values, default)
+    values = [value for group in groups if (value := at(group, name)) is not None]
+    return values[0] if values else default
 
 
 def _clusters(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
@@ -322,7 +322,7 @@ def _stuff(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
     text = (
         f"One of {space.num_stuff} stuff clusters covers {percent(largest)} of all stuff: the "
         "semantic stage has collapsed. Train it longer (U2SEG.SEMANTICS.STEGO.STEPS, now "
-        f"{_setting(run, 'semantics', 'steps', 'unknown')}) with --stages semantics,panoptic "
+        f"{_setting(run, 'semantics', 'stego.steps', 'unknown')}) with --stages semantics,panoptic "
         "--overwrite, and see its loss curves."
     )
     return [Concern("red", text)]

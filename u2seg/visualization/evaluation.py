@@ -34,7 +34,7 @@ from u2seg.visualization.compose import data_uri
 from u2seg.visualization.concerns import percent
 from u2seg.visualization.draw import Rgb, draw_panoptic
 from u2seg.visualization.samples import LETTERS, Picture, Sample, fit_labels, photograph
-from u2seg.visualization.sources import Notes, Predictions
+from u2seg.visualization.sources import Notes, Predictions, at
 
 UNDEFINED = "–"
 OTHER = "other classes"
@@ -122,18 +122,6 @@ def is_agreement(metrics: Mapping[str, Any]) -> bool:
         return True
     names = at(metrics, "panoptic.per_class")
     return bool(names) and all(_CLUSTER_NAME.fullmatch(str(name)) for name in names)
-
-
-def at(tree: Any, path: str) -> Any:
-    """Return what lies under a dotted path of nested mappings, None where there is nothing.
-
-    Examples:
-        >>> at({"panoptic": {"all": {"PQ": 3.0}}}, "panoptic.all.PQ"), at({"a": 1}, "a.b")
-        (3.0, None)
-    """
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
 
 
 def number_text(value: Any, digits: int = 1) -> str:

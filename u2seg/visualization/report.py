@@ -33,7 +33,6 @@ from u2seg.visualization.concerns import (
 from u2seg.visualization.draw import printable
 from u2seg.visualization.evaluation import (
     EvaluationPart,
-    at,
     evaluation_part,
     interval_text,
     is_agreement,
@@ -54,6 +53,7 @@ from u2seg.visualization.sources import (
     Notes,
     Predictions,
     TrainRun,
+    at,
     read_label_run,
     read_predictions,
     read_train_run,

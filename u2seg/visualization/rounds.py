@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.io.jsonfile import read_json_object
-from u2seg.visualization.evaluation import at, number_text
+from u2seg.visualization.evaluation import number_text
 from u2seg.visualization.samples import Sample, label_samples
 from u2seg.visualization.sources import (
     LabelRun,
     Notes,
     TrainRun,
+    at,
     read_labels,
     read_timings,
     read_train_run,

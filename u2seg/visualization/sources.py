@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +103,18 @@ class Notes(list[str]):
             reason = error if known else f"unexpected content ({type(error).__name__}: {error})"
             self.append(f"{what} left out: {reason}")
             return default
+
+
+def at(tree: Any, path: str) -> Any:
+    """Return what lies under a dotted path of nested mappings, None where there is nothing.
+
+    Examples:
+        >>> at({"panoptic": {"all": {"PQ": 3.0}}}, "panoptic.all.PQ"), at({"a": 1}, "a.b")
+        (3.0, None)
+    """
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def read_label_run(root: Path, notes: Notes) -> LabelRun:
