@@ -16,8 +16,7 @@ from tests.shared import SHARED, needs_shared
 from u2seg.errors import UserError
 from u2seg.evaluation.label_quality import (
     SLIC_SEGMENTS,
-    best_instance_ious,
-    best_mask_ious,
+    best_ious,
     centered_box,
     format_mask_metrics,
     mask_metrics,
@@ -29,6 +28,10 @@ from u2seg.evaluation.label_quality import (
 from u2seg.structures.masks import InstanceMask, decode_mask, encode_mask
 
 SIZE = (20, 40)
+
+
+def not_crowds(records):
+    return [record for record in records if not record["iscrowd"]]
 
 
 def box_mask(top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -80,7 +83,7 @@ def test_best_iou_by_hand(truth_path: Path) -> None:
     truth = read_mask_truth(truth_path)
     results = results_of([(5, box_mask(5, 10, 10, 10), 0.1), (5, box_mask(5, 10, 10, 15), 0.05)])
     # image 5: 100 / 200 and 150 / 200; image 6 has no mask; the crowd does not count
-    assert best_mask_ious(truth.annotations, results) == [0.75, 0.0]
+    assert best_ious(not_crowds(truth.annotations), results) == [0.75, 0.0]
     metrics = mask_metrics(truth, results)
     assert metrics["best_mask_iou"] == pytest.approx(37.5)
     counts = {k: metrics[k] for k in ("images", "instances", "masks")}
@@ -125,7 +128,7 @@ def test_a_coco_instances_file_is_joined_by_file_name(truth_path: Path, tmp_path
     results, truth = read_mask_results(path, read_mask_truth(truth_path))
     assert [(r["image_id"], r["score"]) for r in results] == [(6, 1.0)]
     assert [i["id"] for i in truth.images] == [6]
-    assert best_mask_ious(truth.annotations, results) == [0.5]  # 50 of 100 pixels
+    assert best_ious(not_crowds(truth.annotations), results) == [0.5]  # 50 of 100 pixels
 
 
 def test_runs_that_do_not_fit_are_refused(truth_path: Path, tmp_path: Path) -> None:
@@ -246,4 +249,4 @@ def test_hits_count_masks_that_reach_half_an_instance() -> None:
         {"image_id": 1, "segmentation": encode_mask(mask)} for mask in (instance, shifted, missed)
     ]
     results.append({"image_id": 2, "segmentation": encode_mask(instance)})
-    assert best_instance_ious(truth, results) == pytest.approx([1.0, 1 / 3, 0.0, 0.0])
+    assert best_ious(results, not_crowds(truth)) == pytest.approx([1.0, 1 / 3, 0.0, 0.0])

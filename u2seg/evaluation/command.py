@@ -148,9 +148,6 @@ def check_paths(args: argparse.Namespace) -> None:
 def evaluate_files(args: argparse.Namespace) -> str:
     """Score a folder, write the files there or to ``--output``, and return what to print.
 
-    Args:
-        args: From ``parse_evaluate``.
-
     Raises:
         UserError: as ``check_paths``, ``load_settings`` and ``evaluate_folder``.
     """

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.errors import UserError
-from u2seg.evaluation.metrics.matching import hungarian_map, majority_map
+from u2seg.evaluation.metrics.matching import Votes, match
 from u2seg.evaluation.metrics.semantic import class_iou, mean_iou, pixel_accuracy
 from u2seg.evaluation.report.table import align
 from u2seg.evaluation.truth.folders import read_class_list
+from u2seg.evaluation.truth.predictions import find_pngs
 from u2seg.io.png import read_label_png
 from u2seg.io.progress import Bar
 
@@ -28,16 +29,6 @@ IDS = 256
 """An 8-bit map holds at most so many clusters or classes."""
 
 Labels = npt.NDArray[np.uint8]
-
-Votes = npt.NDArray[np.int64]
-
-MAPPINGS: dict[str, Callable[[Votes], npt.NDArray[np.int64]]] = {
-    "hungarian": hungarian_map,
-    "majority": majority_map,
-    "identity": lambda votes: np.where(
-        np.arange(len(votes)) < votes.shape[1], np.arange(len(votes)), -1
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -62,15 +53,7 @@ def read_map_truth(folder: Path, classes: Path) -> MapTruth:
         UserError: if there is no PNG, or as ``read_class_list``.
     """
     names, ignore = read_class_list(classes)
-    return MapTruth(_pngs(folder), names, ignore)
-
-
-def _pngs(folder: Path) -> dict[str, Path]:
-    """Return name without ending -> PNG, for all PNGs below a folder."""
-    paths = sorted(folder.rglob("*.png"))
-    if not paths:
-        raise UserError(f"{folder} holds no PNG, expected 8-bit label maps")
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    return MapTruth(find_pngs(folder), names, ignore)
 
 
 def score_maps(predictions: Path, truth: MapTruth, matching: str = "hungarian") -> dict[str, Any]:
@@ -79,7 +62,7 @@ def score_maps(predictions: Path, truth: MapTruth, matching: str = "hungarian") 
     Args:
         predictions: PNGs of cluster ids; each true map needs one of the same stem and size.
         truth: What is right.
-        matching: A key of ``MAPPINGS``; fitted on these images.
+        matching: A key of ``matching.SOLVERS``; fitted on these images.
 
     Returns:
         ``mIoU``, ``mIoU_all_classes`` (classes that are nowhere count with 0, as in STEGO's
@@ -89,7 +72,7 @@ def score_maps(predictions: Path, truth: MapTruth, matching: str = "hungarian") 
     Raises:
         UserError: if a map is missing, unreadable or has another size; names it.
     """
-    found = _pngs(predictions)
+    found = find_pngs(predictions)
     missing = sorted(set(truth.files) - set(found))
     if missing:
         raise UserError(
@@ -116,14 +99,9 @@ def score_controls(
 def evaluate_maps(
     predictions: Sequence[str], truth: str, classes: str, matching: str, controls: bool
 ) -> tuple[dict[str, dict[str, Any]], str]:
-    """Return the scores of several folders, and of the controls, and their table.
+    """Return the scores of several folders, repetitions of one another, and their table.
 
-    Args:
-        predictions: Folders of cluster maps, repetitions of one another.
-        truth: Folder of class maps.
-        classes: JSON, see ``read_map_truth``.
-        matching: A key of ``MAPPINGS``.
-        controls: Score ``random`` and ``single`` as well.
+    With ``controls`` also those of ``random`` and ``single``.
 
     Raises:
         UserError: as ``read_map_truth`` and ``score_maps``; or if a folder is given twice.
@@ -146,7 +124,7 @@ def _score(
     for stem, path in Bar(sorted(truth.files.items()), desc="maps", delay=5):
         right = read_label_png(path)
         votes += _count(truth, path, right, predict(stem, right.shape))
-    mapping = MAPPINGS[matching](votes)
+    mapping = match(matching, votes)
     confusion = np.zeros((len(truth.names), len(truth.names) + 1), dtype=np.int64)
     np.add.at(confusion.T, mapping, votes)  # -1 is the last column: no class
     per_class = [None if np.isnan(iou) else float(iou) for iou in class_iou(confusion)]
@@ -179,11 +157,7 @@ def _count(truth: MapTruth, path: Path, right: Labels, predicted: Labels) -> Vot
 
 
 def format_map_scores(scores: dict[str, dict[str, Any]], runs: Sequence[str]) -> str:
-    """Return scores by name as a table, with mean and standard deviation over ``runs``.
-
-    Args:
-        scores: Name -> result of ``score_maps``.
-        runs: Names that are repetitions of one another; two or more add two rows.
+    """Return scores by name as a table, with mean and standard deviation over ``runs``, if several.
 
     Examples:
         >>> row = {"mIoU": 20.0, "mIoU_all_classes": 10.0, "pixel_accuracy": 50.0,

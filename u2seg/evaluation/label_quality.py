@@ -1,28 +1,15 @@
-"""Score class-agnostic masks, e.g. pseudo-labels before any training, against true instances.
+"""Score pseudo-labels before any training: masks, their clusters, panoptic segments.
 
-Used to judge labels only: nothing that makes labels reads the result.
-
-Masks and baselines in one table.
-
-Masks that know nothing of objects: what a method must beat.
-
-Score cluster ids of masks against true classes.
-
-Used to judge labels only: nothing that makes labels reads the result.
-
-Shapes: n masks, K clusters, C classes.
-
-Score panoptic pseudo-labels against truth without classes: are the segments right?
-
-Before training there is no mapping from clusters to classes, and a rule of merging changes no
-cluster. So every segment counts as one class ("segment"), and things and stuff as two. Used to
-judge labels only: nothing that makes labels reads the result.
+Used to judge labels only: nothing that makes labels reads the result. Masks are scored without
+classes, beside masks that know nothing of objects. Before training there is no mapping from
+clusters to classes, and a rule of merging changes no cluster, so of panoptic labels every segment
+counts as one class ("segment"), and things and stuff as two.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,23 +23,46 @@ from u2seg.evaluation.metrics.clustering import cluster_scores
 from u2seg.evaluation.metrics.instance import instance_metrics
 from u2seg.evaluation.metrics.matching import UNMATCHED
 from u2seg.evaluation.metrics.overlap import Overlap, count_overlaps
-from u2seg.evaluation.metrics.panoptic import ClassCounts, TruthSegment, count_matches, mean_quality
+from u2seg.evaluation.metrics.panoptic import (
+    ClassCounts,
+    TruthSegment,
+    count_matches,
+    mean_quality,
+)
 from u2seg.evaluation.report.table import align
 from u2seg.evaluation.truth.base import check_shape, settled_areas
-from u2seg.evaluation.truth.coco import GroundTruth, PanopticSet, read_panoptic_set, read_truth
+from u2seg.evaluation.truth.coco import (
+    GroundTruth,
+    PanopticSet,
+    read_panoptic_set,
+    read_truth,
+)
 from u2seg.evaluation.truth.predictions import compressed_result
 from u2seg.io.coco import image_sizes, read_instances, read_results, segmentation_rle
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.packaged import install_command
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.paths import safe_join
 from u2seg.io.progress import Bar
 from u2seg.structures.labels import VOID_ID
 from u2seg.structures.masks import InstanceMask
 
 logger = logging.getLogger(__name__)
-
 Record = dict[str, Any]
+MATCH_IOU = 0.5
+BOX_SIDE = 0.5
+"""Sides of the centred box as a share of the image's sides; a quarter of its area."""
+SLIC_SEGMENTS = 25
+SLIC_COMPACTNESS = 10.0
+"""Settings of the superpixels: scikit-image's default compactness, 5 x 5 cells on average."""
+SEGMENT, THING, STUFF = 0, 1, 2
+NAMES = {"segments": SEGMENT, "things": THING, "stuff": STUFF}
+_MASK_COLUMNS = (
+    "AP", "AP50", "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large", "best_mask_iou",
+    "hits",
+)  # fmt: skip
+_CLUSTER_COLUMNS = ("NMI", "ARI", "purity", "matched_accuracy")
+_LABEL_COLUMNS = ("PQ", "SQ", "RQ", "tp", "fp", "fn")
 
 
 @dataclass(frozen=True)
@@ -68,15 +78,6 @@ class MaskTruth:
     source: Path
     images: tuple[Record, ...]
     annotations: tuple[Record, ...]
-
-    def only(self, image_ids: Iterable[int]) -> MaskTruth:
-        """Return the truth of some of the images."""
-        kept = set(image_ids)
-        return MaskTruth(
-            self.source,
-            tuple(i for i in self.images if i["id"] in kept),
-            tuple(a for a in self.annotations if a["image_id"] in kept),
-        )
 
 
 def read_mask_truth(path: Path) -> MaskTruth:
@@ -135,25 +136,22 @@ def _read_run(folder: Path) -> tuple[list[Record], list[Record]]:
     results = []
     for part in parts:
         found = read_results(part, sizes)
-        results += [{**r, **c} for r, c in zip(found, _clusters(part, len(found)), strict=True)]
+        path = folder / "clusters" / part.with_suffix(".npy").name.replace("part", "assigned")
+        results += _with_clusters(found, part, path) if path.is_file() else found
     return images, results
 
 
-def _clusters(part: Path, count: int) -> list[Record]:
-    """Return ``{"cluster": id}`` for every mask of a part, ``{}`` before the clusters stage."""
-    path = part.parents[1] / "clusters" / part.with_suffix(".npy").name.replace("part", "assigned")
-    if not path.is_file():
-        return [{}] * count
+def _with_clusters(results: list[Record], part: Path, path: Path) -> list[Record]:
     try:
         ids: Any = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is not a readable .npy array: {error}") from error
-    if ids.shape != (count,):
+    if ids.shape != (len(results),):
         raise UserError(
-            f"{path} holds {ids.shape} cluster ids, {part} {count} masks: run the clusters stage "
-            "anew (--overwrite)"
+            f"{path} holds {ids.shape} cluster ids, {part} {len(results)} masks: run the clusters "
+            "stage anew (--overwrite)"
         )
-    return [{"cluster": int(cluster)} for cluster in ids]
+    return [{**r, "cluster": int(cluster)} for r, cluster in zip(results, ids, strict=True)]
 
 
 def _join(
@@ -169,65 +167,41 @@ def _join(
     own, sizes = image_sizes(images), image_sizes(truth.images)
     results = []
     for record in records:
-        if record["image_id"] in true_ids:
-            true_id = true_ids[record["image_id"]]
-            _check_size(source, record["image_id"], own[record["image_id"]], sizes[true_id])
-            results.append(compressed_result({**record, "image_id": true_id}, sizes[true_id]))
-    return results, truth.only(true_ids.values())
+        image_id = record["image_id"]
+        if image_id not in true_ids:
+            continue
+        size = sizes[true_ids[image_id]]
+        if own[image_id] != size:
+            raise UserError(
+                f"{source}: a mask of image {image_id} is {own[image_id]}, the true image {size} "
+                "(height, width): the photographs are not those of the truth"
+            )
+        results.append(compressed_result({**record, "image_id": true_ids[image_id]}, size))
+    kept = set(true_ids.values())
+    part = MaskTruth(
+        truth.source,
+        tuple(i for i in truth.images if i["id"] in kept),
+        tuple(a for a in truth.annotations if a["image_id"] in kept),
+    )
+    return results, part
 
 
-def _check_size(source: Path, image: int, found: tuple[int, int], size: tuple[int, int]) -> None:
-    if found != size:
-        raise UserError(
-            f"{source}: a mask of image {image} is {found}, the true image {size} "
-            "(height, width): the photographs are not those of the truth"
-        )
-
-
-def best_mask_ious(
-    truth: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
-) -> list[float]:
-    """Return for every true instance the best IoU of any mask of its image, 0..1.
-
-    Args:
-        truth: COCO annotations with compressed RLEs; crowds are left out.
-        results: COCO results with compressed RLEs; scores are not used.
-
-    Returns:
-        One number per instance, in the order of ``truth``; 0 where the image has no mask.
-    """
-    return _best_ious([record for record in truth if not record["iscrowd"]], results)
-
-
-def best_instance_ious(
-    truth: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
-) -> list[float]:
-    """Return for every mask the best IoU with any true instance of its image, 0..1.
-
-    Args:
-        truth: COCO annotations with compressed RLEs; crowds are left out.
-        results: COCO results with compressed RLEs.
-
-    Returns:
-        One number per mask, in the order of ``results``; 0 where the image has no instance.
-    """
-    return _best_ious(results, [record for record in truth if not record["iscrowd"]])
-
-
-def _best_ious(
+def best_ious(
     queries: Sequence[Mapping[str, Any]], pool: Sequence[Mapping[str, Any]]
 ) -> list[float]:
+    """Return for every mask the best IoU with any of a pool in its image, 0..1; 0 without one.
+
+    Both are COCO records with compressed RLEs, of which scores and crowds are not looked at.
+    """
     masks: dict[int, list[Any]] = {}
     for record in pool:
         masks.setdefault(record["image_id"], []).append(record["segmentation"])
-    best = []
-    for record in queries:
-        found = masks.get(record["image_id"])
-        if found is None:
-            best.append(0.0)
-        else:
-            best.append(float(np.max(coco_mask.iou(found, [record["segmentation"]], [0]))))
-    return best
+    return [
+        float(np.max(coco_mask.iou(found, [record["segmentation"]], [0])))
+        if (found := masks.get(record["image_id"]))
+        else 0.0
+        for record in queries
+    ]
 
 
 def mask_metrics(truth: MaskTruth, results: Sequence[Record]) -> dict[str, Any]:
@@ -236,26 +210,21 @@ def mask_metrics(truth: MaskTruth, results: Sequence[Record]) -> dict[str, Any]:
     Returns:
         ``images``, ``instances`` (without crowds), ``masks``: counts; ``AP``, ``AP50``,
         ``AP75``, ``AR1``, ``AR10``, ``AR100``, ``AR_small``, ``AR_medium``, ``AR_large`` (see
-        ``instance_metrics``), ``best_mask_iou``: percent, None without true instances (of that
-        size); ``hits``: percent of the masks that reach IoU 0.5 with a true instance, None
-        without masks.
+        ``instance_metrics``), ``best_mask_iou`` (mean over true instances of the best mask's
+        IoU): percent, None without true instances (of that size); ``hits``: percent of the masks
+        that reach IoU 0.5 with a true instance, None without masks.
     """
-    best = best_mask_ious(truth.annotations, results)
-    reached = best_instance_ious(truth.annotations, results)
+    instances = [record for record in truth.annotations if not record["iscrowd"]]
+    best, reached = best_ious(instances, results), best_ious(results, instances)
     image_ids = [image["id"] for image in truth.images]
     return {
         "images": len(image_ids),
         "instances": len(best),
         "masks": len(results),
         **instance_metrics(truth.annotations, results, image_ids, "segm", by_size=True),
-        "hits": 100.0 * float(np.mean(np.array(reached) >= 0.5)) if reached else None,
+        "hits": 100.0 * float(np.mean(np.array(reached) >= MATCH_IOU)) if reached else None,
         "best_mask_iou": 100.0 * float(np.mean(best)) if best else None,
     }
-
-
-_RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
-
-_COLUMNS = ("AP", "AP50", *_RECALLS, "best_mask_iou", "hits")
 
 
 def score_masks(results: Path, truth: Path, images: Path | None = None) -> dict[str, Any]:
@@ -282,20 +251,11 @@ def format_mask_metrics(scores: dict[str, Any]) -> str:
     """Return the result of ``score_masks`` as a table; percent."""
     head = next(iter(scores.values()))
     rows = [
-        [name, row["masks"] / max(row["images"], 1), *(row[c] for c in _COLUMNS)]
+        [name, row["masks"] / max(row["images"], 1), *(row[c] for c in _MASK_COLUMNS)]
         for name, row in scores.items()
     ]
-    table = align(["class-agnostic", "masks/image", *_COLUMNS], rows)
+    table = align(["class-agnostic", "masks/image", *_MASK_COLUMNS], rows)
     return f"{head['images']} images, {head['instances']} true instances\n\n{table}"
-
-
-BOX_SIDE = 0.5
-"""Sides of the centred box as a share of the image's sides; a quarter of its area."""
-
-SLIC_SEGMENTS = 25
-
-SLIC_COMPACTNESS = 10.0
-"""Settings of the superpixels: scikit-image's default compactness, 5 x 5 cells on average."""
 
 
 def centered_box(size: tuple[int, int]) -> InstanceMask:
@@ -313,10 +273,7 @@ def centered_box(size: tuple[int, int]) -> InstanceMask:
 
 
 def slic_superpixels(image: npt.NDArray[np.uint8]) -> list[InstanceMask]:
-    """Return about 25 superpixels that cover an image; the score is the share of the image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
+    """Return about 25 superpixels that cover an (H, W, 3) image; the score is their share of it.
 
     Source: Achanta et al., "SLIC Superpixels", PAMI 2012; computed by scikit-image.
 
@@ -328,22 +285,17 @@ def slic_superpixels(image: npt.NDArray[np.uint8]) -> list[InstanceMask]:
     except ImportError as error:
         raise UserError(f"superpixels need scikit-image: {install_command('labels')}") from error
     cells = slic(image, n_segments=SLIC_SEGMENTS, compactness=SLIC_COMPACTNESS, start_label=1)
-    pixels = cells.size
     masks = (cells == cell for cell in np.unique(cells))
-    return [InstanceMask.from_array(m, score=np.count_nonzero(m) / pixels) for m in masks]
+    return [InstanceMask.from_array(m, score=np.count_nonzero(m) / cells.size) for m in masks]
 
 
-def baseline_results(truth: MaskTruth, images: Path) -> dict[str, list[dict[str, Any]]]:
+def baseline_results(truth: MaskTruth, images: Path) -> dict[str, list[Record]]:
     """Return the COCO results of each baseline on the images of a truth.
-
-    Args:
-        truth: Names the images.
-        images: Folder the file names are relative to.
 
     Raises:
         UserError: if an image is missing, unreadable or of another size than the truth says.
     """
-    results: dict[str, list[dict[str, Any]]] = {"centered_box": [], "slic_superpixels": []}
+    results: dict[str, list[Record]] = {"centered_box": [], "slic_superpixels": []}
     for record in Bar(truth.images, desc="baselines"):
         path = safe_join(images, record["file_name"])
         try:
@@ -354,15 +306,9 @@ def baseline_results(truth: MaskTruth, images: Path) -> dict[str, list[dict[str,
         if image.shape[:2] != size:
             raise UserError(f"{path} is {image.shape[:2]}, {truth.source} says {size} (H, W)")
         results["centered_box"].append(centered_box(size).to_result(record["id"]))
-        results["slic_superpixels"].extend(
-            mask.to_result(record["id"]) for mask in slic_superpixels(image)
-        )
+        cells = slic_superpixels(image)
+        results["slic_superpixels"].extend(mask.to_result(record["id"]) for mask in cells)
     return results
-
-
-MATCH_IOU = 0.5
-
-_COLUMNS_clustering = ("NMI", "ARI", "purity", "matched_accuracy")
 
 
 def score_clusters(results: Path, truth: Path, match_iou: float = MATCH_IOU) -> dict[str, Any]:
@@ -412,39 +358,20 @@ def score_clusters(results: Path, truth: Path, match_iou: float = MATCH_IOU) -> 
 def true_classes(
     masks: Sequence[Record], truth: MaskTruth, match_iou: float
 ) -> npt.NDArray[np.int64]:
-    """Return the class of every mask (n,), -1 for one that overlaps no true instance enough.
-
-    Args:
-        masks: COCO results with compressed RLEs.
-        truth: Crowds are left out.
-        match_iou: Least IoU.
-    """
+    """Return the class of every mask (n,), -1 for one that overlaps no true instance enough."""
     instances: dict[int, list[Record]] = {}
     for record in truth.annotations:
         if not record["iscrowd"]:
             instances.setdefault(record["image_id"], []).append(record)
     classes = np.full(len(masks), UNMATCHED, dtype=np.int64)
     for index, mask in enumerate(masks):
-        found = instances.get(mask["image_id"])
-        if found:
+        if found := instances.get(mask["image_id"]):
             rles = [record["segmentation"] for record in found]
             overlap = np.asarray(coco_mask.iou([mask["segmentation"]], rles, [0] * len(rles)))[0]
             best = int(np.argmax(overlap))
             if overlap[best] >= match_iou:
                 classes[index] = int(found[best]["category_id"])
     return classes
-
-
-def format_cluster_scores(found: dict[str, Any]) -> str:
-    """Return the result of ``score_clusters`` as a table; percent."""
-    head = (
-        f"{found['with_class']} of {found['masks']} masks have a class (IoU "
-        f"{found['match_iou']:g}): {found['clusters']} clusters, {found['classes']} classes"
-    )
-    rows = [
-        [name, *(found[name][c] for c in _COLUMNS_clustering)] for name in ("scores", "shuffled")
-    ]
-    return f"{head}\n\n{align(['clusters', *_COLUMNS_clustering], rows)}"
 
 
 def _cluster(source: Path, mask: Record) -> int:
@@ -455,19 +382,21 @@ def _cluster(source: Path, mask: Record) -> int:
     return int(mask["category_id"])
 
 
-SEGMENT, THING, STUFF = 0, 1, 2
-
-NAMES = {"segments": SEGMENT, "things": THING, "stuff": STUFF}
+def format_cluster_scores(found: dict[str, Any]) -> str:
+    """Return the result of ``score_clusters`` as a table; percent."""
+    head = (
+        f"{found['with_class']} of {found['masks']} masks have a class (IoU "
+        f"{found['match_iou']:g}): {found['clusters']} clusters, {found['classes']} classes"
+    )
+    names = ("scores", "shuffled")
+    rows = [[name, *(found[name][c] for c in _CLUSTER_COLUMNS)] for name in names]
+    return f"{head}\n\n{align(['clusters', *_CLUSTER_COLUMNS], rows)}"
 
 
 def score_labels(labels: Path, truth: GroundTruth) -> dict[str, Any]:
     """Return the class-agnostic panoptic quality of a labelling run.
 
     Images are paired by their PNG's name, and the images that both know are scored.
-
-    Args:
-        labels: Output folder of a labelling run.
-        truth: COCO panoptic truth.
 
     Returns:
         ``images``, ``unlabelled`` (share of the pixels with truth that have no segment,
@@ -481,12 +410,8 @@ def score_labels(labels: Path, truth: GroundTruth) -> dict[str, Any]:
     true_set = read_truth(truth)
     folder = Path(labels) / "panoptic"
     found = read_panoptic_set(folder / "panoptic.json", folder / "panoptic")
-    by_name = {stem_of(name): i for i, name in found.file_names.items()}
-    pairs = {
-        t: by_name[stem_of(name)]
-        for t, name in true_set.file_names.items()
-        if stem_of(name) in by_name
-    }
+    by_stem = {stem: i for i, stem in found.stems.items()}
+    pairs = {t: by_stem[stem] for t, stem in true_set.stems.items() if stem in by_stem}
     if not pairs:
         raise UserError(f"none of the images of {found.source} is in {true_set.source}")
     totals = {name: ClassCounts() for name in NAMES}
@@ -497,31 +422,33 @@ def score_labels(labels: Path, truth: GroundTruth) -> dict[str, Any]:
         missing += int(overlap.pixels[known & (overlap.predicted == VOID_ID)].sum())
         pixels += int(overlap.pixels[known].sum())
         for kinds in ((SEGMENT, SEGMENT), (THING, STUFF)):
-            guess = {i: s.category for i, s in _collapsed(found, found_id, kinds).items()}
-            counts = count_matches(overlap, _collapsed(true_set, true_id, kinds), guess)
+            classes = {i: s.category for i, s in _collapsed(found, found_id, kinds).items()}
+            counts = count_matches(overlap, _collapsed(true_set, true_id, kinds), classes)
             for name, kind in NAMES.items():
                 totals[name].add(counts.get(kind, ClassCounts()))
-    scores = {name: _row(totals[name]) for name in NAMES}
+    scores = {}
+    for name, row in totals.items():
+        quality = mean_quality({SEGMENT: row}, [SEGMENT])
+        del quality["n"]
+        scores[name] = {**quality, "tp": row.tp, "fp": row.fp, "fn": row.fn}
     return {"images": len(pairs), "unlabelled": 100.0 * missing / max(pixels, 1), **scores}
 
 
 def format_label_scores(scores: dict[str, Any]) -> str:
     """Return the result of ``score_labels`` as a table; percent."""
-    columns = ("PQ", "SQ", "RQ", "tp", "fp", "fn")
-    table = align(
-        ["class-agnostic", *columns], [[n, *(scores[n][c] for c in columns)] for n in NAMES]
-    )
+    rows = [[n, *(scores[n][c] for c in _LABEL_COLUMNS)] for n in NAMES]
+    table = align(["class-agnostic", *_LABEL_COLUMNS], rows)
     return f"{scores['images']} images, {scores['unlabelled']:.2f} % unlabelled\n\n{table}"
 
 
 def _overlap(true_set: PanopticSet, true_id: int, found: PanopticSet, found_id: int) -> Overlap:
-    ids, guess = true_set.read_ids(true_id), found.read_ids(found_id)
-    check_shape(found.path(found_id), guess.shape, ids.shape, "the true map has")
-    overlap = count_overlaps(ids, guess)
-    true_set.check_ids(true_id, set(overlap.truth.tolist()))
+    ids, other = true_set.read_ids(true_id), found.read_ids(found_id)
+    check_shape(found.path(found_id), other.shape, ids.shape, "the true map has")
+    overlap = count_overlaps(ids, other)
+    true_set.check_ids(true_id, overlap.truth.tolist())
     segments = true_set.segments[true_id]
     true_set.segments[true_id] = settled_areas(true_set, true_id, segments, overlap)
-    found.check_ids(found_id, set(overlap.predicted.tolist()), every=True)
+    found.check_ids(found_id, overlap.predicted.tolist(), every=True)
     return overlap
 
 
@@ -533,14 +460,4 @@ def _collapsed(
     return {
         i: TruthSegment(kinds[s.category not in things], s.area, s.crowd)
         for i, s in panoptic.segments[image_id].items()
-    }
-
-
-def _row(counts: ClassCounts) -> dict[str, Any]:
-    quality = mean_quality({SEGMENT: counts}, [SEGMENT])
-    return {
-        **{key: quality[key] for key in ("PQ", "SQ", "RQ")},
-        "tp": counts.tp,
-        "fp": counts.fp,
-        "fn": counts.fn,
     }

@@ -55,14 +55,8 @@ def hungarian_map(votes: Votes) -> npt.NDArray[np.int64]:
 def majority_map(votes: Votes) -> npt.NDArray[np.int64]:
     """Return the class with the most votes of every cluster; several clusters may share one.
 
-    Args:
-        votes: As in ``hungarian_map``.
-
     Returns:
         (K,) int64, class index (the lowest of equals) or ``UNMATCHED`` for a row of zeros.
-
-    Raises:
-        ValueError: if ``votes`` is not 2-D or has a negative entry.
 
     Examples:
         >>> majority_map(np.array([[5, 4], [9, 0], [0, 0]])).tolist()
@@ -81,15 +75,6 @@ def hungarian_majority_map(votes: Votes) -> npt.NDArray[np.int64]:
 
     Source: CUPS (commit 78fc273), which has more clusters than classes.
 
-    Args:
-        votes: As in ``hungarian_map``.
-
-    Returns:
-        (K,) int64, class index or ``UNMATCHED`` for a row of zeros.
-
-    Raises:
-        ValueError: if ``votes`` is not 2-D or has a negative entry.
-
     Examples:
         Majority would send all three to class 0; one to one, cluster 1 takes it and cluster 0
         gets class 1; cluster 2 is left over and joins cluster 1.
@@ -99,6 +84,12 @@ def hungarian_majority_map(votes: Votes) -> npt.NDArray[np.int64]:
     """
     first = hungarian_map(votes)
     return np.where(first == UNMATCHED, majority_map(votes), first)
+
+
+def identity_map(votes: Votes) -> npt.NDArray[np.int64]:
+    """Return the map of clusters that are numbered as the classes."""
+    clusters = np.arange(len(votes))
+    return np.where(clusters < votes.shape[1], clusters, UNMATCHED)
 
 
 def match(matching: str, votes: Votes) -> npt.NDArray[np.int64]:
@@ -112,6 +103,7 @@ SOLVERS: dict[str, Callable[[Votes], npt.NDArray[np.int64]]] = {
     "hungarian": hungarian_map,
     "majority": majority_map,
     "hungarian+majority": hungarian_majority_map,
+    "identity": identity_map,
 }
 
 

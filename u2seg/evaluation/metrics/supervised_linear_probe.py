@@ -46,7 +46,7 @@ def supervised_linear_probe(
     batch_size: int = 8192,
     seed: int = 0,
 ) -> SupervisedLinearProbe:
-    """Return a linear classifier trained on codes and their true classes.
+    """Return a linear classifier trained by Adam on (N, K) codes and their true classes.
 
     Args:
         codes: (N, K) float32.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,8 @@ from u2seg.structures.labels import LabelSpace
 
 ClusterIds = tuple[tuple[int, ...], tuple[int, ...]]
 """Category ids of K thing and S stuff clusters."""
-
 ClassList = tuple[tuple[int, str, bool], ...]
 """Id, name, and whether it is a thing, of every class; things first."""
-
 LEAVE_OUT = "leave --mapping out"
 
 
@@ -103,10 +101,10 @@ def fit_mapping(
     truth: Truth,
     share: float = 0.0,
 ) -> ClusterMapping:
-    """Return the mapping that a protocol makes of images.
+    """Return the mapping that a protocol, whose matching is not ``identity``, makes of images.
 
     Args:
-        protocol: Its matching is not ``identity``.
+        protocol: The rules.
         tables: Of the images to fit on.
         predicted: Gives the category ids of the clusters.
         truth: Gives the classes.
@@ -128,7 +126,12 @@ def fit_mapping(
         clusters=(predicted.things, predicted.stuff),
         classes=class_list(truth),
         fitted_on=Split.of(truth, [table.image_id for table in tables], share),
-        rows=_rows(clusters, chosen.tolist(), votes, pixels),
+        rows={
+            cluster: ClusterRow(total_votes=int(votes[row].sum()))
+            if col == UNMATCHED
+            else ClusterRow(int(votes[row, col]), int(votes[row].sum()), pixels.iou(row, col))
+            for row, (cluster, col) in enumerate(zip(clusters, chosen.tolist(), strict=True))
+        },
         votes=tuple(
             (clusters[row], classes[col], int(votes[row, col]))
             for row, col in zip(*np.nonzero(votes), strict=True)
@@ -158,32 +161,13 @@ def _match(
     return votes, np.concatenate([things, np.where(stuff == UNMATCHED, UNMATCHED, stuff + cols)])
 
 
-def _rows(
-    clusters: Sequence[int], chosen: Sequence[int], votes: Votes, pixels: PixelCounts
-) -> dict[int, ClusterRow]:
-    rows = {}
-    for row, (cluster, col) in enumerate(zip(clusters, chosen, strict=True)):
-        total = int(votes[row].sum())
-        if col == UNMATCHED:
-            rows[cluster] = ClusterRow(total_votes=total)
-        else:
-            rows[cluster] = ClusterRow(int(votes[row, col]), total, pixels.iou(row, col))
-    return rows
-
-
 def identity_mapping(
     protocol: EvalProtocol, clusters: ClusterIds, truth: Truth, whose: str = "the model"
 ) -> ClusterMapping:
     """Return the mapping of predictions whose category ids are the true ones.
 
-    Args:
-        protocol: Its matching is ``identity``.
-        clusters: Predicted categories.
-        truth: Gives the classes.
-        whose: What predicted them, for the message.
-
     Raises:
-        UserError: if a predicted category is no true category of the same kind.
+        UserError: if a predicted category is no true category of the same kind; says ``whose``.
     """
     for kind, ours, known in zip(
         ("things", "stuff"), clusters, (truth.things, truth.stuff), strict=True
@@ -239,13 +223,7 @@ def check_clusters(
 def check_classes(
     mapping: ClusterMapping, path: Path, truth: Truth, instead: str = LEAVE_OUT
 ) -> None:
-    """Refuse a mapping to other classes than those of the truth.
-
-    Args:
-        mapping: Read from ``path``.
-        path: For the message.
-        truth: Gives the classes.
-        instead: What to do to be rid of the mapping, for the message.
+    """Refuse a mapping to other classes than those of the truth; arguments as above.
 
     Raises:
         UserError: if they differ; names the numbers and the first class that differs.
@@ -265,9 +243,7 @@ def check_classes(
 
 VERSION = 2
 """Version 1 had no key of this name, and neither votes nor classes."""
-
 _KINDS = ("things", "stuff")
-
 _KEYS = ("protocol", "fitted_on", "clusters", "class_set", "classes", *_KINDS, "votes")
 
 
@@ -281,18 +257,36 @@ def mapping_json(mapping: ClusterMapping) -> dict[str, Any]:
         ``votes``, ``total_votes``, ``IoU``; ``votes``: [cluster, class, votes] of every pair
         with a vote.
     """
-    things, stuff = mapping.clusters
+    names, classes, split = mapping.names(), mapping.all, mapping.fitted_on
+    kinds = dict(zip(_KINDS, mapping.clusters, strict=True))
+
+    def row(cluster: int) -> dict[str, Any]:
+        known = mapping.rows.get(cluster, ClusterRow())
+        return {
+            "class_id": classes.get(cluster),
+            "class_name": names.get(cluster),
+            "votes": known.votes,
+            "total_votes": known.total_votes,
+            "IoU": known.iou,
+        }
+
     return {
         "version": VERSION,
         "protocol": mapping.protocol,
-        "fitted_on": _split_json(mapping.fitted_on),
-        "clusters": {"things": len(things), "stuff": len(stuff)},
+        "fitted_on": split
+        and {
+            "truth": split.source,
+            "truth_sha256": split.sha256,
+            "fit_share": split.share,
+            "images": len(split.images),
+            "stem_keys": list(split.images),
+        },
+        "clusters": {kind: len(ids) for kind, ids in kinds.items()},
         "class_set": mapping.class_set,
         "classes": [
             {"id": i, "name": name, "isthing": int(thing)} for i, name, thing in mapping.classes
         ],
-        "things": _rows_json(mapping, things),
-        "stuff": _rows_json(mapping, stuff),
+        **{kind: {str(c): row(c) for c in ids} for kind, ids in kinds.items()},
         "votes": [list(vote) for vote in mapping.votes],
     }
 
@@ -327,10 +321,6 @@ def read_mapping(path: Path) -> ClusterMapping:
 def with_class_names(space: LabelSpace, path: Path) -> LabelSpace:
     """Return a label space whose clusters are called as the classes they stand for.
 
-    Args:
-        space: The model's.
-        path: ``mapping.json`` of an evaluation of the model.
-
     Returns:
         The same ids; clusters without a class keep their names, and several may share one. A
         name that rests on a single vote has a question mark: ``cat?``.
@@ -342,22 +332,25 @@ def with_class_names(space: LabelSpace, path: Path) -> LabelSpace:
     things = tuple(range(1, space.num_things + 1))
     stuff = tuple(range(space.num_things + 1, space.num_things + space.num_stuff + 1))
     check_clusters(mapping, path, (things, stuff))
+    rows = mapping.rows
     names = {
-        cluster: f"{name}?"
-        if cluster in mapping.rows and mapping.rows[cluster].votes == 1
-        else name
+        cluster: f"{name}?" if cluster in rows and rows[cluster].votes == 1 else name
         for cluster, name in mapping.names().items()
     }
-    return LabelSpace(
-        space.num_things,
-        space.num_stuff,
-        tuple(names.get(i, space.name(i)) for i in things),
-        tuple(names.get(i, space.name(i)) for i in stuff),
-    )
+    called = [tuple(names.get(i, space.name(i)) for i in ids) for ids in (things, stuff)]
+    return LabelSpace(space.num_things, space.num_stuff, *called)
 
 
 def _parse(content: dict[str, Any]) -> ClusterMapping:
-    protocol = _protocol(content["protocol"])
+    protocol = content["protocol"]
+    if not (
+        isinstance(protocol["name"], str)
+        and protocol["matching"] in MATCHINGS
+        and isinstance(protocol["merge_stuff"], bool)
+        and isinstance(protocol.get("apart", True), bool)
+        and protocol["unmatched"] in ("void", "false_positive")
+    ):
+        raise ValueError(f"protocol is {protocol!r}")
     classes = tuple(_class(row) for row in content["classes"])
     maps: dict[str, dict[int, int | None]] = {}
     rows: dict[int, ClusterRow] = {}
@@ -366,38 +359,28 @@ def _parse(content: dict[str, Any]) -> ClusterMapping:
         rows.update({int(c): _row(row) for c, row in content[kind].items()})
         if len(maps[kind]) != content["clusters"][kind]:
             raise ValueError(f"{len(maps[kind])} {kind}, but clusters say {content['clusters']}")
-    _check_classes_of(maps, classes, apart=protocol.get("apart", True))
-    fitted_on = _split(content["fitted_on"])
-    if (fitted_on is None) != (protocol["matching"] == "identity"):
-        raise ValueError(
-            f"fitted_on is {fitted_on and fitted_on.source}, but the matching "
-            f"{protocol['matching']}"
-        )
+    _check_maps(maps, classes, apart=protocol.get("apart", True))
+    split = content["fitted_on"]
+    if (split is None) != (protocol["matching"] == "identity"):
+        raise ValueError(f"fitted_on is {split}, but the matching {protocol['matching']}")
     things, stuff = ({a: b for a, b in maps[kind].items() if b is not None} for kind in _KINDS)
     return ClusterMapping(
         things=things,
         stuff=stuff,
-        protocol=protocol,
+        protocol=dict(protocol),
         clusters=(tuple(maps["things"]), tuple(maps["stuff"])),
         classes=classes,
         class_set=str(content["class_set"]),
-        fitted_on=fitted_on,
+        fitted_on=split
+        and Split(
+            str(split["truth"]),
+            str(split["truth_sha256"]),
+            tuple(str(key) for key in split["stem_keys"]),
+            float(split["fit_share"]),
+        ),
         rows=rows,
         votes=_votes(content["votes"], set(rows), {category for category, _, _ in classes}),
     )
-
-
-def _protocol(stated: dict[str, Any]) -> dict[str, Any]:
-    good = (
-        isinstance(stated["name"], str)
-        and stated["matching"] in MATCHINGS
-        and isinstance(stated["merge_stuff"], bool)
-        and isinstance(stated.get("apart", True), bool)
-        and stated["unmatched"] in ("void", "false_positive")
-    )
-    if not good:
-        raise ValueError(f"protocol is {stated!r}")
-    return dict(stated)
 
 
 def _class(row: dict[str, Any]) -> tuple[int, str, bool]:
@@ -406,16 +389,10 @@ def _class(row: dict[str, Any]) -> tuple[int, str, bool]:
     return _whole(row["id"], "the id of a class"), row["name"], bool(row["isthing"])
 
 
-def _check_classes_of(
+def _check_maps(
     maps: Mapping[str, Mapping[int, int | None]], classes: ClassList, *, apart: bool
 ) -> None:
-    """Raise ValueError if the classes are not what clusters can stand for.
-
-    Args:
-        maps: For ``things`` and ``stuff``, cluster -> class id; not checked yet.
-        classes: The classes.
-        apart: Whether thing clusters stand for things alone, and stuff clusters for stuff.
-    """
+    """Raise ValueError if the classes of clusters are none of these, or, apart, of other kind."""
     isthing = {category: thing for category, _, thing in classes}
     if len(isthing) < len(classes):
         raise ValueError("an id of classes is used twice")
@@ -457,39 +434,3 @@ def _whole(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{what} is {value!r}, expected a whole number >= 0")
     return value
-
-
-def _rows_json(mapping: ClusterMapping, clusters: Iterable[int]) -> dict[str, Any]:
-    names, classes = mapping.names(), mapping.all
-    rows = {cluster: mapping.rows.get(cluster, ClusterRow()) for cluster in clusters}
-    return {
-        str(cluster): {
-            "class_id": classes.get(cluster),
-            "class_name": names.get(cluster),
-            "votes": row.votes,
-            "total_votes": row.total_votes,
-            "IoU": row.iou,
-        }
-        for cluster, row in rows.items()
-    }
-
-
-def _split_json(split: Split | None) -> dict[str, Any] | None:
-    if split is None:
-        return None
-    return {
-        "truth": split.source,
-        "truth_sha256": split.sha256,
-        "fit_share": split.share,
-        "images": len(split.images),
-        "stem_keys": list(split.images),
-    }
-
-
-def _split(content: Any) -> Split | None:
-    if content is None:
-        return None
-    keys = tuple(str(key) for key in content["stem_keys"])
-    return Split(
-        str(content["truth"]), str(content["truth_sha256"]), keys, float(content["fit_share"])
-    )

@@ -45,12 +45,7 @@ def collects_stuff(truth: Truth) -> bool:
 
 
 def rule_for(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
-    """Return a protocol as it is used on a truth; see the head of this module.
-
-    Args:
-        rule: The protocol.
-        truth: The truth.
-    """
+    """Return a protocol as it is used on a truth; see the head of this module."""
     rule = with_merging(rule, truth)
     if rule.matching == "identity":
         return rule
@@ -78,12 +73,7 @@ def rule_for(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
 
 
 def with_merging(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
-    """Return a protocol that merges predicted stuff as a truth's own stuff is merged.
-
-    Args:
-        rule: Its ``merge_stuff`` stays where no stuff class of the truth collects several.
-        truth: The truth.
-    """
+    """Return a protocol that merges predicted stuff as a truth that collects stuff does."""
     view = class_view(truth)
     if view is None or not collects_stuff(truth):
         return rule
@@ -91,13 +81,7 @@ def with_merging(rule: EvalProtocol, truth: Truth) -> EvalProtocol:
 
 
 def settled(mapping: ClusterMapping, truth: Truth, tables: Sequence[ImageTable]) -> ClusterMapping:
-    """Return a mapping in which thing clusters have the one class of things, if there is one.
-
-    Args:
-        mapping: A fit.
-        truth: The truth.
-        tables: Of the images of the fit.
-    """
+    """Return a mapping in which thing clusters have the one class of things, if there is one."""
     one = _every_thing(truth)
     if not one or mapping.matching == "identity":
         return mapping

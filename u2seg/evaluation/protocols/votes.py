@@ -45,17 +45,10 @@ def thing_votes(
     classes: Sequence[int],
     rule: ThingRule,
 ) -> Votes:
-    """Return votes by instance: of every pair that overlaps enough, one.
+    """Return votes by instance, (K, C) int64: of every pair that overlaps enough, one.
 
-    Args:
-        tables: Of all images of the fit.
-        clusters: K category ids, the rows.
-        classes: C class ids, the columns.
-        rule: Which pairs vote; pairs without overlap never do.
-
-    Returns:
-        (K, C) int64. Unless only the best pair votes, a prediction that covers two instances
-        enough votes twice, as in U2Seg's released code.
+    Unless only the best pair votes, a prediction that covers two instances enough votes twice, as
+    in U2Seg's released code. Pairs without overlap never vote.
     """
     votes = np.zeros((len(clusters), len(classes)), dtype=np.int64)
     rows, cols = _places(clusters), _places(classes)
@@ -72,7 +65,7 @@ def stuff_votes(
     classes: Sequence[int],
     rule: StuffRule,
 ) -> Votes:
-    """Return votes of stuff clusters for stuff classes.
+    """Return votes of stuff clusters for stuff classes, (S, D) int64.
 
     Args:
         tables: Of all images of the fit.
@@ -81,9 +74,6 @@ def stuff_votes(
         rule: ``pixels``: of the cluster on the class. ``images``: one for each image in which
             all pixels of the cluster and all of the class have an IoU above ``rule.iou``; pixels
             of things and void belong to neither but widen the union.
-
-    Returns:
-        (S, D) int64; void, crowds, and pixels of any thing have no vote.
     """
     votes = np.zeros((len(clusters), len(classes)), dtype=np.int64)
     rows, cols = _places(clusters), _places(classes)
@@ -100,13 +90,7 @@ def stuff_votes(
 def pixel_counts(
     tables: Iterable[ImageTable], clusters: Sequence[int], classes: Sequence[int]
 ) -> PixelCounts:
-    """Return the pixels of all clusters on all classes.
-
-    Args:
-        tables: Of all images of the fit.
-        clusters: K + S category ids, things first.
-        classes: C + D class ids, things first.
-    """
+    """Return the pixels of K + S clusters on C + D classes, things first in both."""
     rows, cols = _places(clusters), _places(classes)
     votes = np.zeros((len(rows) + 1, len(cols)), dtype=np.int64)
     nobody = len(rows)

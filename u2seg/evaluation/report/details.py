@@ -179,11 +179,6 @@ def unmatched_clusters(
 ) -> dict[str, Any]:
     """Return what clusters without a class hold.
 
-    Args:
-        counts: From ``count_clusters``.
-        clusters: The predictions; names the clusters.
-        mapping: Cluster -> class.
-
     Returns:
         For ``things`` and ``stuff``: ``clusters`` (how many there are), ``unmatched`` (how many
         of them have no class), ``names`` of the unmatched that hold a pixel, from large to

@@ -21,10 +21,6 @@ INTERVAL = "  95 %"
 def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
     """Return the result of ``evaluate_folder`` as aligned tables.
 
-    Args:
-        metrics: Its result; percentages.
-        per_class: Add a row per class.
-
     Returns:
         Lines without a trailing newline; undefined values are shown as ``-``. A line ``95 %``
         holds the intervals of the figures above it. What the truth cannot answer has no table.
@@ -210,9 +206,6 @@ _HEADER = (
 def format_protocols(metrics: dict[str, Any]) -> str:
     """Return the result of ``evaluate_folder`` with several protocols as a table.
 
-    Args:
-        metrics: Its result; percentages.
-
     Returns:
         A row per protocol, then a line on how each was fitted. ``PQ`` is the headline of the
         protocol; beside it stands PQ with the segments of clusters without a class counted as
@@ -269,11 +262,7 @@ _SHOWN = (
 
 
 def format_baselines(metrics: dict[str, Any]) -> str:
-    """Return the model and the baselines under each protocol as a table; percent.
-
-    Args:
-        metrics: Result of ``evaluate_folder`` with ``baselines``.
-    """
+    """Return the model and the baselines under each protocol as a table; percent."""
     protocols = metrics.get("protocols") or {metrics["protocol"]["name"]: metrics}
     rows: list[list[Cell]] = []
     for protocol, model in protocols.items():

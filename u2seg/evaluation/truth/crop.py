@@ -63,10 +63,6 @@ def crop_map(labels: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     Python rounds halves to even, to the start. So do STEGO (commit 10c5a06, ``get_transform``)
     and PiCIE with torchvision's ``Resize(320)`` and ``CenterCrop(320)`` on Pillow images.
 
-    Args:
-        labels: (H, W), any type.
-        side: Short side and sides of the result, > 0.
-
     Returns:
         (side, side), of the same type.
 

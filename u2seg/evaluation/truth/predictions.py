@@ -281,11 +281,6 @@ def cropped(predicted: Predictions, truth: Truth) -> Predictions:
 def check_maps(truth: Truth, predicted: Predictions, image_ids: Iterable[int]) -> None:
     """Refuse maps that are missing, or whose headers have another size; decodes nothing.
 
-    Args:
-        truth: Its own PNGs are looked at too, if it has any.
-        predicted: An image without prediction is no error.
-        image_ids: Images that will be scored.
-
     Raises:
         UserError: if a PNG is missing, is no PNG, or differs in size from what its JSON declares
             or from the truth.

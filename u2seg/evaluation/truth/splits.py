@@ -1,8 +1,4 @@
-"""SHA-256 of what an evaluation read, so that its figures can be traced to files.
-
-Which images a mapping was fitted on, and whether they are those it is scored on.
-
-What an evaluation was made of: versions and the hashes of the files it read.
+"""Which images a mapping was fitted on and scored on, and the hashes of what was read.
 
 No date, host or path of this machine: the same inputs give the same bytes.
 """
@@ -39,12 +35,9 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def maps_sha256(maps: Mapping[str, Path]) -> str:
-    """Return one SHA-256 of many files: of a line ``<SHA-256>  <name>`` for each, sorted by name.
+    """Return one SHA-256 of name -> file: of a line ``<SHA-256>  <name>`` for each, sorted by name.
 
     It is that of what ``sha256sum`` prints in the C locale; where the files lie does not matter.
-
-    Args:
-        maps: Name -> file.
     """
     digest = hashlib.sha256()
     for name, path in sorted(maps.items()):
@@ -134,13 +127,10 @@ class Split:
 
 
 def image_key(stem: str) -> str:
-    """Return what an image is recognised by in another file: a hash of its name.
+    """Return what an image is recognised by in another file: a hash of its name without suffix.
 
     The name alone: many data sets have no ids of their own, so that the id of an image is its
     place in a list, or that of its prediction.
-
-    Args:
-        stem: Relative name without suffix, as in ``Truth.stems``.
 
     Examples:
         >>> image_key("000000000139")
@@ -150,14 +140,10 @@ def image_key(stem: str) -> str:
 
 
 def hold_out(stems: Mapping[int, str], share: float) -> tuple[list[int], list[int]]:
-    """Return the images to fit on and the images to score, both sorted by id.
+    """Return the ids of the images to fit on and of those to score, both sorted.
 
     An image belongs to the same part whatever other images there are, and whatever its id is: a
     hash of its name decides, not chance.
-
-    Args:
-        stems: Image id -> relative name without suffix.
-        share: Expected share of the first part, 0 < share < 1.
 
     Raises:
         UserError: if one part is empty.
@@ -182,10 +168,6 @@ def hold_out(stems: Mapping[int, str], share: float) -> tuple[list[int], list[in
 
 def describe_fit(fitted: Split | None, scored: Split) -> dict[str, Any]:
     """Return how the images of a fit relate to those scored: ``protocol.mapping``.
-
-    Args:
-        fitted: Where the mapping was fitted; None = nowhere (ids are classes).
-        scored: What is scored.
 
     Returns:
         ``fitted_on``, ``truth_sha256``, ``images``, ``fit_share``, ``images_in_both`` (an image
@@ -248,7 +230,7 @@ def provenance(
     Args:
         settings: ``U2SEG.EVAL`` but for the rules of protocols, keys as in YAML.
         protocols: Name -> rules that were used, wherever they come from.
-        hashes: From ``hashes.input_hashes``.
+        hashes: From ``input_hashes``.
     """
     return {
         "versions": versions(),
