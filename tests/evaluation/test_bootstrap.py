@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import json
 import math
 
 import numpy as np
@@ -13,19 +12,17 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.shared import SHARED, needs_shared
 from u2seg.evaluation.metrics.bootstrap import (
     BLOCK,
     Matches,
     confidence_intervals,
     detection_source,
     panoptic_source,
-    percentile_interval,
     resample_weights,
     semantic_source,
 )
 from u2seg.evaluation.metrics.panoptic import ClassCounts, mean_quality
-from u2seg.evaluation.metrics.semantic import confusion_matrix, mean_iou, pixel_accuracy
+from u2seg.evaluation.metrics.semantic import mean_iou, pixel_accuracy
 from u2seg.structures.masks import encode_mask, mask_box
 
 STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
@@ -71,12 +68,6 @@ def test_two_images_of_pixels_by_hand():
     assert all(math.isnan(values[0]) for values in empty.values())
 
 
-def test_percentiles_by_hand():
-    values = np.array([np.nan, *range(41)])
-    assert percentile_interval(values) == [1.0, 39.0]
-    assert percentile_interval(np.full(3, np.nan)) is None
-
-
 def test_draws_are_seeded_fair_and_the_same_in_any_block():
     def every(resamples, seed):
         return np.concatenate(list(resample_weights(7, resamples, seed)))
@@ -102,11 +93,8 @@ def random_counts(rng: np.random.Generator, images: int) -> list[dict[int, Class
 def test_weighted_figures_are_those_of_the_images_repeated():
     rng = np.random.default_rng(5)
     rows = random_counts(rng, 9)
-    maps = [(rng.integers(-1, 4, 50), rng.integers(-1, 4, 50)) for _ in rows]
-    cells = []
-    for truth, guess in maps:
-        matrix = confusion_matrix(truth, guess, 4)
-        cells.append((*np.nonzero(matrix), matrix[np.nonzero(matrix)]))
+    matrices = [rng.integers(0, 3, (4, 5)) for _ in rows]
+    cells = [np.stack([*np.nonzero(m), m[np.nonzero(m)]]) for m in matrices]
     panoptic = panoptic_source(rows, things=[0, 1, 2], stuff=[3, 4, 5])
     semantic = semantic_source(cells, 4)
     weights = np.concatenate([np.ones((1, 9), np.int32), *resample_weights(9, 5, 3)])
@@ -118,7 +106,7 @@ def test_weighted_figures_are_those_of_the_images_repeated():
             for _ in range(times):
                 for category, counts in rows[image].items():
                     total.setdefault(category, ClassCounts()).add(counts)
-                confusion += confusion_matrix(*maps[image], 4)
+                confusion += matrices[image]
         for part, classes in (("all", range(6)), ("things", [0, 1, 2]), ("stuff", [3, 4, 5])):
             want = mean_quality(total, classes)
             for key in ("PQ", "SQ", "RQ"):
@@ -243,20 +231,3 @@ def test_average_precision_without_instances_is_undefined():
     assert missed.scores(EVERY_PAIR)["AP"][1:].tolist() == [0.0, 0.0]
     found = confidence_intervals([detection_source(missed, "a", "b")], 2, resamples=40, seed=0)
     assert found["a"]["b"] == {key: [0.0, 0.0] for key in STATS}
-
-
-@pytest.mark.shared
-@needs_shared("golden", "coco_eval")
-@pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_average_precision_of_stored_results(kind):
-    golden = SHARED / "golden" / "coco_eval"
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(golden / "gt.json")
-        found = truth.loadRes(json.loads((golden / "results.json").read_text()))
-        run = COCOeval(truth, found, kind)
-        run.evaluate()
-        run.accumulate()
-        run.summarize()
-    scores = Matches.from_run(run).scores(np.ones((1, len(run.params.imgIds)), np.int32))
-    for name, index in STATS.items():
-        assert scores[name][0] == pytest.approx(100 * run.stats[index], abs=1e-10)

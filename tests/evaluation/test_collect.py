@@ -221,17 +221,13 @@ sys.exit(any(process.exitcode for process in processes))
 @pytest.mark.d2
 @pytest.mark.shared
 @needs_shared("golden", "pq")
-def test_one_two_and_four_processes_write_the_same_bytes(tmp_path: Path) -> None:
-    """Workers of a machine, and processes that talk over gloo, on real maps."""
+def test_three_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    """Processes that talk over gloo, on real maps."""
     pytest.importorskip("detectron2")
-    truth = real_folder(tmp_path / "p", 12)
+    truth = real_folder(tmp_path / "p", 6)
     evaluate_folder(tmp_path / "p", truth, EvalSettings())
     alone = outputs(tmp_path / "p")
-    for workers in (2, 4):
-        (tmp_path / "p" / "metrics.json").unlink()
-        evaluate_folder(tmp_path / "p", truth, EvalSettings(), workers=workers)
-        assert outputs(tmp_path / "p") == alone, workers
-    for size in (2, 4):
+    for size in (3,):
         (tmp_path / "p" / "metrics.json").unlink()
         url = f"file://{tmp_path / f'meeting{size}'}"
         given = [size, url, tmp_path / "p", truth.panoptic_json, truth.panoptic_pngs]

@@ -1,16 +1,18 @@
-"""Tables beside metrics.json, worst images and provenance, on two tiny images by hand."""
+"""Files beside the metrics: classes, clusters, images, and the worst of them."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
+from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
+from u2seg.evaluation import evaluate_folder
 from u2seg.evaluation.collect import NONE, collect
 from u2seg.evaluation.figures import Scoring, image_counts, score
 from u2seg.evaluation.protocols.mapping import ClusterMapping
@@ -30,14 +32,21 @@ from u2seg.evaluation.report.details import (
 )
 from u2seg.evaluation.truth.coco import read_truth
 from u2seg.evaluation.truth.predictions import read_predictions
-from u2seg.evaluation.truth.splits import provenance
 from u2seg.io.png import read_panoptic_png
 from u2seg.structures.labels import LabelSpace
 
 SPACE = LabelSpace(num_things=3, num_stuff=2)
+
+
 CLUSTERS = {1: 3, 2: 1, 3: 5, 4: 4}
+
+
 """True class -> cluster that stands for it: cat 3, dog 1, grass 5, sky 4; cluster 2 is empty."""
+
+
 MAPPING = ClusterMapping(things={3: 1}, stuff={4: 4, 5: 3}, votes=((3, 1, 3), (2, 1, 1)))
+
+
 """The dog's cluster has no class."""
 
 
@@ -146,14 +155,36 @@ def test_worst_images_can_be_drawn_from_files_alone(scored):
     assert (ids == predicted.panoptic.read_ids(21)).all()
 
 
-def test_provenance_holds_versions_and_what_it_is_given():
-    block = provenance({"SEED": 0}, {}, {"truth": "ab"})
-    assert set(block) == {"versions", "settings", "protocols", "sha256"}
-    assert block["versions"]["numpy"] == np.__version__ and block["sha256"] == {"truth": "ab"}
-
-
 def test_a_truth_that_cannot_be_read_again_is_named(scored, tmp_path):
     truth, predicted, _ = scored
     (tmp_path / "truth" / "second.png").unlink()
     with pytest.raises(UserError, match=r"second\.png"):
         worst_images([ImageScore(22, 1.0, 1.0, 1.0)], truth, predicted, MAPPING, predicted.folder)
+
+
+def test_maps_of_an_earlier_evaluation_are_removed(tmp_path: Path) -> None:
+    """An earlier one drew images 7 and 22, and had a prediction of 21; now 21 has none."""
+    truth = write_truth(tmp_path)
+    maps = relabelled(CLUSTERS)
+    folder = write_predictions(tmp_path / "p", {22: maps[22]}, SPACE)
+    worst = folder / "worst"
+    worst.mkdir()
+    stale = ["7_truth.png", "7_prediction.png", "21_prediction.png"]
+    own = ["7_notes.png", "7_truth.txt", "x7_truth.png", "7_truth.png.bak"]
+    for name in [*stale, *own]:
+        (worst / name).write_bytes(b"old")
+    evaluate_folder(folder, truth, EvalSettings(bootstrap=0))
+    written = {"21_truth.png", "22_truth.png", "22_prediction.png"}
+    assert {path.name for path in worst.iterdir()} == {*own, *written}
+    images = json.loads((folder / "worst.json").read_text())["images"].values()
+    named = {image[side] for image in images for side in ("truth", "prediction")} - {None}
+    assert named == {f"worst/{name}" for name in written}
+
+
+@pytest.mark.parametrize("name", ["worst/7_truth.png", "mapping_cups.json"])
+def test_a_file_that_cannot_be_removed_is_named(tmp_path: Path, name: str) -> None:
+    truth = write_truth(tmp_path)
+    folder = write_predictions(tmp_path / "p", relabelled(CLUSTERS), SPACE)
+    (folder / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"cannot remove .*{name}, left by an earlier run"):
+        evaluate_folder(folder, truth, EvalSettings(bootstrap=0))

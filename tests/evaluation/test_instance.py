@@ -11,8 +11,6 @@ import pytest
 from tests.shared import SHARED, needs_shared
 from u2seg.evaluation.metrics.instance import instance_metrics, truth_instances
 from u2seg.evaluation.metrics.panoptic import TruthSegment
-from u2seg.evaluation.truth.coco import read_panoptic_set
-from u2seg.io.coco import segmentation_rle
 from u2seg.structures.masks import decode_mask, encode_mask
 
 GOLDEN = SHARED / "golden" / "coco_eval"
@@ -163,36 +161,3 @@ def test_equals_pycocotools(kind: str, name: str) -> None:
         for key, value in row.items():
             want = None if value is None else pytest.approx(100 * value, abs=1e-10, rel=0)
             assert classes_found[int(category)][key] == want, (category, key)
-
-
-@pytest.mark.shared
-@needs_shared("golden", "coco_eval")
-def test_the_reference_has_crowds_and_more_than_100_detections() -> None:
-    gt = json.loads((GOLDEN / "gt.json").read_text())
-    results = json.loads((GOLDEN / "results.json").read_text())
-    assert any(record["iscrowd"] for record in gt["annotations"])
-    images = [record["image_id"] for record in results]
-    assert max(images.count(i) for i in set(images)) > 100
-
-
-@pytest.mark.shared
-@needs_shared("data", "metrics", "panopticapi")
-def test_true_instances_equal_the_sample_in_detection_format() -> None:
-    """panopticapi's sample holds the same segments as PNGs and as RLE: things and stuff alike."""
-    folder = SHARED / "data" / "metrics" / "panopticapi" / "sample_data"
-    maps = read_panoptic_set(folder / "panoptic_examples.json", folder / "panoptic_examples")
-    content = json.loads((folder / "panoptic_coco_detection_format.json").read_text())
-    want = {
-        (r["image_id"], r["category_id"], r["area"], *r["bbox"]): r for r in content["annotations"]
-    }
-    found = [
-        record
-        for i, segments in maps.segments.items()
-        for record in truth_instances(maps.read_ids(i), segments, list(maps.names), i)
-    ]
-    assert len(found) == len(content["annotations"]) == 50
-    for record in found:
-        key = (record["image_id"], record["category_id"], record["area"], *record["bbox"])
-        assert record["iscrowd"] == want[key]["iscrowd"]
-        rle = segmentation_rle(want[key]["segmentation"], tuple(maps.sizes[record["image_id"]]))
-        assert record["segmentation"] == rle

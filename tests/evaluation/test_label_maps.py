@@ -63,16 +63,6 @@ def test_controls_by_hand(truth: MapTruth) -> None:
     assert set(controls["random"]["mapping"]) <= {-1, 0, 1}
 
 
-def test_random_control_guesses(tmp_path: Path) -> None:
-    """Four classes, equally frequent: a guess is right one time in four, each IoU is 1 / 7."""
-    rows = np.arange(4, dtype=np.uint8).repeat(20_000).reshape(200, 400)
-    write_label_png(tmp_path / "a.png", rows)
-    truth = MapTruth({"a": tmp_path / "a.png"}, tuple("abcd"), 255)
-    random = score_controls(truth, seed=1)["random"]
-    assert random["pixel_accuracy"] == pytest.approx(25, abs=0.6)
-    assert random["mIoU"] == pytest.approx(100 / 7, abs=0.6)
-
-
 def test_maps_that_do_not_fit_are_named(tmp_path: Path, truth: MapTruth) -> None:
     with pytest.raises(UserError, match=r"no map of 1 of 2 images, the first is b\.png"):
         score_maps(write(tmp_path / "few", a=[[0, 0, 0, 0]]), truth)

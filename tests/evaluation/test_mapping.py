@@ -236,21 +236,6 @@ def test_a_mapping_to_other_classes_is_refused(tmp_path: Path) -> None:
         evaluate_folder(path.parent, truth, EvalSettings(bootstrap=0), mapping=path)
 
 
-def test_a_mapping_leaves_nothing_to_fit(tmp_path: Path) -> None:
-    truth = write_truth(tmp_path)
-    path = write_mapping(tmp_path, truth)
-    with pytest.raises(UserError, match=r"FIT_SHARE is 0.5, but a given mapping leaves nothing"):
-        evaluate_folder(path.parent, truth, EvalSettings(fit_share=0.5), mapping=path)
-    with pytest.raises(UserError, match="2 protocols are asked for, but a given mapping"):
-        evaluate_folder(
-            path.parent,
-            truth,
-            EvalSettings(bootstrap=0),
-            mapping=path,
-            protocols=["cups", "one-to-one"],
-        )
-
-
 def drop(key: str) -> Callable[[dict], Any]:
     return lambda content: content.pop(key)
 

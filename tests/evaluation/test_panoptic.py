@@ -1,16 +1,33 @@
-"""Panoptic quality: every rule by hand, and panopticapi's numbers."""
+"""Panoptic quality, overlaps, mean IoU and matching: each rule by hand, and the references."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from tests.shared import SHARED, needs_shared
-from u2seg.evaluation.metrics.overlap import count_overlaps
-from u2seg.evaluation.metrics.panoptic import ClassCounts, TruthSegment, count_matches, mean_quality
+from u2seg.evaluation.metrics.matching import (
+    hungarian_majority_map,
+    hungarian_map,
+    majority_map,
+    match,
+)
+from u2seg.evaluation.metrics.overlap import Overlap, count_overlaps, relabel
+from u2seg.evaluation.metrics.panoptic import (
+    ClassCounts,
+    TruthSegment,
+    count_matches,
+    mean_quality,
+    unmatched_positives,
+)
+from u2seg.evaluation.metrics.semantic import mean_iou, pixel_accuracy
 from u2seg.io.png import read_panoptic_png
 
 GOLDEN = SHARED / "golden" / "pq"
@@ -155,3 +172,180 @@ def test_edge_cases_equal_panopticapi() -> None:
             for c, r in counts.items()
         }
         assert found == want
+
+
+CAT, GRASS = 1, 3
+
+
+TRUTH = {11: TruthSegment(CAT, 4), 12: TruthSegment(CAT, 2), 13: TruthSegment(GRASS, 3)}
+
+
+ROW = [11, 11, 11, 11, 12, 12, 13, 13, 13, 0, 0, 0]
+
+
+def charged(predicted: list[int], segments: set[int], truth=TRUTH) -> dict[int, int]:
+    overlap = count_overlaps(np.array([ROW]), np.array([predicted]))
+    counts = unmatched_positives(overlap, truth, segments)
+    assert all((c.iou, c.tp, c.fn) == (0.0, 0, 0) for c in counts.values())
+    return {category: c.fp for category, c in counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "segments", "expected"),
+    [
+        # 4 cat, 3 grass: cat, though no single true segment holds more than 2 of the pixels
+        ([0, 0, 5, 5, 5, 5, 5, 5, 5, 0, 0, 0], {5}, {CAT: 1}),
+        # 2 cat, 2 grass: the lower id
+        ([0, 0, 0, 0, 5, 5, 5, 5, 0, 0, 0, 0], {5}, {CAT: 1}),
+        # two segments of one class, one of another
+        ([5, 5, 6, 6, 0, 0, 7, 7, 7, 0, 0, 0], {5, 6, 7}, {CAT: 2, GRASS: 1}),
+        # 3 grass, 3 void: half is not more than half
+        ([0, 0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 5], {5}, {GRASS: 1}),
+        # 2 grass, 3 void: forgiven
+        ([0, 0, 0, 0, 0, 0, 0, 5, 5, 5, 5, 5], {5}, {}),
+        # void alone
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 5, 5], {5}, {}),
+        # matched segments are not this function's
+        ([5, 5, 5, 5, 0, 0, 7, 7, 7, 0, 0, 0], {7}, {GRASS: 1}),
+        ([5] * 12, set(), {}),
+    ],
+)
+def test_class_of_most_pixels(predicted, segments, expected) -> None:
+    assert charged(predicted, segments) == expected
+
+
+def test_a_crowd_of_the_same_class_forgives() -> None:
+    truth = {**TRUTH, 11: TruthSegment(CAT, 4, crowd=True)}
+    # 4 of 6 pixels on the crowd
+    assert charged([5, 5, 5, 5, 5, 5, 0, 0, 0, 0, 0, 0], {5}, truth) == {}
+    # 2 of 4 pixels: not more than half
+    assert charged([0, 0, 5, 5, 5, 5, 0, 0, 0, 0, 0, 0], {5}, truth) == {CAT: 1}
+    # most is grass; the cat crowd does not help
+    assert charged([0, 0, 0, 5, 0, 0, 5, 5, 0, 0, 0, 0], {5}, truth) == {GRASS: 1}
+
+
+def rows(table: Overlap) -> list[tuple[int, int, int]]:
+    columns = (table.truth, table.predicted, table.pixels)
+    return list(zip(*(c.tolist() for c in columns), strict=True))
+
+
+def test_large_ids_survive() -> None:
+    top = 2**24 - 1
+    table = count_overlaps(
+        np.array([[top, 0]], dtype=np.int32), np.array([[top, top]], dtype=np.int32)
+    )
+    assert rows(table) == [(0, top, 1), (top, top, 1)]
+
+
+def test_eight_bit_maps_do_not_overflow() -> None:
+    table = count_overlaps(np.array([[255]], dtype=np.uint8), np.array([[200]], dtype=np.uint8))
+    assert rows(table) == [(255, 200, 1)]
+
+
+@pytest.mark.parametrize("ids", [1, 3, 40, 5000])
+def test_every_pixel_is_counted_once(ids: int) -> None:
+    """Compared with a dictionary, pixel by pixel."""
+    rng = np.random.default_rng(ids)
+    names = rng.choice(2**24, ids, replace=False)
+    truth, predicted = (np.repeat(rng.choice(names, (60, 50)), 2, axis=1) for _ in range(2))
+    predicted = np.roll(predicted, 1)
+    want: dict[tuple[int, int], int] = {}
+    for pair in zip(truth.reshape(-1).tolist(), predicted.reshape(-1).tolist(), strict=True):
+        want[pair] = want.get(pair, 0) + 1
+    table = count_overlaps(truth, predicted)
+    assert rows(table) == [(*pair, want[pair]) for pair in sorted(want)]
+
+
+def test_an_empty_map_has_no_pairs() -> None:
+    assert rows(count_overlaps(np.zeros((0, 3)), np.zeros((0, 3)))) == []
+
+
+def test_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 2\) and \(2, 1\)"):
+        count_overlaps(np.zeros((1, 2), np.int32), np.zeros((2, 1), np.int32))
+
+
+def test_relabel_drops_unmatched_and_merges_only_the_classes_asked_for() -> None:
+    truth = np.array([[1, 1, 1, 1, 1]], dtype=np.int32)
+    predicted = np.array([[10, 11, 12, 13, 14]], dtype=np.int32)
+    categories = {10: 7, 12: 7, 11: 3, 13: 3}  # 14 has no class
+    table, left = relabel(count_overlaps(truth, predicted), categories, merge={7})
+    assert rows(table) == [(1, 0, 1), (1, 10, 2), (1, 11, 1), (1, 13, 1)]
+    assert left == {10: 7, 11: 3, 13: 3}
+    table, left = relabel(count_overlaps(truth, predicted), categories, merge=())
+    assert left == categories
+    assert table.pixels.sum() == 5
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
+    matrix = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert mean_iou(matrix) == pytest.approx(25.0)  # (50 + 0) / 2
+
+
+def test_nothing_to_score() -> None:
+    matrix = np.zeros((2, 3), dtype=np.int64)
+    assert mean_iou(matrix) is None and pixel_accuracy(matrix) is None
+
+
+def test_an_unknown_matching_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'greedy', expected one of hungarian, majority"):
+        match("greedy", np.zeros((1, 1), dtype=np.int64))
+
+
+def test_clusters_without_votes_have_no_class() -> None:
+    votes = np.array([[0, 0], [0, 7]])
+    assert hungarian_map(votes).tolist() == [-1, 1]
+    assert majority_map(votes).tolist() == [-1, 1]
+
+
+def test_more_clusters_than_classes_and_the_reverse() -> None:
+    assert hungarian_map(np.array([[1], [3], [2]])).tolist() == [-1, 0, -1]
+    assert majority_map(np.array([[1], [3], [2]])).tolist() == [0, 0, 0]
+    assert hungarian_map(np.array([[1, 3, 2]])).tolist() == [1]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+def test_empty_votes(shape: tuple[int, int]) -> None:
+    votes = np.zeros(shape, dtype=np.int64)
+    assert hungarian_map(votes).tolist() == [-1] * shape[0]
+    assert majority_map(votes).tolist() == [-1] * shape[0]
+
+
+@pytest.mark.parametrize("solve", [hungarian_map, majority_map, hungarian_majority_map])
+def test_bad_votes_are_refused(solve) -> None:
+    with pytest.raises(ValueError, match=r"\(K, C\), got shape \(3,\)"):
+        solve(np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match="smallest is -1"):
+        solve(np.array([[1, -1]]))
+
+
+@given(
+    arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9))
+)
+def test_hungarian_is_the_best_one_to_one_map(votes: np.ndarray) -> None:
+    mapping = hungarian_map(votes)
+    used = mapping[mapping >= 0]
+    assert len(set(used)) == len(used)
+    wide = votes if votes.shape[0] <= votes.shape[1] else votes.T
+    rows = range(len(wide))
+    best = max(
+        sum(wide[r, c] for r, c in zip(rows, order))
+        for order in itertools.permutations(range(wide.shape[1]), len(wide))
+    )
+    assert sum(votes[k, c] for k, c in enumerate(mapping) if c >= 0) == best
+
+
+@pytest.mark.shared
+@needs_shared("golden", "semseg")
+def test_hungarian_equals_the_reference() -> None:
+    checked = 0
+    for path in sorted((SHARED / "golden" / "semseg").glob("e*.npz")):
+        with np.load(path) as golden:
+            votes = golden["full_stats_all_clusters"]
+            rows, cols = golden["full_assign_cluster"], golden["full_assign_class"]
+        mapping = hungarian_map(votes.astype(np.int64))
+        for row, col in zip(rows, cols, strict=True):
+            if votes[row, col]:  # pairs without votes are arbitrary; here they stay unmatched
+                assert mapping[row] == col
+                checked += 1
+    assert checked > 100

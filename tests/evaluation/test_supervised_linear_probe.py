@@ -21,19 +21,6 @@ def test_prediction_by_hand() -> None:
     assert probe.predict(codes).tolist() == [0, 1]
 
 
-def test_learns_shifted_classes_and_ignores_void() -> None:
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, 3, 600)
-    centers = np.array([[0, 0], [4, 0], [0, 4]])
-    codes = (centers[truth] + rng.normal(0, 0.3, (600, 2))).astype(np.float32)
-    labels = truth.copy()
-    labels[::7] = 255
-    probe = supervised_linear_probe(codes, labels, 3, batch_size=200)
-    assert (probe.predict(codes) == truth).mean() > 0.98
-    again = supervised_linear_probe(codes, labels, 3, batch_size=200)
-    assert np.array_equal(probe.weight, again.weight)
-
-
 def test_bad_labels_are_refused() -> None:
     codes = np.zeros((2, 3), dtype=np.float32)
     with pytest.raises(ValueError, match=r"labels span 0\.\.5, expected 0\.\.2"):

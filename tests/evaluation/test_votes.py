@@ -63,24 +63,6 @@ def test_mask_and_box_give_other_classes_to_a_cluster() -> None:
     assert majority_map(thing_votes(IMAGES, CLUSTERS, (CAT, DOG), boxes))[0] == 1
 
 
-def test_released() -> None:
-    # box IoU above (not at) 0.7, score from 0.6 on, crowds vote, both pairs of detection 0 vote;
-    # left out are (1, 0): box 0.7; scores 0.4, 0.59 and 0.5
-    assert votes(rule_of("u2seg-released")) == [[1, 1], [0, 0], [0, 1]]
-
-
-def test_paper() -> None:
-    # K = 800: box IoU above 0.6, score above (not at) 0.4, no crowds
-    assert votes(rule_of("u2seg-paper")) == [[1, 2], [2, 0], [0, 0]]
-    # K = 300: score above 0.3; IoU of VOC is 0.8: nothing but the second image's first pair
-    assert votes(rule_of("u2seg-paper", 300, paper_data="voc")) == [[0, 1], [0, 0], [0, 0]]
-
-
-def test_one_to_one() -> None:
-    # mask IoU from (and at) 0.5 on, score from 0.3 on, no crowds
-    assert votes(rule_of("one-to-one")) == [[1, 1], [1, 0], [0, 0]]
-
-
 def test_thresholds_at_their_edges() -> None:
     at = ThingRule(overlap="box", iou=0.7, score=0.6)
     above = ThingRule(overlap="box", iou=0.7, strict=True, score=0.6)

@@ -1,26 +1,43 @@
-"""tools/evaluate.py: prints the tables, writes the file, and says what is wrong."""
+"""The commands that score: options, tables, files and refusals."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scenes import SceneSettings, write_scenes
 
+from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.evaluation.label_files import write_labels
+from tests.evaluation.test_task_rules import result_folder
 from u2seg.errors import UserError
 from u2seg.evaluation.command import evaluate_files, evaluate_parser, parse_evaluate
+from u2seg.io.atomic import write_json
+from u2seg.io.png import write_label_png
 from u2seg.structures.labels import LabelSpace
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate.py"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TOOL, SEMANTIC, MASKS = (TOOLS / f"evaluate{kind}.py" for kind in ("", "_semantic", "_masks"))
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def run(*arguments: object, tool: Path = TOOL) -> subprocess.CompletedProcess[str]:
+    """Run a tool in this process, which spares it its imports."""
+    main = runpy.run_path(str(tool))["main"]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(word) for word in arguments])
+        except SystemExit as left:
+            code = left.code
+    return subprocess.CompletedProcess([], code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -223,3 +240,106 @@ def test_the_given_mapping_is_not_written_over(arguments: list[object], tmp_path
 
 def test_help_has_examples() -> None:
     assert "--output runs/train/evaluation-heldout" in evaluate_parser().format_help()
+
+
+def test_table_of_two_runs_beside_controls(tmp_path: Path) -> None:
+    rows = np.arange(3, dtype=np.uint8).repeat(100).reshape(10, 30)
+    write_label_png(tmp_path / "truth" / "street.png", rows)
+    for name in ("one", "two"):
+        write_label_png(tmp_path / name / "street.png", 5 - rows)
+    classes = tmp_path / "classes.json"
+    named = [{"id": i, "name": name} for i, name in enumerate(("sky", "road", "tree"))]
+    classes.write_text(json.dumps({"classes": named, "ignore_index": 255}))
+    done = run(
+        *("--predictions", tmp_path / "one", tmp_path / "two", "--truth", tmp_path / "truth"),
+        *("--classes", classes, "--controls", "--json", tmp_path / "scores.json"),
+        tool=SEMANTIC,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}
+    assert lines["mean"] == ["100.00"] * 5
+    assert lines["single"][:2] == ["11.11", "33.33"]  # one of three classes, a third of it right
+    assert float(lines["random"][0]) < 40
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores[str(tmp_path / "one")]["mapping"] == [-1, -1, -1, 2, 1, 0]
+
+
+def test_errors_of_semantic_maps_end_with_2(tmp_path: Path) -> None:
+    done = run(
+        "--predictions",
+        tmp_path,
+        "--truth",
+        tmp_path,
+        "--classes",
+        tmp_path / "c.json",
+        tool=SEMANTIC,
+    )
+    assert done.returncode == 2 and "c.json does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_table_beside_baselines(tmp_path: Path) -> None:
+    write_scenes(tmp_path, SceneSettings(train=2, val=0, size=64))
+    truth = tmp_path / "annotations/instances_train.json"
+    annotations = json.loads(truth.read_text())["annotations"]
+    write_json(tmp_path / "results.json", [{**a, "score": 1.0} for a in annotations])
+    done = run(
+        *("--results", tmp_path / "results.json", "--truth", truth, "--baselines"),
+        *("--images", tmp_path / "images/train", "--json", tmp_path / "scores.json"),
+        tool=MASKS,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}
+    header = rows["class-agnostic"]
+    for name in ("AP", "AP50", "AR100", "best_mask_iou", "hits"):
+        assert rows["masks"][header.index(name)] == "100.00", name
+    assert {"AR1", "AR10", "AR_small", "AR_medium", "AR_large"} <= set(header)
+    assert float(rows["centered_box"][-1]) < float(rows["masks"][-1])
+    assert float(rows["slic_superpixels"][-1]) < float(rows["masks"][-1])
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["masks"]["instances"] == len(annotations)
+
+
+def test_clusters_are_scored_when_asked(tmp_path: Path) -> None:
+    write_scenes(tmp_path, SceneSettings(train=2, val=0, size=64))
+    truth = tmp_path / "annotations/instances_train.json"
+    # The truth as its own labels: every class is a cluster.
+    done = run(
+        *("--results", truth, "--truth", truth, "--clusters", "--json", tmp_path / "scores.json"),
+        tool=MASKS,
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())["clusters"]["scores"]
+    assert [round(value, 6) for value in scores.values()] == [100, 100, 100, 100]
+    assert "matched_accuracy" in done.stdout
+
+
+def test_errors_of_masks_end_with_2(tmp_path: Path) -> None:
+    done = run("--results", tmp_path / "none.json", "--truth", tmp_path / "none.json", tool=MASKS)
+    assert done.returncode == 2 and "none.json does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("--results", "x", "--truth", "y", "--baselines", tool=MASKS)
+    assert done.returncode == 2 and "--baselines needs --images" in done.stderr
+
+
+def test_other_formats_and_class_sets(tmp_path: Path) -> None:
+    classes, labels = formats.camvid(tmp_path)
+    maps = {"0016E5_07959": [[1, 1], [3, 3]], "0016E5_07961": [[3, 2], [3, 3]]}
+    folder = result_folder(tmp_path / "p", maps, LabelSpace(num_things=2, num_stuff=1), first=7)
+    words = ["--predictions", folder, "--dataset", "camvid", "--truth", classes, labels]
+    done = run("--classes", "camvid-11", *words, "U2SEG.EVAL.BOOTSTRAP", "0")
+    assert done.returncode == 0, done.stderr
+    assert "classes of camvid-11" in done.stdout and "\npanoptic" not in done.stdout
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["protocol"]["class_set"] == "camvid-11"
+    assert metrics["panoptic"] is None and metrics["ci95"] is None
+    done = run("--classes", "coco-95", *words)
+    assert done.returncode == 2 and "class 1 is 'Sky', which coco-95" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_truth_is_given_one_way() -> None:
+    done = run("--predictions", "p", "--truth", "a", "--truth-json", "b", "--truth-pngs", "c")
+    assert done.returncode == 2 and "give the truth as --truth PATH" in done.stderr
+    done = run("--predictions", "p", "--truth-json", "b")
+    assert done.returncode == 2 and "give the truth as --truth PATH" in done.stderr

@@ -11,49 +11,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-IGNORE = -1
-
-Indices = npt.NDArray[np.integer]
-
-
-def confusion_matrix(
-    truth: Indices,
-    predicted: Indices,
-    num_classes: int,
-    pixels: npt.NDArray[np.int64] | None = None,
-) -> npt.NDArray[np.int64]:
-    """Return how many pixels of each true class got each predicted class.
-
-    Args:
-        truth: Class indices 0..C-1, or -1 = ignore; any shape.
-        predicted: Class indices 0..C-1, or -1 = none; the same shape.
-        num_classes: C.
-        pixels: Weight of each entry, 1 by default.
-
-    Returns:
-        (C, C + 1) int64, rows = truth, columns = prediction, the last = none.
-
-    Raises:
-        ValueError: if the shapes differ or an index is out of range.
-
-    Examples:
-        >>> confusion_matrix(np.array([0, 0, 1, -1]), np.array([0, 1, -1, 1]), 2).tolist()
-        [[1, 1, 0], [0, 0, 1]]
-    """
-    if truth.shape != predicted.shape:
-        raise ValueError(f"truth has shape {truth.shape}, prediction {predicted.shape}")
-    for name, values in (("truth", truth), ("prediction", predicted)):
-        if values.size and not -1 <= values.min() <= values.max() < num_classes:
-            raise ValueError(
-                f"{name} holds class {values.min()}..{values.max()}, expected -1..{num_classes - 1}"
-            )
-    valid = truth != IGNORE
-    column = np.where(predicted == IGNORE, num_classes, predicted)[valid].astype(np.int64)
-    flat = truth[valid].astype(np.int64) * (num_classes + 1) + column
-    matrix = np.zeros(num_classes * (num_classes + 1), dtype=np.int64)
-    np.add.at(matrix, flat, 1 if pixels is None else pixels[valid])
-    return matrix.reshape(num_classes, num_classes + 1)
-
 
 def class_iou(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return (C,) IoU in percent; NaN for classes neither in truth nor in prediction.
@@ -81,7 +38,7 @@ def mean_iou(confusion: npt.NDArray[np.int64], *, absent: bool = False) -> float
     with 0 there: ``absent`` does that.
 
     Args:
-        confusion: (C, C + 1), see ``confusion_matrix``.
+        confusion: (C, C + 1), rows = truth, columns = prediction, the last = none.
         absent: Count classes that are in neither, with 0, too.
 
     Examples:

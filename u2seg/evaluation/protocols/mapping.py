@@ -362,7 +362,8 @@ def _parse(content: dict[str, Any]) -> ClusterMapping:
     _check_maps(maps, classes, apart=protocol.get("apart", True))
     split = content["fitted_on"]
     if (split is None) != (protocol["matching"] == "identity"):
-        raise ValueError(f"fitted_on is {split}, but the matching {protocol['matching']}")
+        source = None if split is None else split["truth"]
+        raise ValueError(f"fitted_on is {source}, but the matching {protocol['matching']}")
     things, stuff = ({a: b for a, b in maps[kind].items() if b is not None} for kind in _KINDS)
     return ClusterMapping(
         things=things,
@@ -371,8 +372,9 @@ def _parse(content: dict[str, Any]) -> ClusterMapping:
         clusters=(tuple(maps["things"]), tuple(maps["stuff"])),
         classes=classes,
         class_set=str(content["class_set"]),
-        fitted_on=split
-        and Split(
+        fitted_on=None
+        if split is None
+        else Split(
             str(split["truth"]),
             str(split["truth_sha256"]),
             tuple(str(key) for key in split["stem_keys"]),
