@@ -17,6 +17,7 @@ from u2seg.io.jsonfile import read_json_object
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+CROPS = ("crop_cls", "masked_crop")
 FILTER_BANK: dict[str, dict[str, Any]] = {
     "features": {"image_size": 320, "resize": "keep", "filter_bank.position_scale": 1.0},
     "masks": {
@@ -39,7 +40,7 @@ def resolve(settings: Settings, record: Path | None = None) -> Settings:
 
     Returns:
         With the name, and for the filter bank with what suits it in place of the values that are
-        at their defaults; the descriptor is then ``masked_mean``, as there are no CLS tokens.
+        at their defaults; descriptors of crops become ``masked_mean``, as there are no CLS tokens.
 
     Raises:
         UserError: for weights that cannot be read, fit no ViT that is known here, or may not be
@@ -103,7 +104,10 @@ def choose(features: FeatureSettings) -> tuple[str, str]:
 
 
 def _for_filter_bank(settings: Settings) -> Settings:
-    sections: dict[str, Any] = {"clusters": replace(settings.clusters, descriptor="masked_mean")}
+    clusters = settings.clusters
+    if clusters.descriptor in CROPS:
+        clusters = replace(clusters, descriptor="masked_mean")
+    sections: dict[str, Any] = {"clusters": clusters}
     defaults = Settings()
     for name, values in FILTER_BANK.items():
         section, default = getattr(settings, name), getattr(defaults, name)

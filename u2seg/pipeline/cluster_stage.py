@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.clusters.assign import assign
-from u2seg.clusters.describe import facets_of
+from u2seg.clusters.describe import DESCRIPTORS, facets_of
 from u2seg.clusters.kmeans import KMeans, resolve_backend
 from u2seg.clusters.persist import CentroidInfo, Centroids, load_centroids, save_centroids
 from u2seg.clusters.quality import draw_sample, quality, spread, summary
@@ -66,6 +66,7 @@ class ClusterStage(Stage):
         """Look the names up, and saved centroids."""
         check_name(self.context.settings.features)
         resolve_backend(self.context.settings.clusters.kmeans.backend)
+        DESCRIPTORS.get(self.context.settings.clusters.descriptor)
         self.extra_plan()
 
     def works(self) -> dict[str, Work]:
@@ -187,12 +188,12 @@ class ClusterStage(Stage):
             else:
                 rows[record["id"]] = described
         # An image that cannot be used keeps its rows, as zeros: rows and masks stay aligned.
-        dim = self.context.extractor.dim
+        dim = next((row.shape[1] for row in rows.values()), 0) or self.context.extractor.dim
         blocks = [
             rows.get(r["id"], np.zeros((len(masks[r["id"]]), dim), np.float32)) for r in wanted
         ]
         files = [*self.write_part(part.index, None, skipped), path]
-        write_npy(path, np.concatenate([np.zeros((0, dim), np.float32), *blocks]))
+        write_npy(path, np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32))
         return files
 
     def _inputs(

@@ -121,8 +121,8 @@ class MaskStage(Stage):
         skipped.sort(key=lambda entry: names.index(entry["file_name"]))
         files = self.write_part(part.index, results, skipped)
         if self.context.describe and not any(row is None for row in rows):
-            blank = np.zeros((0, self.context.extractor.dim), np.float32)
-            write_npy(handed_over(self.context, part.index), np.concatenate([blank, *rows]))
+            table = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
+            write_npy(handed_over(self.context, part.index), table)
         return files
 
     def _with_masks(
