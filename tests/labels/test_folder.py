@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.factories import SPACE, make_labels, scene
+from tests.factories import BASE_CONFIG, SPACE, data_words, make_labels, scene
 from u2seg.data.mapper import read_photograph
 from u2seg.errors import StageError, UserError
 from u2seg.inference.writer import PredictionWriter
@@ -292,3 +292,14 @@ def test_the_published_layout_is_a_label_folder(published: Path, tmp_path: Path)
     (published / "ins_annotations/cocotrain_3.json").unlink()
     with pytest.raises(UserError, match=r"ins_annotations/cocotrain_3\.json does not exist"):
         LabelFolder.open(published, photos)
+
+
+@pytest.mark.d2
+def test_the_published_layout_is_trained_on(published: Path, tmp_path: Path) -> None:
+    from u2seg.engine.run import train_or_evaluate
+    from u2seg.host.arguments import train_parser
+
+    words = ["--config-file", str(BASE_CONFIG), *data_words(published, tmp_path / "out")]
+    words += ["U2SEG.DATA.IMAGES", str(tmp_path / "photos")]
+    train_or_evaluate(train_parser().parse_intermixed_args(words))
+    assert (tmp_path / "out/model_final.pth").is_file()

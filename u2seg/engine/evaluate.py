@@ -223,6 +223,6 @@ def comparison(
         settings = replace(settings, eval=settings.eval.identity())
         metadata = MetadataCatalog.get(name)
         paths = Path(metadata.panoptic_json), Path(metadata.panoptic_root)
-        truth = read_truth(GroundTruth(*paths))
+        truth = read_truth(GroundTruth(*paths), measure=True)
     check_choice(choice, settings, truth)
     return settings, truth, choice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,13 @@ class PanopticSet(Truth):
         return Folder(self.pngs)
 
 
-def read_truth(truth: GroundTruth) -> PanopticSet:
+def read_truth(truth: GroundTruth, *, measure: bool = False) -> PanopticSet:
     """Return the truth of COCO panoptic files, its images known by the names of the PNGs.
+
+    Args:
+        truth: The files.
+        measure: Where a segment has the area 0, as in the labels that U2Seg published, count all
+            pixels instead; a segment without any is left out.
 
     Raises:
         UserError: if a file is missing or garbled, no image is annotated, no image has a segment,
@@ -105,6 +110,13 @@ def read_truth(truth: GroundTruth) -> PanopticSet:
     if not Path(truth.panoptic_pngs).is_dir():
         raise UserError(f"the folder of true PNGs, {truth.panoptic_pngs}, does not exist")
     result = read_panoptic_set(Path(truth.panoptic_json), Path(truth.panoptic_pngs))
+    if measure and any(not s.area for own in result.segments.values() for s in own.values()):
+        for image_id, own in result.segments.items():
+            ids, counts = np.unique(result.read_ids(image_id), return_counts=True)
+            areas = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+            result.segments[image_id] = {
+                i: replace(s, area=areas[i]) for i, s in own.items() if i in areas
+            }
     check_true_segments(result)
     return result
 
