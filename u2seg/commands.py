@@ -449,6 +449,37 @@ def _first(mark: str, *folders: Path) -> Path | None:
     return next((folder for folder in folders if (folder / mark).is_file()), None)
 
 
+LABELS = """\
+examples:
+  u2seg labels check runs/labels                   every file against every other, pixel by pixel
+  u2seg labels export runs/labels --output DIR     as u2seg_annotations, for U2Seg's released code
+
+Exit codes: 0 done, 1 failed, 2 usage, or a folder that is not sound.
+"""
+
+
+def labels_parser() -> Parser:
+    """Return the parser of ``u2seg labels``."""
+    p = new_parser("Check label folders, or hand them to other programs.", LABELS)
+    p.add_argument("action", choices=("check", "export"))
+    p.add_argument("folder", type=folder, help="output folder of u2seg label")
+    p.add_argument("--output", type=folder, metavar="DIR", help="where an export goes")
+    return p
+
+
+def labels(args: Arguments) -> int:
+    """Check or export a label folder."""
+    from u2seg.labels.exchange import check_folder, export_published
+
+    if args.action == "check":
+        print(check_folder(args.folder))
+    elif args.output is None:
+        raise UserError("u2seg labels export needs --output DIR")
+    else:
+        print(f"labels are in {export_published(args.folder, args.output)}")
+    return 0
+
+
 BOTH = "labels,train"
 COMMANDS = {
     "label": Command(
@@ -468,6 +499,7 @@ COMMANDS = {
     "run": Command(
         "everything: label, train, evaluate, predict, report", BOTH, run_parser, run
     ),
+    "labels": Command("check label folders, or export them", "labels", labels_parser, labels),
     "report": Command("write the report of a run anew", "labels", report_parser, report),
     "convert": Command(
         "convert a pretrained ResNet, or a checkpoint of STEGO", "train", convert_parser, convert

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.factories import BASE_CONFIG, SPACE, data_words, make_labels, scene
+from u2seg.cli import main
 from u2seg.data.mapper import read_photograph
 from u2seg.errors import StageError, UserError
 from u2seg.inference.writer import PredictionWriter
@@ -292,6 +293,21 @@ def test_the_published_layout_is_a_label_folder(published: Path, tmp_path: Path)
     (published / "ins_annotations/cocotrain_3.json").unlink()
     with pytest.raises(UserError, match=r"ins_annotations/cocotrain_3\.json does not exist"):
         LabelFolder.open(published, photos)
+
+
+def test_labels_are_exported_in_the_published_layout(labels: Path, tmp_path: Path) -> None:
+    assert main(["labels", "check", str(labels)]) == 0
+    assert main(["labels", "export", str(labels), "--output", str(tmp_path / "out")]) == 0
+    back = LabelFolder.open(tmp_path / "out", tmp_path / "photos")
+    own = LabelFolder.open(labels)
+    assert back.panoptic_json.name == "cocotrain_3.json"
+    for image in own.images:
+        mine, theirs = own.segmentation(image), back.segmentation(image)
+        assert mine.instances == theirs.instances
+        assert np.array_equal(mine.stuff, theirs.stuff)
+    assert main(["labels", "export", str(labels), "--output", str(tmp_path / "out")]) == 2
+    (labels / "panoptic/stuff/2.png").unlink()
+    assert main(["labels", "check", str(labels)]) == 2
 
 
 @pytest.mark.d2

@@ -373,7 +373,7 @@ def _opened(path: Path, images: str, stamp: tuple[tuple[int, int], ...]) -> Labe
             f"label folder {path} does not exist; make it with u2seg label "
             f"--output-dir {path}, or set U2SEG.DATA.LABELS"
         )
-    if path.suffix == ".json" or (path / _PANOPTIC).is_dir():
+    if path.suffix == ".json" or (path / PANOPTIC_FOLDER).is_dir():
         return _open_published(path, images)
     if (path / PANOPTIC_JSON).is_file() and not (path / "images.json").is_file():
         return _open_results(path, images)
@@ -456,15 +456,15 @@ def _check_unchanged(folder: Path) -> LabelSpace:
 # The layout of U2Seg (commit 8e9c709, datasets/prepare_ours), below u2seg_annotations/:
 # ins_annotations/cocotrain_{K}.json, panoptic_annotations/cocotrain_{K}.json and the PNGs in
 # panoptic_annotations/cocotrain_{K}/ and panoptic_annotations/panoptic_stuff_cocotrain_{K}/.
-_PANOPTIC = "panoptic_annotations"
-_INSTANCES = "ins_annotations"
+PANOPTIC_FOLDER = "panoptic_annotations"
+INSTANCES_FOLDER = "ins_annotations"
 
 
 def _published_files(path: Path) -> list[Path]:
     if path.suffix == ".json":
-        return [path, path.parents[1] / _INSTANCES / path.name]
-    found = sorted((path / _PANOPTIC).glob("*.json"))
-    return [f for json_file in found for f in (json_file, path / _INSTANCES / json_file.name)]
+        return [path, path.parents[1] / INSTANCES_FOLDER / path.name]
+    found = sorted((path / PANOPTIC_FOLDER).glob("*.json"))
+    return [f for json_file in found for f in (json_file, path / INSTANCES_FOLDER / json_file.name)]
 
 
 def _open_published(path: Path, images: str) -> LabelFolder:
@@ -475,14 +475,13 @@ def _open_published(path: Path, images: str) -> LabelFolder:
             f"{SET_IMAGES}"
         )
     base, name = source.parent, source.stem
-    instances = base.parent / _INSTANCES / source.name
+    instances = base.parent / INSTANCES_FOLDER / source.name
     stuff = base / f"panoptic_stuff_{name}"
     for file in (source, instances, base / name, stuff):
         if not file.exists():
             raise UserError(
-                f"{file} does not exist: the published labels are {_PANOPTIC}/{name}.json, its "
-                f"PNGs in {_PANOPTIC}/{name} and {_PANOPTIC}/panoptic_stuff_{name}, and "
-                f"{_INSTANCES}/{name}.json"
+                f"{file} does not exist: published labels are {PANOPTIC_FOLDER}/{name}.json, its PNGs "
+                f"in {base / name} and {stuff}, and {INSTANCES_FOLDER}/{name}.json"
             )
     space = _published_space(source)
     root = _image_root(path, images)
@@ -490,12 +489,12 @@ def _open_published(path: Path, images: str) -> LabelFolder:
 
 
 def _only_training_set(path: Path) -> Path:
-    found = sorted((path / _PANOPTIC).glob("*train*.json"))
+    found = sorted((path / PANOPTIC_FOLDER).glob("*train*.json"))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise UserError(
-            f"{path / _PANOPTIC} holds {len(found)} training sets ({names}): give the path of one "
-            "of its JSON files"
+            f"{path / PANOPTIC_FOLDER} holds {len(found)} training sets ({names}): give the path "
+            "of one of its JSON files"
         )
     return found[0]
 
