@@ -480,7 +480,7 @@ def _open_published(path: Path, images: str) -> LabelFolder:
     for file in (source, instances, base / name, stuff):
         if not file.exists():
             raise UserError(
-                f"{file} does not exist: published labels are {PANOPTIC_FOLDER}/{name}.json, its PNGs "
+                f"{file} does not exist: expected {PANOPTIC_FOLDER}/{name}.json, its PNGs "
                 f"in {base / name} and {stuff}, and {INSTANCES_FOLDER}/{name}.json"
             )
     space = _published_space(source)
