@@ -27,7 +27,7 @@ class Folders:
     predictions: Path
 
 
-def write_run(root: Path, count: int = 6, names: tuple[str, ...] = ()) -> Folders:
+def write_run(root: Path, count: int, names: tuple[str, ...] = ()) -> Folders:
     """Write everything a report can read; ``names`` replace the first file names."""
     folders = Folders(root / "labels", root / "train", root / "predictions")
     photos = root / "photos"
@@ -140,10 +140,8 @@ def _labels_extra(labels: Path) -> None:
     (labels / "skipped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in skipped))
     steps = np.arange(600)
     noise = np.random.default_rng(1).normal(0, 0.02, 600)
-    write_json(labels / "semantics" / "losses.json", {
-        "correspondence": (0.2 * np.exp(-steps / 150) - 0.1 + noise).tolist(),
-        "cluster probe": (-0.3 - 0.5 * (1 - np.exp(-steps / 100)) + noise).tolist(),
-    })  # fmt: skip
+    losses = {"correspondence": (0.2 * np.exp(-steps / 150) - 0.1 + noise).tolist()}
+    write_json(labels / "semantics" / "losses.json", losses)
     write_json(labels / "clusters" / "quality.json", QUALITY)
     write_json(
         labels / "timings.json",
@@ -164,7 +162,6 @@ def _training(train: Path) -> None:
         decay = math.exp(-step / 120)
         row = {"iteration": step, "lr": 0.01 * min(1, step / 100), "data_time": 0.01}
         row |= {"total_loss": 4 * decay + 0.8, "loss_mask": 0.7 * decay + 0.2}
-        row |= {"loss_cls_stage0": 1.2 * decay + 0.1, "loss_sem_seg": decay + 0.3}
         lines.append(json.dumps(row))
     (train / "metrics.json").write_text("\n".join(lines) + '\n{"iteration": 400, "total_l')
     (train / "config.yaml").write_text("MODEL:\n  META_ARCHITECTURE: PanopticCascadeRCNN\n")

@@ -108,9 +108,9 @@ def test_order_labels_and_a_smoothed_line_where_there_are_points_enough() -> Non
     names = ["total_loss", "loss_mask", "images_per_second", "lr"]
     assert [curve.title for curve in found] == [f"Training: {name}" for name in names]
     assert [curve.total for curve in found] == [True, False, False, False]
-    assert ["smoothed" in curve.svg for curve in found] == [False, True, False, False]
-    assert "images per second over iteration" in found[2].svg
-    assert "learning rate over iteration" in found[3].svg
+    assert ["smoothed" in curve.draw() for curve in found] == [False, True, False, False]
+    assert "images per second over iteration" in found[2].draw()
+    assert "learning rate over iteration" in found[3].draw()
 
 
 def test_the_speed_is_read_from_metrics_json(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Each is an inline ``<svg>`` whose text stays text and takes the colour of its su
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
@@ -48,15 +49,15 @@ _SMOOTH_FROM = 20
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A loss curve as SVG; ``total`` marks the sum of a stage's terms."""
+class Chart:
+    """A chart that is drawn when it is shown; ``total`` marks the sum of a stage's losses."""
 
     title: str
-    svg: str
-    total: bool
+    draw: Callable[[], str]
+    total: bool = False
 
 
-def line_chart(series: Mapping[str, Points], *, x_label: str, y_label: str) -> str:
+def line_chart(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
     """Return curves over common axes.
 
     Args:
@@ -86,9 +87,9 @@ def line_chart(series: Mapping[str, Points], *, x_label: str, y_label: str) -> s
 
 def histogram(
     values: Sequence[float],
-    *,
     x_label: str,
     y_label: str,
+    *,
     bins: int = 20,
     integers: bool = False,
     log: bool = False,
@@ -131,7 +132,7 @@ def histogram(
     return _svg(3.6, 2.1, f"{y_label} over {x_label}", draw)
 
 
-def columns(values: Sequence[float], *, x_label: str, y_label: str) -> str:
+def columns(values: Sequence[float], x_label: str, y_label: str) -> str:
     """Return one column per value, numbered from 1; more than 300 are averaged in groups."""
     if not values:
         return _empty("no values to draw")
@@ -213,7 +214,7 @@ def matrix_chart(
     return _svg(side * len(heads), side * len(rows), "shares of rows in columns", draw)
 
 
-def training_curves(curves: Mapping[str, Points]) -> list[Curve]:
+def training_curves(curves: Mapping[str, Points]) -> list[Chart]:
     """Return the charts of a training: the total first, learning rate and speed last.
 
     Args:
@@ -225,8 +226,9 @@ def training_curves(curves: Mapping[str, Points]) -> list[Curve]:
         series: dict[str, Points] = {name: (x, y)}
         if name not in _LABELS and len(y) >= _SMOOTH_FROM:
             series = {"logged": (x, y), "smoothed": (x, smoothed(y, math.ceil(len(y) / 40)))}
-        svg = line_chart(series, x_label="iteration", y_label=_LABELS.get(name, "loss"))
-        charts.append(Curve(f"Training: {name}", svg, name == "total_loss"))
+        label = _LABELS.get(name, "loss")
+        draw = functools.partial(line_chart, series, "iteration", label)
+        charts.append(Chart(f"Training: {name}", draw, name == "total_loss"))
     return charts
 
 

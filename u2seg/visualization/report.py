@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,13 @@ class Page:
     predictions_total: int = 0
     clusters: list[ClusterRow] = field(default_factory=list)
     stuff: list[ClusterRow] = field(default_factory=list)
-    statistics: list[tuple[str, str]] = field(default_factory=list)
-    curves: list[charts.Curve] = field(default_factory=list)
+    statistics: list[charts.Chart] = field(default_factory=list)
+    curves: list[charts.Chart] = field(default_factory=list)
     training: list[Picture] = field(default_factory=list)
     evaluation: EvaluationPart | None = None
     rounds: Rounds = field(default_factory=Rounds)
     manifests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    seconds: float = 0.0
-    time_chart: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -156,6 +156,7 @@ def render(page: Page) -> str:
         "flat": flat,
         "interval": interval_text,
         "percent": percent,
+        "time_chart": _time_chart,
     }
     return environment.get_template("report.html.j2").render(page=page)
 
@@ -209,7 +210,8 @@ def build_page(
             page.predictions = prediction_samples(found.labels, root, known, MAX_SAMPLES, notes)
             page.predictions_total = sum(name not in known for name in found.labels.by_file)
         page.evaluation = evaluation_part(found, root, notes)
-    _add_seconds(page)
+    trained = page.rounds.timings or (page.train.timings if page.train else {})
+    page.timings = {**(run.timings if run else {}), **trained}
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"and {len(notes) - MAX_NOTES} more of this kind"]
     page.notes = notes
@@ -250,26 +252,25 @@ def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Not
     page.manifests = [(name, run.manifests[name]) for name in sorted(run.manifests, key=_rank)]
     for name, values in run.losses.items():
         points = {name: (range(1, len(values) + 1), values)}
-        chart = charts.line_chart(points, x_label="step", y_label="loss")
-        page.curves.append(charts.Curve(f"STEGO: {name}", chart, name == "total"))
+        draw = partial(charts.line_chart, points, "step", "loss")
+        page.curves.append(charts.Chart(f"STEGO: {name}", draw, name == "total"))
 
 
 def _add_statistics(page: Page, numbers: LabelStatistics, clusters: int) -> None:
     """Add the histograms; a cluster without masks is a column of none."""
-    if numbers.masks_per_image:
-        chart = charts.histogram(
-            numbers.masks_per_image, x_label="masks in an image", y_label="images", integers=True
-        )
-        page.statistics.append(("Masks per image", chart))
-    if numbers.area_percent:
+    counts, areas = numbers.masks_per_image, numbers.area_percent
+    if counts:
+        draw = partial(charts.histogram, counts, "masks in an image", "images", integers=True)
+        page.statistics.append(charts.Chart("Masks per image", draw))
+    if areas:
         label = "area of a mask, % of its image (log)"
-        chart = charts.histogram(numbers.area_percent, x_label=label, y_label="masks", log=True)
-        page.statistics.append(("Mask area", chart))
+        draw = partial(charts.histogram, areas, label, "masks", log=True)
+        page.statistics.append(charts.Chart("Mask area", draw))
     if numbers.cluster_sizes:
         sizes = sorted(numbers.cluster_sizes.values(), reverse=True)
         sizes += [0] * max(0, clusters - len(sizes))
-        chart = charts.columns(sizes, x_label="cluster, from large to small", y_label="masks")
-        page.statistics.append(("Cluster sizes", chart))
+        columns = partial(charts.columns, sizes, "cluster, from large to small", "masks")
+        page.statistics.append(charts.Chart("Cluster sizes", columns))
 
 
 def _add_curves(page: Page, run: TrainRun) -> None:
@@ -283,13 +284,9 @@ def _add_curves(page: Page, run: TrainRun) -> None:
         page.concerns.append(Concern("red", text))
 
 
-def _add_seconds(page: Page) -> None:
-    trained = page.rounds.timings or (page.train.timings if page.train else {})
-    timings = {**(page.labels.timings if page.labels else {}), **trained}
-    if timings:
-        page.seconds = sum(timings.values())
-        names = sorted(timings, key=lambda name: (_rank(name), name))
-        page.time_chart = charts.bars([(n, timings[n], duration(timings[n])) for n in names])
+def _time_chart(timings: Mapping[str, float]) -> str:
+    names = sorted(timings, key=lambda name: (_rank(name), name))
+    return charts.bars([(name, timings[name], duration(timings[name])) for name in names])
 
 
 def _rank(name: str) -> int:
@@ -315,8 +312,8 @@ def flat(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Return (dotted key, value as text) of a tree; nothing of anything else.
 
     Examples:
-        >>> flat({"MASKS": {"TAU": 0.15}, "name": "x"}), flat(3)
-        ([('MASKS.MASKCUT.TAU', '0.15'), ('name', 'x')], [])
+        >>> flat({"RUN": {"SEED": 3}, "name": "x"}), flat(3)
+        ([('RUN.SEED', '3'), ('name', 'x')], [])
     """
     rows: list[tuple[str, str]] = []
     for key, value in tree.items() if isinstance(tree, Mapping) else ():
