@@ -205,6 +205,33 @@ def test_labels_alone_are_scored_like_predictions(tmp_path: Path) -> None:
 
 
 @pytest.mark.d2
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["things", "stuff"])
+def test_labels_of_things_alone_and_of_stuff_alone_pass_through(tmp_path: Path, kind: str) -> None:
+    write_scenes(tmp_path / "data", SceneSettings(train=4, val=2, size=64))
+    things = kind == "things"
+    none = "SEMANTICS.NUM_CLASSES" if things else "CLUSTERS.NUM_CLUSTERS"
+    words = [f"U2SEG.{none}", "0"]
+    if things:
+        words += ["MODEL.META_ARCHITECTURE", "InstanceCascadeRCNN"]
+    else:
+        with pytest.raises(UserError, match=r"PanopticCascadeRCNN learns things, .* another stud"):
+            run(tmp_path, *words, baseline=False)
+        words += ["U2SEG.RECIPE.ROUNDS", "[{student: no}]"]
+    told = run(tmp_path, *words, baseline=False)
+    assert told[0].split(":")[0] == ("trained model" if things else "labels of round 0")
+    folder = tmp_path / "run"
+    assert (folder / "labels/masks").is_dir() == (folder / "labels/clusters").is_dir() == things
+    assert (folder / "labels/semantics").is_dir() is not things
+    space = read_json(folder / "labels/panoptic/labelspace.json")
+    assert bool(space["num_things"]) == things and bool(space["num_stuff"]) is not things
+    labels = read_json(folder / "labels/panoptic/panoptic.json")["annotations"]
+    assert {s["isthing"] for a in labels for s in a["segments_info"]} == {int(things)}
+    assert "Left out of this page" not in (folder / "report.html").read_text()
+    assert run(tmp_path, *words, baseline=False) == told
+
+
+@pytest.mark.d2
 def test_a_detector_s_masks_become_labels(tmp_path: Path) -> None:
     """U2SEG.MASKS.PROPOSER cutler, with a small random Mask R-CNN."""
     import torch

@@ -183,6 +183,15 @@ class Settings:
     recipe: RecipeSettings = RecipeSettings()  # noqa: RUF009 (frozen)
     eval: EvalSettings = EvalSettings()  # noqa: RUF009 (frozen)
 
+    def __post_init__(self) -> None:
+        both = self.clusters.num_clusters + self.semantics.num_classes
+        _require(both > 0, "CLUSTERS.NUM_CLUSTERS", 0, "> 0, as SEMANTICS.NUM_CLASSES is 0 too")
+
+    def left_out(self) -> frozenset[str]:
+        """Return the stages that labels of things alone, or of stuff alone, do not need."""
+        masks = ("masks", "clusters") if self.clusters.num_clusters == 0 else ()
+        return frozenset((*masks, *(("semantics",) if self.semantics.num_classes == 0 else ())))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Take the plug-ins along to other processes."""
         if not self.plugins:

@@ -79,11 +79,12 @@ def build_cfg(
     _fit_device(cfg, training)
     u2seg.modeling.register()
     check_host_settings(cfg)
+    from u2seg.modeling.student import student_tasks
+
     if training:
         check_training_settings(cfg)
+        check_tasks(settings, student_tasks(cfg), str(cfg.MODEL.META_ARCHITECTURE))
     if register:
-        from u2seg.modeling.student import student_tasks
-
         register_data(settings, str(config_file), student_tasks(cfg), training=training)
     _unshare(cfg)
     cfg.freeze()
@@ -185,6 +186,21 @@ def register_data(
         check_label_space(space, settings, data.labels, tasks)
     if data.eval_root:
         register_eval(EVAL_NAME, settings)
+
+
+def check_tasks(settings: Settings, tasks: frozenset[str], name: str) -> None:
+    """Raise UserError if a student learns things and there are none, or stuff alone and none."""
+    stuff_alone = "stuff" in tasks and "things" not in tasks
+    if settings.clusters.num_clusters == 0 and "things" in tasks:
+        lacks, key = "things", "CLUSTERS.NUM_CLUSTERS"
+    elif settings.semantics.num_classes == 0 and stuff_alone:
+        lacks, key = "stuff", "SEMANTICS.NUM_CLASSES"
+    else:
+        return
+    raise UserError(
+        f"MODEL.META_ARCHITECTURE {name} learns {lacks}, of which U2SEG.{key} 0 makes none: choose "
+        "another student, or let a recipe end with its labels (student: false)"
+    )
 
 
 def check_label_space(

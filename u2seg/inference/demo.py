@@ -127,7 +127,7 @@ def _segment(
         )
     writer.finish()
     segments = [row for each in writer.parts.annotations for row in each["segments_info"]]
-    if not any(row["isthing"] for row in segments):
+    if segmenter.space.num_things and not any(row["isthing"] for row in segments):
         least = args.confidence_threshold
         logger.warning(
             "no object was found in any image: try --confidence-threshold %g (now %g); if that "

@@ -17,18 +17,24 @@ from u2seg.labels.write import export_image, merge_parts, read_part, write_part,
 from u2seg.panoptic.merger import merge_panoptic
 from u2seg.panoptic.rules import MERGE_RULES
 from u2seg.pipeline.batches import read_masks
-from u2seg.pipeline.stage import Stage
+from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.pipeline.workspace import shard_assignments
 from u2seg.shards.attempts import Part, Work
 from u2seg.shards.records import Record
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
+from u2seg.structures.masks import InstanceMask
 
 
 class PanopticStage(Stage):
     """Reads masks, cluster ids and stuff maps; writes everything that training reads."""
 
     name = "panoptic"
-    inputs = ("images", "masks", "clusters", "semantics")
+    inputs: tuple[str, ...] = ("images", "masks", "clusters", "semantics")
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        left_out = context.settings.left_out()
+        self.inputs = tuple(name for name in self.inputs if name not in left_out)
 
     def sections(self) -> tuple[Any, ...]:
         """Merge settings and the two numbers that make the label space."""
@@ -59,8 +65,11 @@ class PanopticStage(Stage):
         return merge_parts(parts, self.folder, shards.records, self.label_space)
 
     def _merge(self, part: Part) -> list[Path]:
-        per_image = read_masks(self.context, part.index, part.records)
-        ids = shard_assignments(self.space, part.index)
+        per_image: list[list[InstanceMask]] = [[] for _ in part.records]
+        ids: Any = []
+        if "masks" in self.inputs:
+            per_image = read_masks(self.context, part.index, part.records)
+            ids = shard_assignments(self.space, part.index)
         if len(ids) != sum(len(masks) for masks in per_image):
             raise UserError(
                 f"the clusters stage has {len(ids)} ids for shard {part.index}, its part has other "

@@ -81,9 +81,12 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     """
     tell_spinning()
     wanted = check_stages(stages)
+    names = [name for name in NAMES if name not in settings.left_out()]
     source = open_source(images, settings.images.extensions)
     space, asked = Workspace(output), settings.features.name
     anew = overwrite and wanted == set(STAGES)
+    # Masks may be asked for by themselves; nothing else can be made of no cluster.
+    wanted &= set(names) if wanted == set(STAGES) else {*names, "masks"}
     settings = resolve(settings, None if anew else space.features)
     finished = space.stage_manifest(ClusterStage.name).is_file() and not overwrite
     describe = ClusterStage.name in wanted and not finished
@@ -94,7 +97,7 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
         stage.check()
     with only_run(space.lock), at_work(context):
         if overwrite:
-            _forget(context, wanted)
+            _forget(context, {*wanted, "images"} if anew else wanted)
         if asked == AUTO:
             remember(settings, space.features)
         if retry_failed:
@@ -106,8 +109,8 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
             skipped = collect_skips(space, NAMES)
             if skipped and isinstance(stage, ImagesStage):
                 logger.warning("%d images skipped, see %s", skipped, space.skipped)
-        if all(space.stage_manifest(name).is_file() for name in NAMES):
-            finish(context, NAMES)
+        if all(space.stage_manifest(name).is_file() for name in names):
+            finish(context, names)
     return output
 
 
@@ -148,8 +151,8 @@ def check_stages(stages: Sequence[str]) -> set[str]:
 
 
 def _forget(context: RunContext, wanted: set[str]) -> None:
-    # Asking for everything anew includes the list of images: the folder may have changed.
-    stale = {*wanted, "images"} if wanted == set(STAGES) else set(wanted)
+    # Everything anew includes the list of images: the folder may have changed.
+    stale = set(wanted)
     context.space.manifest.unlink(missing_ok=True)
     for stage in ORDER:
         # Whatever is built on a stage made anew is stale too.

@@ -430,13 +430,24 @@ def _line(name: str, metrics: dict[str, Any]) -> str:
     Examples:
         >>> _line("model", {"panoptic": {"all": {"PQ": 12.34, "SQ": 50.0, "RQ": 24.0}}})
         'model: PQ 12.3, SQ 50.0, RQ 24.0'
+        >>> _line("labels", {"panoptic": None, "semantic": {"mIoU": 7.0}})
+        'labels: mIoU 7.0'
         >>> _line("model", {"protocol": {"reference": "pseudo-labels"}})
         'model: PQ 0.0 (agreement with the pseudo-labels, not accuracy)'
     """
-    panoptic = metrics.get("panoptic", {}).get("all", {})
+    panoptic = (metrics.get("panoptic") or {}).get("all") or {}
     values = [f"{key} {panoptic[key]:.1f}" for key in ("PQ", "SQ", "RQ") if panoptic.get(key)]
+    key, value = _headline(metrics)
     told = " (agreement with the pseudo-labels, not accuracy)" if _is_agreement(metrics) else ""
-    return f"{name}: {', '.join(values) or 'PQ 0.0'}{told}"
+    return f"{name}: {', '.join(values) or f'{key} {value:.1f}'}{told}"
+
+
+def _headline(metrics: dict[str, Any]) -> tuple[str, float]:
+    """Return the name and the value of the figure that says most: PQ, or mIoU of stuff alone."""
+    semantic = metrics.get("semantic") or {}
+    if not metrics.get("panoptic") and semantic.get("mIoU") is not None:
+        return "mIoU", float(semantic["mIoU"])
+    return "PQ", float(((metrics.get("panoptic") or {}).get("all") or {}).get("PQ") or 0.0)
 
 
 def _is_agreement(metrics: dict[str, Any]) -> bool:
@@ -453,8 +464,7 @@ def _ratio(before: dict[str, Any], after: dict[str, Any]) -> str:
         >>> _ratio(none, some)
         'trained / untrained: PQ 12.5 against 0.0, so there is no ratio'
     """
-    low = before["panoptic"]["all"]["PQ"] or 0.0
-    high = after["panoptic"]["all"]["PQ"] or 0.0
+    (_, low), (name, high) = _headline(before), _headline(after)
     if not low:
-        return f"trained / untrained: PQ {high:.1f} against 0.0, so there is no ratio"
-    return f"trained / untrained: {high / low:.1f} times the PQ"
+        return f"trained / untrained: {name} {high:.1f} against 0.0, so there is no ratio"
+    return f"trained / untrained: {high / low:.1f} times the {name}"
