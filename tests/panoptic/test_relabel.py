@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from u2seg.config.rounds import AgreeSettings
 from u2seg.config.schema import PanopticSettings, RoundSettings
 from u2seg.errors import UserError
 from u2seg.panoptic.relabel import relabel
@@ -17,7 +18,8 @@ from u2seg.structures.segmentation import Segmentation
 
 SPACE = LabelSpace(num_things=4, num_stuff=3)
 PLAIN = PanopticSettings(min_thing_area=0, min_stuff_area=0, min_visible=0, max_hole=0)
-ROUNDS = RoundSettings(score=0.7, agreed_score=0.5, agree_iou=0.5, keep_iou=0.5, stuff_score=0.9)
+AGREE = AgreeSettings(score=0.7, agreed_score=0.5, agree_iou=0.5, keep_iou=0.5, stuff_score=0.9)
+ROUNDS = RoundSettings(agree=AGREE)
 Thing = tuple[str, int, float]
 """A mask of one row ('#' = object), its cluster and its score."""
 
@@ -91,7 +93,7 @@ def test_stuff_changes_where_the_model_is_sure() -> None:
     label, counts = _relabel([], [], stuff=(*guessed[:2], 0.89))
     assert label.ids.tolist() == [[1, 1, 2, 2, 0, 0, 0, 0]]
     assert counts["stuff_changed"] == 0
-    off = replace(ROUNDS, stuff_score=1.0)
+    off = replace(ROUNDS, agree=replace(AGREE, stuff_score=1.0))
     assert _relabel([], [], off, stuff=(*guessed[:2], 1.0))[1]["stuff_changed"] == 0
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.pipeline.conftest import label, tree
-from u2seg.config.schema import Settings
+from u2seg.config.rounds import AgreeSettings
+from u2seg.config.schema import RoundSettings, Settings
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
 from u2seg.io.png import read_panoptic_png
@@ -72,7 +73,7 @@ def test_a_sure_teacher_s_labels_are_a_label_folder(
 def test_a_teacher_without_conviction_changes_nothing(
     photos: Path, settings: Settings, labels: Path, tmp_path: Path
 ) -> None:
-    quiet = replace(settings, rounds=replace(settings.rounds, stuff_score=1.0))
+    quiet = replace(settings, rounds=RoundSettings(agree=AgreeSettings(stuff_score=1.0)))
     output = relabel_images(quiet, photos, tmp_path / "1", labels, LeftHalf(0.1), 1, progress=False)
     for old, new in zip(
         LabelFolder.open(labels).records(), LabelFolder.open(output).records(), strict=True

@@ -136,8 +136,8 @@ def test_without_truth_the_figures_of_rounds_are_not_compared(
 def test_rounds_of_self_training_build_on_each_other(tmp_path: Path) -> None:
     write_scenes(tmp_path / "data", SceneSettings(train=4, val=2, size=64))
     # Two iterations make no confident model: thresholds of zero let its predictions in.
-    sure = ["U2SEG.ROUNDS.SCORE", "0.01", "U2SEG.ROUNDS.AGREED_SCORE", "0.01"]
-    sure += ["U2SEG.ROUNDS.STUFF_SCORE", "0.01", "SOLVER.BASE_LR", "0.02"]
+    sure = ["U2SEG.ROUNDS.AGREE.SCORE", "0.01", "U2SEG.ROUNDS.AGREE.AGREED_SCORE", "0.01"]
+    sure += ["U2SEG.ROUNDS.AGREE.STUFF_SCORE", "0.01", "SOLVER.BASE_LR", "0.02"]
     told = run(tmp_path, *sure, rounds=2)
     folder = tmp_path / "run"
     assert [line.split(":")[0] for line in told[1:4]] == ["trained model", "round 1", "round 2"]
@@ -168,7 +168,7 @@ def test_a_recipe_of_other_labels_students_and_settings(tmp_path: Path) -> None:
     )
     rounds = [
         {"labels": str(labels), "student": "InstanceCascadeRCNN"},
-        {"relabel": "agree", "student": False, "settings": {"U2SEG.ROUNDS.SCORE": 0.9}},
+        {"relabel": "agree", "student": False, "settings": {"U2SEG.ROUNDS.AGREE.SCORE": 0.9}},
     ]
     config = tmp_path / "recipe.yaml"
     config.write_text(
@@ -182,7 +182,7 @@ def test_a_recipe_of_other_labels_students_and_settings(tmp_path: Path) -> None:
     assert trained["MODEL"]["META_ARCHITECTURE"] == "InstanceCascadeRCNN"
     assert not (folder / "labels").exists() and not (folder / "rounds/1/train").exists()
     made = read_json(folder / "rounds/1/labels/panoptic/manifest.json")
-    assert made["settings"]["RoundSettings"]["score"] == 0.9
+    assert made["settings"]["RoundSettings"]["agree"]["score"] == 0.9
     assert [row["round"] for row in read_json(folder / "rounds.json")["rounds"]] == [0, 1]
 
 

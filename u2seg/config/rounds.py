@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from u2seg.config.checks import one_of, require
+from u2seg.config.section import Section
 
 
 @dataclass(frozen=True)
-class RoundSettings:
-    """How a trained model relabels the photographs, and how it is trained on its labels.
+class AgreeSettings:
+    """The relabel rule ``agree``.
 
     Defaults follow CutLER (commit cca0a27), which goes three rounds, where it has a value.
 
     Args:
-        rule: How its predictions become labels, a relabel rule such as ``agree``.
         score: Score from which on a predicted thing becomes a label in the first round, 0..1
             (0.7).
         score_step: By how much each further round lowers ``score``, 0..1 (0.05).
@@ -25,6 +25,42 @@ class RoundSettings:
         keep_iou: A previous thing stays if its IoU with every new one is below this, 0..1 (0.5).
         stuff_score: Probability from which on the model's stuff class replaces the label of a
             pixel, 0..1; 1 = the stuff labels stay.
+    """
+
+    score: float = 0.7
+    score_step: float = 0.05
+    agreed_score: float = 0.5
+    agree_iou: float = 0.5
+    keep_iou: float = 0.5
+    stuff_score: float = 0.9
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            require(0 <= value <= 1, f"ROUNDS.AGREE.{key.upper()}", value, "0..1")
+
+    def threshold(self, number: int) -> float:
+        """Return the score that a prediction needs in round ``number`` (1, 2, ...).
+
+        Examples:
+            >>> [round(AgreeSettings().threshold(n), 2) for n in (1, 2, 3, 99)]
+            [0.7, 0.65, 0.6, 0.5]
+
+        It never falls below ``agreed_score``.
+        """
+        return max(self.score - (number - 1) * self.score_step, self.least_score)
+
+    @property
+    def least_score(self) -> float:
+        """Score below which no prediction matters."""
+        return min(self.score, self.agreed_score)
+
+
+@dataclass(frozen=True)
+class RoundSettings(Section):
+    """How a trained model relabels the photographs, and how it is trained on its labels.
+
+    Args:
+        rule: How its predictions become labels: a registered relabel rule.
         weights: ``ema`` relabels with the moving average of the weights (``TRAIN.EMA_DECAY``),
             ``last`` with the weights themselves.
         start: Where the training of a round starts: ``previous`` (the model of the round before)
@@ -35,36 +71,16 @@ class RoundSettings:
     """
 
     rule: str = "agree"
-    score: float = 0.7
-    score_step: float = 0.05
-    agreed_score: float = 0.5
-    agree_iou: float = 0.5
-    keep_iou: float = 0.5
-    stuff_score: float = 0.9
     weights: str = "ema"
     start: str = "previous"
     lr_factor: float = 0.5
     droploss: bool = False
+    agree: AgreeSettings = AgreeSettings()
 
     def __post_init__(self) -> None:
-        shares = ("score", "score_step", "agreed_score", "agree_iou", "keep_iou", "stuff_score")
-        for key in shares:
-            value = getattr(self, key)
-            require(0 <= value <= 1, f"ROUNDS.{key.upper()}", value, "0..1")
         one_of("ROUNDS.WEIGHTS", self.weights, ("ema", "last"))
         one_of("ROUNDS.START", self.start, ("previous", "initial"))
         require(self.lr_factor > 0, "ROUNDS.LR_FACTOR", self.lr_factor, "> 0")
-
-    def threshold(self, number: int) -> float:
-        """Return the score that a prediction needs in round ``number`` (1, 2, ...).
-
-        Examples:
-            >>> [round(RoundSettings().threshold(n), 2) for n in (1, 2, 3, 99)]
-            [0.7, 0.65, 0.6, 0.5]
-
-        It never falls below ``agreed_score``.
-        """
-        return max(self.score - (number - 1) * self.score_step, min(self.score, self.agreed_score))
 
 
 ROUND_KEYS = ("labels", "relabel", "student", "settings")

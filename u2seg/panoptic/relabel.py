@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from u2seg.config.rounds import AgreeSettings
 from u2seg.config.schema import PanopticSettings, RoundSettings
 from u2seg.errors import UserError
 from u2seg.panoptic.merger import merge_panoptic
@@ -23,16 +25,17 @@ from u2seg.structures.panoptic import PanopticLabel
 from u2seg.structures.segmentation import Segmentation
 
 RelabelRule = Callable[
-    [Segmentation | None, Segmentation, RoundSettings, int, np.random.Generator], Segmentation
+    [Segmentation | None, Segmentation, Any, int, np.random.Generator], Segmentation
 ]
 """``rule(previous, prediction, settings, number, rng)``: the new label of an image.
 
 ``previous`` is the label so far (things as they are seen, not overlapping), None where there is
-none; ``number`` the round, 1, 2, ...; ``rng`` is seeded by run, round and image. The result has
-instances with clusters, stuff, or both; without a ``panoptic`` they are merged by ``PANOPTIC``.
-Each ``source`` among its instances is counted in the manifest.
+none; ``settings`` are the rule's own, None if it has none; ``number`` is the round, 1, 2, ...;
+``rng`` is seeded by the image. The result has instances with clusters, stuff, or both; without a
+``panoptic`` they are merged by ``PANOPTIC``. Each ``source`` among its instances is counted in
+the manifest.
 """
-RELABEL_RULES = Registry("relabel rule", ("u2seg.panoptic.relabel",))
+RELABEL_RULES = Registry("relabel rule", section="ROUNDS")
 
 
 COUNTS = ("predicted", "agreed", "kept", "replaced", "stuff_changed")
@@ -71,7 +74,8 @@ def relabel(
         )
     rounds, merge = settings
     rule: RelabelRule = RELABEL_RULES.get(rounds.rule)
-    new = rule(previous, prediction, rounds, number, np.random.default_rng(seed))
+    own = RELABEL_RULES.own(rounds.rule, rounds)
+    new = rule(previous, prediction, own, number, np.random.default_rng(seed))
     sources = Counter(mask.source or rounds.rule for mask in new.instances or ())
     old = len(previous.instances or ()) if previous else 0
     counts = {**dict.fromkeys(COUNTS, 0), **sources}
@@ -113,11 +117,11 @@ def stuff_clusters(segmentation: Segmentation | None) -> npt.NDArray[np.uint8]:
     return table.astype(np.uint8)[segmentation.stuff]
 
 
-@RELABEL_RULES.register("agree")
+@RELABEL_RULES.register("agree", settings=AgreeSettings)
 def agree(
     previous: Segmentation | None,
     prediction: Segmentation,
-    settings: RoundSettings,
+    settings: AgreeSettings,
     number: int,
     rng: np.random.Generator,
 ) -> Segmentation:
@@ -143,7 +147,7 @@ def agree(
         >>> before = Segmentation((1, 4), (old, far), np.array([[0, 0, 1, 0]], np.uint8))
         >>> says = Segmentation((1, 4), (new,), np.array([[0, 0, 2, 2]], np.uint8),
         ...                     np.array([[0.5, 0.5, 1.0, 0.5]], np.float32))
-        >>> label = agree(before, says, RoundSettings(), 1, np.random.default_rng(0))
+        >>> label = agree(before, says, AgreeSettings(), 1, np.random.default_rng(0))
         >>> [(m.source, m.area, m.score) for m in label.instances], label.stuff.tolist()
         ([('predicted', 2, 0.9), ('kept', 1, 0.5)], [[0, 0, 2, 0]])
     """
@@ -163,7 +167,7 @@ def agree(
 
 
 def _stuff(
-    previous: Segmentation | None, prediction: Segmentation, settings: RoundSettings
+    previous: Segmentation | None, prediction: Segmentation, settings: AgreeSettings
 ) -> npt.NDArray[np.uint8] | None:
     before = previous.stuff if previous else None
     now, sure = prediction.stuff, prediction.confidence
@@ -188,7 +192,7 @@ def _confirmed(
     new: Sequence[InstanceMask],
     old: Sequence[InstanceMask],
     overlap: npt.NDArray[np.float64],
-    settings: RoundSettings,
+    settings: AgreeSettings,
 ) -> npt.NDArray[np.bool_]:
     """Return which predictions have the score and the previous thing for an agreement."""
     same = np.array([[n.cluster == o.cluster for o in old] for n in new], dtype=bool)

@@ -43,6 +43,8 @@ NOT_COMPARABLE = (
     "without ground truth each round is compared with its own labels: these figures cannot be "
     "compared between rounds"
 )
+USUAL_SCORE = 0.05
+"""Least score of what a relabel rule sees, unless its settings have a ``least_score``."""
 SHOWN = 24
 """Photographs that a run predicts for its pictures."""
 
@@ -258,6 +260,7 @@ class _Run:
     def relabel(self, each: _Round, by: _Round, words: list[str]) -> None:
         """Make the labels of a round by the model of one before."""
         from u2seg.inference.segmenter import Segmenter
+        from u2seg.panoptic.relabel import RELABEL_RULES
         from u2seg.pipeline.relabel_stage import relabel_images
 
         rounds, folders = each.settings.rounds, each.folders
@@ -265,7 +268,8 @@ class _Run:
         weights = by.folders.averaged_model if averaged else by.folders.final_model
         if not weights.is_file():
             raise UserError(f"{weights} does not exist: the training that makes it has not ended")
-        least = min(rounds.agreed_score, rounds.threshold(folders.number))
+        own = RELABEL_RULES.own(rounds.rule, rounds)
+        least = getattr(own, "least_score", USUAL_SCORE)
         teacher = Segmenter.from_config(self.config, weights, words, least, lazy=True)
         previous = self.rounds[folders.number - 1].folders.labels
         logger.info("round %d: %s relabels the photographs", folders.number, weights)
