@@ -60,22 +60,28 @@ class ImageFeatures:
         self._kept.move_to_end(index)
         return self._kept[index]
 
-    def _compute(self, index: int) -> npt.NDArray[np.float32]:
-        extractor, settings = self.context.extractor, self.context.settings.semantics
+    def pixels(self, index: int) -> npt.NDArray[np.uint8] | None:
+        """Return a training image, (H, W, 3) uint8 RGB; None if it cannot be used."""
         number, part = divmod(index, self._each)
-        record = self.records[number]
-        blank = np.zeros((extractor.dim, 2, 2), dtype=np.float32)
+        record, settings = self.records[number], self.context.settings.semantics
         if record["file_name"] in self._aside:
-            return blank
+            return None
         try:
-            image = self.context.read(record)
+            image: npt.NDArray[np.uint8] = self.context.read(record)
         except BadImageError:
-            return blank
+            return None
         height, width = image.shape[:2]
         box = crop_box(settings.crops, part, height, width, settings.crop_ratio)
-        crop = image[box[0] : box[2], box[1] : box[3]]
-        (inputs,) = extractor.extract([crop], ("token",), settings.resample)
-        return inputs.facets["token"].grid if inputs.has("token") else blank
+        return image[box[0] : box[2], box[1] : box[3]]
+
+    def _compute(self, index: int) -> npt.NDArray[np.float32]:
+        extractor, image = self.context.extractor, self.pixels(index)
+        if image is not None:
+            resample = self.context.settings.semantics.resample
+            (inputs,) = extractor.extract([image], ("token",), resample)
+            if inputs.has("token"):
+                return inputs.facets["token"].grid
+        return np.zeros((extractor.dim, 2, 2), dtype=np.float32)
 
     def key(self) -> str:
         """Return a digest of what decides all features.
