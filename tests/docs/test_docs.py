@@ -9,13 +9,16 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from u2seg.commands import COMMANDS
-from u2seg.config.load import HOST_SECTIONS, settings_tree
+from u2seg.config.load import HOST_SECTIONS, load_settings, settings_tree
 from u2seg.config.schema import Settings
 from u2seg.config.words import flatten
 from u2seg.io.packaged import config_path
+from u2seg.masks.base import MASK_PROPOSERS
+from u2seg.structures.features import PatchFeatures
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -191,6 +194,18 @@ def test_a_setting_without_meaning_is_refused():
 
     with pytest.raises(ValueError, match=r"Half\.two is not described"):
         generated.descriptions(Half)
+
+
+def test_the_plugin_of_the_guide_registers_and_runs(tmp_path):
+    page = (ROOT / "docs" / "extend.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_masks.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    settings = load_settings(tmp_path / "mine.yaml", []).masks
+    own = settings.of(MASK_PROPOSERS.settings(settings.proposer))
+    features = PatchFeatures(np.arange(4, dtype=np.float32).reshape(1, 2, 2), (8, 8))
+    (mask,) = MASK_PROPOSERS.get(settings.proposer)(features, own)
+    assert own.factor == 1.2 and mask.grid.tolist() == [[False, False], [False, True]]
 
 
 @pytest.mark.slow
