@@ -265,13 +265,13 @@ def _no_png(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_segment(area=5), r"b/p\.png: segment 1 has area 5, its pixels are 6"),
+        (_segment(area=5), r"b/p\.png: segment 1 has area 5, its pixels say 6"),
         (_segment(bbox=[0, 0, 3, 3]), r"segment 1 has bbox \[0, 0, 3, 3\]"),
-        (_segment(area=0), r"segment 1 has area 0, its pixels are 6"),
+        (_segment(area=0), r"segment 1 has area 0, its pixels say 6"),
         (_segment(bbox=[]), r"segment 1 has bbox \[\]"),
-        (_segment(iscrowd=1), "segment 1 has iscrowd 1, a label has 0"),
+        (_segment(iscrowd=1), "segment 1 has iscrowd 1, its pixels say 0"),
         (_segment(id=2), "the id is outside 1..16777215 or used twice in its image"),
-        (_segment(category_id=4), "segment 1 of category 4 has isthing 1"),
+        (_segment(category_id=4), "segment 1 has isthing 1, its pixels say 0"),
         (_segment(category_id=6), "'category_id' is 6"),
         (_segment(id=9), r"PNG ids \[1, 9\] are only in"),
         (_extra_id, r"PNG ids \[77\] are only in"),

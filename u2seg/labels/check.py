@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from u2seg.errors import UserError
 from u2seg.io.coco import read_instances, read_panoptic
@@ -16,6 +15,7 @@ from u2seg.io.jsonfile import read_json_object
 from u2seg.io.names import distinct_stems
 from u2seg.io.paths import safe_join
 from u2seg.io.png import read_label_png, read_panoptic_png
+from u2seg.labels.folder import measured
 from u2seg.labels.write import (
     INSTANCES_JSON,
     LABELSPACE_JSON,
@@ -26,8 +26,8 @@ from u2seg.labels.write import (
     stuff_target,
 )
 from u2seg.structures.labels import VOID_ID, LabelSpace
-from u2seg.structures.masks import encode_mask, mask_box
-from u2seg.structures.panoptic import PanopticLabel, Segment
+from u2seg.structures.masks import encode_mask
+from u2seg.structures.panoptic import PanopticLabel
 
 SHOWN = 5
 
@@ -120,52 +120,30 @@ def _image_problems(
     if listed != present:
         yield f"PNG ids {sorted(present ^ listed)[:SHOWN]} are only in the PNG or only in the JSON"
         return
-    for segment in row["segments_info"]:
-        yield from _segment_problems(ids == segment["id"], segment, space)
+    label = measured(ids, row["segments_info"], space)
+    yield from _segment_problems(row["segments_info"], label)
     stuff = read_label_png(safe_join(folder / STUFF_PNGS, row["file_name"]))
-    if not np.array_equal(stuff, stuff_target(_label(ids, row["segments_info"]), space)):
+    if not np.array_equal(stuff, stuff_target(label, space)):
         yield "the stuff PNG does not follow from the panoptic PNG"
-    yield from _instance_problems(ids, row["segments_info"], instances, space)
+    yield from _instance_problems(label, instances)
 
 
-def _segment_problems(
-    mask: npt.NDArray[np.bool_], segment: Mapping[str, Any], space: LabelSpace
-) -> Iterator[str]:
-    name = f"segment {segment['id']}"
-    area = int(np.count_nonzero(mask))
-    if segment["area"] != area:
-        yield f"{name} has area {segment['area']}, its pixels are {area}"
-    if segment.get("bbox") != list(mask_box(mask)):
-        yield f"{name} has bbox {segment.get('bbox')}, its pixels span {list(mask_box(mask))}"
-    if segment.get("isthing") != int(space.is_thing(segment["category_id"])):
-        yield f"{name} of category {segment['category_id']} has isthing {segment.get('isthing')}"
-    if segment.get("iscrowd") != 0:
-        yield f"{name} has iscrowd {segment.get('iscrowd')}, a label has 0"
+def _segment_problems(segments: list[dict[str, Any]], label: PanopticLabel) -> Iterator[str]:
+    for segment, seen in zip(segments, label.segments, strict=True):
+        for key, true in seen.to_json().items():
+            if key != "score" and segment.get(key) != true:
+                told = f"segment {segment['id']} has {key} {segment.get(key)}, its pixels say"
+                yield f"{told} {true}"
 
 
-def _instance_problems(
-    ids: npt.NDArray[np.int32],
-    segments: list[dict[str, Any]],
-    instances: list[dict[str, Any]],
-    space: LabelSpace,
-) -> Iterator[str]:
+def _instance_problems(label: PanopticLabel, instances: list[dict[str, Any]]) -> Iterator[str]:
     if any(row.get("parent") is not None for row in instances):
         return  # whole masks of a hierarchy, whose segments are what is seen of them
-    things = [s for s in segments if space.is_thing(s["category_id"])]
+    things = [segment for segment in label.segments if segment.isthing]
     if len(things) != len(instances):
         yield f"{len(things)} thing segments, but {len(instances)} in {INSTANCES_JSON}"
         return
     for segment, instance in zip(things, instances, strict=True):
-        same = all(segment[key] == instance[key] for key in ("category_id", "area", "bbox"))
-        if not same or instance["segmentation"] != encode_mask(ids == segment["id"]):
-            yield f"instance {instance['id']} is not segment {segment['id']}"
-
-
-def _label(ids: npt.NDArray[np.int32], segments: list[dict[str, Any]]) -> PanopticLabel:
-    return PanopticLabel(
-        ids,
-        tuple(
-            Segment(s["id"], s["category_id"], bool(s["isthing"]), s["area"], tuple(s["bbox"]))
-            for s in segments
-        ),
-    )
+        seen = {**segment.to_json(), "segmentation": encode_mask(label.ids == segment.id)}
+        if any(seen[k] != instance[k] for k in ("category_id", "area", "bbox", "segmentation")):
+            yield f"instance {instance['id']} is not segment {segment.id}"

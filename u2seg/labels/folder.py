@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -222,13 +222,7 @@ class LabelFolder:
         if image.segments is None:
             return None
         ids = read_panoptic_png(safe_join(self.panoptic_pngs, image.png))
-        infos = []
-        for segment in image.segments:
-            category = segment["category_id"]
-            thing = self.space.is_thing(category)
-            number = category - 1 if thing else category - self.space.num_things
-            infos.append({**segment, "isthing": thing, "category_id": number})
-        return panoptic_label(ids, infos, self.space)
+        return measured(ids, image.segments, self.space)
 
     def segmentation(self, image: LabelImage) -> Segmentation:
         """Return all that is known of an image.
@@ -321,6 +315,19 @@ def photograph_record(root: Path, image: Record, source: Path, advice: str = SET
         "height": image["height"],
         "width": image["width"],
     }
+
+
+def measured(
+    ids: npt.NDArray[np.int32], segments: Iterable[Record], space: LabelSpace
+) -> PanopticLabel:
+    """Return a panoptic label of an id map and its ``segments_info``, areas and boxes counted."""
+    infos = []
+    for segment in segments:
+        category = segment["category_id"]
+        thing = space.is_thing(category)
+        number = category - 1 if thing else category - space.num_things
+        infos.append({**segment, "isthing": thing, "category_id": number})
+    return panoptic_label(ids, infos, space)
 
 
 def existing_file(root: Path, name: str, source: Path, advice: str) -> str:

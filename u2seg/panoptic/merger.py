@@ -7,16 +7,17 @@ here; which masks lie on top, what is too small and what is filled is decided in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from u2seg.config.schema import PanopticSettings
 from u2seg.panoptic.rules import MERGE_RULES, Claims
 from u2seg.structures.labels import VOID_STUFF, LabelSpace
 from u2seg.structures.masks import InstanceMask
-from u2seg.structures.panoptic import PanopticLabel, Segment
+from u2seg.structures.panoptic import PanopticLabel
+from u2seg.structures.segmentation import panoptic_label
 
 
 def merge_panoptic(
@@ -61,14 +62,15 @@ def merge_panoptic(
     """
     _check(masks, clusters, stuff, space)
     claims: Claims = MERGE_RULES.get(settings.rule)(masks, stuff, space.num_stuff, settings)
-    entries = {
-        identity: (space.thing_category(clusters[index]), masks[index].score)
-        for identity, index in claims.things.items()
-    }
-    entries |= {
-        identity: (space.stuff_category(cluster), 1.0) for identity, cluster in claims.stuff.items()
-    }
-    return PanopticLabel(claims.ids, _segments(claims, entries, space))
+    infos: list[dict[str, Any]] = [
+        {"id": i, "isthing": True, "category_id": clusters[place], "score": masks[place].score}
+        for i, place in claims.things.items()
+    ]
+    infos += [
+        {"id": i, "isthing": False, "category_id": cluster + 1}
+        for i, cluster in claims.stuff.items()
+    ]
+    return panoptic_label(claims.ids, sorted(infos, key=lambda info: info["id"]), space)
 
 
 def _check(
@@ -93,28 +95,3 @@ def _check(
             raise ValueError(
                 f"mask {index} has size {tuple(mask.rle['size'])}, the stuff map {stuff.shape}"
             )
-
-
-def _segments(
-    claims: Claims, entries: dict[int, tuple[int, float]], space: LabelSpace
-) -> tuple[Segment, ...]:
-    """Return the segments of an id map; every id of ``entries`` has a pixel there."""
-    highest = max(entries, default=0)
-    areas = np.bincount(claims.ids.ravel(), minlength=highest + 1)
-    places = ndimage.find_objects(claims.ids, max_label=highest)
-    segments = []
-    for identity in sorted(entries):
-        category, score = entries[identity]
-        rows, cols = places[identity - 1]
-        box = (cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
-        segments.append(
-            Segment(
-                id=identity,
-                category_id=category,
-                isthing=space.is_thing(category),
-                area=int(areas[identity]),
-                bbox=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-                score=score,
-            )
-        )
-    return tuple(segments)
