@@ -29,6 +29,7 @@ from u2seg.engine.optimizer import build_clip, build_optimizer
 from u2seg.engine.pictures import BatchPictures
 from u2seg.engine.telemetry import Meter, build_writers
 from u2seg.errors import StageError, UserError
+from u2seg.labels import LabelFolder
 from u2seg.modeling.checkpoint import SafeCheckpointer
 from u2seg.modeling.student import build_student
 
@@ -216,7 +217,7 @@ def warn_without_things(cfg: Any, records: Iterable[dict[str, Any]]) -> None:
     logger.warning(
         "%s has no thing (crowds aside), but %s trains to detect things: it will learn that there "
         "are none. If there should be some, see what became of the masks in the labelling run",
-        Path(cfg.U2SEG.DATA.LABELS) / "panoptic" / "instances.json",
+        LabelFolder.open(cfg.U2SEG.DATA.LABELS, cfg.U2SEG.DATA.IMAGES).instances_json,
         cfg.MODEL.META_ARCHITECTURE,
     )
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file
 from u2seg.io.coco import (
+    check_panoptic,
     image_sizes,
     read_instances,
     read_panoptic,
@@ -131,16 +132,18 @@ class LabelFolder:
         """
         known = {str(row.get("file_name")): row for row in self._image_rows}
         if not self.panoptic_json.is_file():
+            rows = self._image_rows
+            check_panoptic(self.path, {"images": rows, "annotations": [], "categories": []})
+            sizes = image_sizes(rows)
             return tuple(
-                LabelImage(row["id"], row["file_name"], (row["height"], row["width"]),
-                           f"{label_stem(row)}.png", None, row)
-                for row in self._image_rows
-            )  # fmt: skip
+                LabelImage(r["id"], r["file_name"], sizes[r["id"]], label_stem(r) + ".png", None, r)
+                for r in rows
+            )
         content = read_panoptic(self.panoptic_json)
-        rows = {image["id"]: image for image in content["images"]}
+        by_id = {image["id"]: image for image in content["images"]}
         found = []
         for label in content["annotations"]:
-            row = rows[label["image_id"]]
+            row = by_id[label["image_id"]]
             name, size = row["file_name"], (row["height"], row["width"])
             segments = tuple(
                 {**s, "iscrowd": int(s.get("iscrowd", 0))} for s in label["segments_info"]
@@ -152,7 +155,9 @@ class LabelFolder:
     @cached_property
     def _image_rows(self) -> list[Record]:
         path = self.path / "images.json"
-        if self.is_results or not path.is_file():
+        if not path.is_file():
+            path = self.instances_json
+        if (self.panoptic_json.is_file() and path == self.instances_json) or not path.is_file():
             return []
         rows = read_json_object(path, "images")["images"]
         return [row for row in rows if isinstance(row, dict)]
@@ -382,7 +387,7 @@ def _opened(path: Path, images: str, stamp: tuple[tuple[int, int], ...]) -> Labe
         )
     if path.suffix == ".json" or (path / PANOPTIC_FOLDER).is_dir():
         return _open_published(path, images)
-    if (path / PANOPTIC_JSON).is_file() and not (path / "images.json").is_file():
+    if (path / LABELSPACE_JSON).is_file() and not (path / "images.json").is_file():
         return _open_results(path, images)
     return _open_labels(path, images)
 
