@@ -40,7 +40,7 @@ from u2seg.evaluation.truth.base import by_name
 from u2seg.evaluation.truth.coco import GroundTruth, PanopticSet, read_truth
 
 SIZES = EvaluateSizes()
-FIVE_TIMES = Target(">=", 5.0)
+THREE_TIMES = Target(">=", 3.0)
 NO_SLOWER = Target(">=", 1.0)
 EQUAL = 1e-12
 LIMIT_S = 900
@@ -82,7 +82,7 @@ def pq(
         pair.peer,
         ratio=pair.peer / pair.ours,
         unit="s",
-        target=FIVE_TIMES,
+        target=THREE_TIMES,
         # Both maps are written once as bytes (3 a pixel) and once as ids (4), and read again.
         floor=pixels * 2 * 7 * 2 / setting.rates.bytes,
         note=f"{len(truth.segments)} images, {pixels / len(truth.segments) / 1e3:.0f}k pixels "

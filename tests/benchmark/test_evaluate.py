@@ -80,7 +80,7 @@ def test_row_of_panoptic_quality(
 
 
 def test_a_wrong_figure_misses_the_target(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "FIVE_TIMES", evaluate.Target(">=", 0.0))
+    monkeypatch.setattr(evaluate, "THREE_TIMES", evaluate.Target(">=", 0.0))
     assert evaluate.pq(SETTING, threads=1, given=files).met is True
     honest = evaluate.peer_counts
     other = dict(honest(files.truth, files.predicted))

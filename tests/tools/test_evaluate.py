@@ -192,6 +192,20 @@ def test_baselines_are_rows_beside_the_model(arguments: list[object], tmp_path: 
     assert "nowhere does not exist, expected the output folder of" in done.stderr
 
 
+def test_a_label_folder_is_scored_with_an_output_of_its_own(
+    arguments: list[object], tmp_path: Path
+) -> None:
+    labels = write_labels(tmp_path / "run")
+    words = ["--predictions", labels, *arguments[2:], "--output", tmp_path / "scores"]
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    panoptic = json.loads((tmp_path / "scores/metrics.json").read_text())["panoptic"]
+    assert panoptic["per_class"]["dog"]["PQ"] == 100.0
+    camvid = formats.camvid(tmp_path / "camvid")
+    told = run("--predictions", labels, "--dataset", "camvid", "--truth", *camvid).stderr
+    assert "none of the 2 images of" in told and "label the photographs of the truth" in told
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from u2seg.config.evaluation import EvalSettings
 
 _FOLDERS = {
-    "predictions": "a folder of predictions, as u2seg train leaves in OUTPUT_DIR/evaluation",
+    "predictions": "a result folder, as u2seg train leaves in OUTPUT_DIR/evaluation, or labels",
     "truth_pngs": "the folder of PNGs that --truth-json names",
     "labels": "the output folder of u2seg label",
 }
@@ -49,7 +49,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
     """Return the parser of ``u2seg evaluate``."""
     parser = new_parser("Score a folder of predictions against truth: AP, AR, mIoU, PQ.", EXAMPLES)
     parser.add_argument(
-        "--predictions", required=True, type=filled, metavar="DIR", help="result folder"
+        "--predictions", required=True, type=filled, metavar="DIR", help="result or label folder"
     )
     parser.add_argument(
         "--output",

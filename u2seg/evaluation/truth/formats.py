@@ -172,8 +172,8 @@ def scored_truth(
         UserError: as ``open_truth``, ``paired_by_stem`` and ``crop_truth``.
     """
     truth = open_truth(name, paths, settings.classes, settings.merge_true_stuff)
-    if predictions is not None and not find_format(name).own_ids:
-        source = predictions / "panoptic.json"
+    source = (predictions or Path()) / "panoptic.json"  # label folders are paired by name anyway
+    if predictions is not None and source.is_file() and not find_format(name).own_ids:
         images = read_panoptic(source)["images"]
         stems = {image["id"]: stem_of(image["file_name"]) for image in images}
         truth = paired_by_stem(truth, stems, source)
