@@ -36,7 +36,7 @@ def test_plain_nested_and_pycls_layouts() -> None:
 
 
 def test_files_that_are_no_weights_are_refused() -> None:
-    with pytest.raises(UserError, match=r"x\.pth: 'epoch' is int, expected a tensor"):
+    with pytest.raises(UserError, match=r"x\.pth: 'epoch' is int, expected numbers"):
         to_host_layout({"epoch": 3}, "x.pth")
     with pytest.raises(UserError, match=r"x\.pth holds no weights"):
         to_host_layout({"model": {}}, "x.pth")

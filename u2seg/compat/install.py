@@ -166,19 +166,17 @@ def install_from_sdist(local: Path | None) -> None:
 def fetch_sdist(folder: Path) -> Path:
     """Download the source distribution into ``folder`` and return its path.
 
-    The index page is read first, because that executes nothing of the package; pip is the
-    second way, for indexes that only pip is set up to reach.
+    Nothing of the package is executed, as pip would to learn its metadata.
     """
     reasons = []
     for index in index_urls():
+        base, target = f"{index}/{SDIST_PROJECT}/", folder / SDIST_NAME
         try:
-            return download_from_index(index, folder)
+            address = find_link(_read_url(base).decode("utf-8"), base, SDIST_NAME)
+            target.write_bytes(_read_url(address))
+            return target
         except (OSError, ValueError) as error:
             reasons.append(f"{index}: {error}")
-    try:
-        return download_with_pip(folder)
-    except InstallError as error:
-        reasons.append(str(error))
     raise InstallError(
         f"cannot download {SDIST_NAME} ({'; '.join(reasons)}). Fetch it elsewhere and pass "
         "--sdist FILE"
@@ -215,15 +213,6 @@ def find_link(page: str, base: str, name: str) -> str:
     raise ValueError(f"the page lists no {name}")
 
 
-def download_from_index(index: str, folder: Path) -> Path:
-    """Download through the simple index at ``index``; OSError or ValueError if that fails."""
-    base = f"{index}/{SDIST_PROJECT}/"
-    address = find_link(_read_url(base).decode("utf-8"), base, SDIST_NAME)
-    target = folder / SDIST_NAME
-    target.write_bytes(_read_url(address))
-    return target
-
-
 def _read_url(url: str) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"refuses the address {url}")
@@ -233,18 +222,6 @@ def _read_url(url: str) -> bytes:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{url} is larger than {MAX_BYTES >> 20} MiB")
     return content
-
-
-def download_with_pip(folder: Path) -> Path:
-    """Download with ``pip download``, which checks the digest before it runs any of the code."""
-    wanted = folder / "requirement.txt"
-    wanted.write_text(f"{SDIST_PROJECT}=={SDIST_VERSION} --hash=sha256:{SDIST_SHA256}\n")
-    run_pip("install", "setuptools<80", "wheel")
-    run_pip(
-        "download", "--no-deps", "--no-build-isolation", "--no-binary", ":all:",
-        "--require-hashes", "-r", str(wanted), "-d", str(folder),
-    )  # fmt: skip
-    return folder / SDIST_NAME
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -31,10 +31,7 @@ class StandIn(ModuleType):
         """Return what the host's environment report prints as the compiler."""
         return _EXPLANATION
 
-    @staticmethod
-    def get_cuda_version() -> str:
-        """Return what the host's environment report prints as the CUDA version."""
-        return _EXPLANATION
+    get_cuda_version = get_compiler_version
 
     @staticmethod
     def has_cuda() -> bool:
@@ -43,22 +40,7 @@ class StandIn(ModuleType):
 
 
 def install(name: str) -> StandIn:
-    """Put a stand-in into ``sys.modules`` and into its parent package; return it.
-
-    Args:
-        name: Dotted module name; its parent must be imported.
-
-    Examples:
-        >>> import sys, types
-        >>> sys.modules["parent"] = types.ModuleType("parent")
-        >>> module = install("parent._C")
-        >>> from parent import _C
-        >>> _C.nms_rotated(1)
-        Traceback (most recent call last):
-            ...
-        NotImplementedError: parent._C.nms_rotated is compiled C++, which this Detectron2 lacks: ...
-        >>> del sys.modules["parent"], sys.modules["parent._C"]
-    """
+    """Put a stand-in into ``sys.modules`` and into its parent package; return it."""
     module = StandIn(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     parent, _, child = name.rpartition(".")

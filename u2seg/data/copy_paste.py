@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from u2seg.config.training import CopyPasteSettings
 from u2seg.data.copy_paste_pixels import Box, Canvas, Donor, cut_donor, scale_donor
-from u2seg.errors import UserError
 
 logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
@@ -39,14 +38,9 @@ class CopyPaste:
     Args:
         settings: ``U2SEG.COPY_PASTE``.
         seed: >= 0.
-
-    Raises:
-        UserError: if the seed is negative.
     """
 
     def __init__(self, settings: CopyPasteSettings, seed: int) -> None:
-        if seed < 0:
-            raise UserError(f"the seed of copy-paste is {seed}, expected >= 0")
         self.settings = settings
         self.seed = seed
         self._bank: deque[list[Donor]] = deque(maxlen=settings.memory)
@@ -56,15 +50,11 @@ class CopyPaste:
 
         Args:
             samples: Of ``PanopticMapper`` in training, with ``draw``: place of the image in the
-                stream of training images, >= 0. ``ignored``, (h, w) bool, is respected if there.
+                stream of training images. ``ignored``, (h, w) bool, is respected if there.
 
         Returns:
-            New dictionaries in the same order. ``image``, ``sem_seg`` and ``instances`` agree:
-            a pasted pixel belongs to the pasted object alone and is 0 in ``sem_seg``. Pasted
-            objects come last; ``pasted``, (n,) bool tensor, marks them.
-
-        Raises:
-            UserError: if a sample has no ``draw``.
+            New dictionaries in the same order. A pasted pixel belongs to the pasted object alone
+            and is 0 in ``sem_seg``. Pasted objects come last; ``pasted``, (n,) bool, marks them.
         """
         result = list(samples)
         if self.settings.enabled:
@@ -82,8 +72,6 @@ class CopyPaste:
     def _with_objects(self, number: int, sample: Sample, pool: _Pool) -> Sample:
         import torch
 
-        if "draw" not in sample:
-            raise UserError("copy-paste needs the place of each image in the stream ('draw')")
         rng = np.random.default_rng([self.seed, _STREAM, int(sample["draw"])])
         known = len(sample["instances"])
         unchanged = {**sample, "pasted": torch.zeros(known, dtype=torch.bool)}

@@ -8,6 +8,7 @@ training was interrupted.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import logging
@@ -15,7 +16,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -31,16 +32,6 @@ logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
 
 _AUGMENTATION, _LATER, _STEP = range(3)
-
-
-class BatchTransform(Protocol):
-    """What ``data.copy_paste.CopyPaste`` does with a process's samples of a batch."""
-
-    def __call__(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Return as many samples, with the same draws; may remember these for later batches."""
-
-    def remember(self, samples: Sequence[Sample]) -> None:
-        """Remember these for later batches, as if they had gone through."""
 
 
 def step_seed(seed: int, iteration: int, rank: int) -> int:
@@ -140,7 +131,7 @@ class TrainStream:
         mapper: Callable[[Sample], Sample],
         plan: StreamPlan,
         *,
-        transform: Callable[[int], BatchTransform] | None = None,
+        transform: Callable[[int], CopyPaste] | None = None,
         memory: int = 0,
         labels: str = "",
         folder: str = "",
@@ -217,7 +208,7 @@ class TrainStream:
             _Samples(self.records, self.mapper, self.seed),  # type: ignore[arg-type]
             sampler=self._draws(first),
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=copy.copy,
             num_workers=workers,
             # two batches ahead, however few the workers
             prefetch_factor=max(2, -(-2 * share // workers)) if workers else None,
@@ -242,10 +233,6 @@ class _Samples:
         sample[DRAW] = draw
         sample[DRAW_SEED] = derived_seed(self.seed, draw, _LATER)
         return sample
-
-
-def _as_it_is(sample: Any) -> Any:
-    return sample
 
 
 def _leave_interrupts(_worker: int) -> None:

@@ -60,13 +60,6 @@ def search(attempt: Callable[[int], Trial], most: int = MOST) -> list[Trial]:
 
     If it does not fit, numbers between are tried until what fits and what does not are next to
     each other or an eighth apart.
-
-    Examples:
-        >>> trials = search(lambda n: Trial(n, 1.0, n, "" if n <= 5 else "full"))
-        >>> [(trial.images, trial.rate) for trial in trials]
-        [(1, 1.0), (2, 2.0), (4, 4.0), (8, 0.0), (6, 0.0), (5, 5.0)]
-        >>> [trial.images for trial in search(lambda n: Trial(n, n / min(n, 2), n))]
-        [1, 2, 4, 8]
     """
     trials = [attempt(1)]
     while trials[-1].rate and trials[-1].images < most:
@@ -91,17 +84,12 @@ def advice(
     Args:
         trials: Of ``search``.
         processes: Of the training.
-        batch: ``SOLVER.IMS_PER_BATCH`` of the config.
-        rate: ``SOLVER.BASE_LR`` of the config, which belongs to that batch.
-        iterations: ``SOLVER.MAX_ITER`` of the config.
+        batch: ``SOLVER.IMS_PER_BATCH`` of the config, as are ``rate`` and ``iterations``.
+        rate: ``SOLVER.BASE_LR``.
+        iterations: ``SOLVER.MAX_ITER``.
 
     Raises:
         StageError: if not even one image fits.
-
-    Examples:
-        >>> trials = [Trial(1, 1.0, 2), Trial(2, 1.25, 3), Trial(4, 2.0, 5), Trial(6, 3.0, 7)]
-        >>> print(advice(trials, 2, batch=32, rate=0.02, iterations=100).splitlines()[-1])
-        the config's batch, nearly the same: SOLVER.IMS_PER_BATCH 32 U2SEG.TRAIN.ACCUMULATE 3
     """
     fitting = [trial for trial in trials if trial.rate]
     if not fitting:
@@ -256,14 +244,7 @@ def run_trial(
 
 
 def memory_is_full(error: Exception) -> bool:
-    """Return whether an error of torch or of its libraries says that memory ran out.
-
-    Examples:
-        >>> memory_is_full(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
-        True
-        >>> memory_is_full(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-        False
-    """
+    """Return whether an error of torch or of its libraries says that memory ran out."""
     said = str(error).lower()
     signs = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(sign in said for sign in signs)

@@ -46,11 +46,7 @@ class WeightAverage:
         self._placed = True
 
     def start(self, model: nn.Module) -> None:
-        """Begin with a model's weights; an average there is already goes to the model's devices.
-
-        Raises:
-            KeyError: as ``update``.
-        """
+        """Begin with a model's weights; an average there is already goes to the model's devices."""
         if not self.weights:
             self.weights = {name: value.clone() for name, value in _state(model).items()}
         elif not self._placed:  # read from a checkpoint, whose tensors are on the CPU
@@ -62,11 +58,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights of one more iteration.
-
-        Raises:
-            KeyError: if the model has other names than the one it was started with.
-        """
+        """Take in the weights of one more iteration."""
         means, news = [], []
         for name, value in _state(model).items():
             mean = self.weights[name]
@@ -100,19 +92,7 @@ class WeightAverage:
 
 
 def ema_weights(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -> dict[str, Tensor]:
-    """Return the averaged weights of a loaded checkpoint, by the model's names.
-
-    Args:
-        checkpoint: From ``u2seg.io.checkpoints.load_checkpoint``.
-        source: Its name, for the message.
-
-    Raises:
-        UserError: if it holds no average.
-
-    Examples:
-        >>> ema_weights({"ema": {"model": {"w": torch.ones(1)}}})
-        {'w': tensor([1.])}
-    """
+    """Return the averaged weights of a loaded checkpoint by name; UserError if it has none."""
     state = checkpoint.get(KEY)
     if not isinstance(state, Mapping) or not isinstance(state.get("model"), Mapping):
         raise UserError(
@@ -123,8 +103,7 @@ def ema_weights(checkpoint: Mapping[str, Any], source: str = "the checkpoint") -
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    bare: nn.Module = getattr(model, "module", model)  # below DistributedDataParallel
-    return {name: value.detach() for name, value in bare.state_dict().items()}
+    return {name: value.detach() for name, value in model.state_dict().items()}
 
 
 @torch.no_grad()

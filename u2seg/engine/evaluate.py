@@ -48,12 +48,7 @@ class EvalChoice:
 
 
 def eval_choice(args: argparse.Namespace, settings: Settings) -> EvalChoice:
-    """Return the choice of a command line.
-
-    Args:
-        args: ``eval_only``, ``mapping`` and ``protocol`` (names with commas); the latter two may
-            be missing.
-        settings: All settings.
+    """Return the choice of a command line: ``mapping`` and ``protocol`` (names with commas).
 
     Raises:
         UserError: if one of the two options is given without ``--eval-only``; a name is unknown;
@@ -78,12 +73,6 @@ def with_protocol_key(args: argparse.Namespace) -> argparse.Namespace:
     """Return the options with the first of ``--protocol`` as ``U2SEG.EVAL.PROTOCOL`` too.
 
     What one key may be depends on the protocol, and keys are checked together.
-
-    Args:
-        args: From ``host.arguments.train_parser``.
-
-    Raises:
-        UserError: if a name is unknown.
     """
     if not (args.eval_only and args.protocol):
         return args
@@ -92,16 +81,7 @@ def with_protocol_key(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def check_choice(choice: EvalChoice, settings: Settings, truth: Truth) -> None:
-    """Refuse an evaluation that its own rules would refuse, before anything is predicted.
-
-    Args:
-        choice: With the mapping of the labels, if it is used.
-        settings: All settings.
-        truth: What will be scored against.
-
-    Raises:
-        UserError: as ``plan_evaluation``.
-    """
+    """Raise ``plan_evaluation``'s UserError before anything is predicted."""
     space = label_space(settings)
     things, stuff = space.num_things, space.num_stuff
     clusters = tuple(range(1, things + 1)), tuple(range(things + 1, things + stuff + 1))
@@ -126,11 +106,7 @@ def own_labels(settings: Settings) -> str:
 
 
 def mapping_of_labels(settings: Settings) -> Path | None:
-    """Return the ``mapping.json`` of the training labels, if they have one and it may be used.
-
-    Labels of real classes (``tools/make_lowshot.py``) have one: the model's categories are known,
-    whatever their ids, and nothing needs a fit.
-    """
+    """Return the ``mapping.json`` of labels of real classes, for which nothing needs a fit."""
     path = Path(settings.data.labels) / "mapping.json"
     usable = settings.data.labels and not settings.eval.fit_share and path.is_file()
     return path if usable else None

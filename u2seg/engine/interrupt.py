@@ -13,6 +13,8 @@ import signal
 import threading
 from typing import Any
 
+from detectron2.engine import HookBase
+
 logger = logging.getLogger(__name__)
 PATIENCE = 10.0
 """Seconds for what is in hand."""
@@ -85,14 +87,7 @@ class Stop:
 
 
 def build_stop_hook(stop: Stop, loop: Any) -> Any:
-    """Return a hook of the host, to stand behind those that change the state of the training.
-
-    Args:
-        stop: Entered while the trainer runs.
-        loop: The trainer's ``TrainingLoop``.
-    """
-    from detectron2.engine import HookBase
-
+    """Return a hook of the host, to stand behind those that change the state of the training."""
     loop.asked = stop.asked
     loop.optimizer.register_step_pre_hook(stop.hold)
 
@@ -109,15 +104,7 @@ def build_stop_hook(stop: Stop, loop: Any) -> Any:
 
 
 def save_interrupted(trainer: Any, stop: Stop) -> Interrupted:
-    """Write a checkpoint of the last whole iteration, if there is one since the start.
-
-    Args:
-        trainer: With ``checkpointer``, ``iter`` and ``start_iter``.
-        stop: Of its training.
-
-    Returns:
-        The error to raise: it says what is kept.
-    """
+    """Save the last whole iteration, if there is one since the start; return what to raise."""
     told = f"interrupted by {signal.Signals(stop.signal).name}"
     if stop.held or stop.done < trainer.start_iter:
         return Interrupted(f"{told}: there is nothing new to save, checkpoints stay as they are")

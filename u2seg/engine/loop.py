@@ -217,27 +217,17 @@ class TrainingLoop:
 def precision(
     device: torch.device, dtype: torch.dtype | None
 ) -> contextlib.AbstractContextManager[Any]:
-    """Return the context of mixed precision in ``dtype``; of plain float32 if it is None."""
+    """Return the context of mixed precision in ``dtype``; of float32 if it is None."""
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 
 
 def gather_rows(losses: Tensor, data_s: float, images: int, asked: bool = False) -> Tensor:
-    """Return one row per process, on the CPU: losses, waiting time, images, whether to stop.
-
-    Args:
-        losses: (L,) float32 on the model's device; the same L everywhere.
-        data_s: Seconds.
-        images: In the batch of this process.
-        asked: Whether it was asked to stop.
+    """Return a row of L losses, waiting time, images, whether to stop of each process.
 
     Returns:
-        (processes, L + 3) float32; reading it waits for the device.
-
-    Examples:
-        >>> gather_rows(torch.tensor([0.5, 1.0]), 0.25, 4)
-        tensor([[0.5000, 1.0000, 0.2500, 4.0000, 0.0000]])
+        (processes, L + 3) float32 on the CPU; reading it waits for the device.
     """
     row = torch.cat([losses, losses.new_tensor([data_s, images, asked])])
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import nn
 
+from u2seg.engine.loop import (
+    Batch,
+    NonFinite,
+    loss_shares,
+    precision,
+    random_state,
+    set_random_state,
+    split,
+)
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import write_json, write_with
 from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.jsonfile import read_json_object
-
-if TYPE_CHECKING:
-    from u2seg.engine.loop import Batch, NonFinite
 
 FOLDER = "nonfinite"
 _TENSORS = ("image", "sem_seg")
@@ -33,8 +42,6 @@ def stop(found: NonFinite, model: nn.Module, output: Path) -> NoReturn:
     Raises:
         StageError: always; it names the file and says what to do.
     """
-    from detectron2.utils import comm
-
     rank = f".rank_{comm.get_rank()}" if comm.get_world_size() > 1 else ""
     path = output / FOLDER / f"iteration_{found.iteration:07d}{rank}.json"
     bad = {name: value for name, value in found.losses.items() if not math.isfinite(value)}
@@ -53,10 +60,9 @@ def stop(found: NonFinite, model: nn.Module, output: Path) -> NoReturn:
 
 def save(found: NonFinite, model: nn.Module, path: Path) -> None:
     """Write the two files of ``stop``; ``path`` is that of the JSON."""
-    bare: nn.Module = getattr(model, "module", model)
     content = {
         "batch": [_packed(sample) for sample in found.batch],
-        "model": bare.state_dict(),
+        "model": model.state_dict(),
         "random": found.random,
     }
     write_with(path.with_suffix(".pth"), lambda file: torch.save(content, file))
@@ -89,8 +95,6 @@ def replay(
     Raises:
         UserError: if a file is missing or damaged, or the weights are of another model.
     """
-    from u2seg.engine.loop import random_state, set_random_state
-
     told = read_json_object(path, "iteration", "images", "state")
     content = load_checkpoint(path.with_name(Path(str(told["state"])).name))
     missing = {"batch", "model", "random"} - content.keys()
@@ -115,10 +119,7 @@ def replay(
     return "\n".join(lines)
 
 
-def _losses(model: nn.Module, batch: Batch, parts: int, dtype: torch.dtype | None) -> str:
-    from detectron2.utils.events import EventStorage
-
-    from u2seg.engine.loop import loss_shares, precision, split
+def _losses(model: Any, batch: Batch, parts: int, dtype: torch.dtype | None) -> str:
 
     losses: dict[str, float] = {}
     device = next(model.parameters()).device
@@ -127,7 +128,7 @@ def _losses(model: nn.Module, batch: Batch, parts: int, dtype: torch.dtype | Non
             pieces = split(batch, parts)
             for part, known in zip(pieces, loss_shares(pieces, device), strict=True):
                 with precision(device, dtype):
-                    found = model(part)
+                    found = model.losses(part)
                 for name, value in found.items():
                     share = known.get(name, len(part) / len(batch))
                     losses[name] = losses.get(name, 0.0) + float(value) * share
@@ -154,8 +155,6 @@ def _packed(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(packed: Mapping[str, Any]) -> dict[str, Any]:
-    from detectron2.structures import BitMasks, Boxes, Instances
-
     sample = dict(packed)
     if "instances" in packed:
         found = packed["instances"]

@@ -13,17 +13,18 @@ from typing import Any
 from u2seg.errors import UserError
 
 logger = logging.getLogger(__name__)
-_REGISTRIES = (
-    ("detectron2.modeling", "META_ARCH_REGISTRY", "MODEL.META_ARCHITECTURE"),
-    ("detectron2.modeling", "BACKBONE_REGISTRY", "MODEL.BACKBONE.NAME"),
-    ("detectron2.modeling", "ANCHOR_GENERATOR_REGISTRY", "MODEL.ANCHOR_GENERATOR.NAME"),
-    ("detectron2.modeling", "PROPOSAL_GENERATOR_REGISTRY", "MODEL.PROPOSAL_GENERATOR.NAME"),
-    ("detectron2.modeling", "RPN_HEAD_REGISTRY", "MODEL.RPN.HEAD_NAME"),
-    ("detectron2.modeling", "ROI_HEADS_REGISTRY", "MODEL.ROI_HEADS.NAME"),
-    ("detectron2.modeling", "ROI_BOX_HEAD_REGISTRY", "MODEL.ROI_BOX_HEAD.NAME"),
-    ("detectron2.modeling", "ROI_MASK_HEAD_REGISTRY", "MODEL.ROI_MASK_HEAD.NAME"),
-    ("detectron2.modeling", "SEM_SEG_HEADS_REGISTRY", "MODEL.SEM_SEG_HEAD.NAME"),
-)
+_REGISTRIES = {
+    "META_ARCH_REGISTRY": "MODEL.META_ARCHITECTURE",
+    "BACKBONE_REGISTRY": "MODEL.BACKBONE.NAME",
+    "ANCHOR_GENERATOR_REGISTRY": "MODEL.ANCHOR_GENERATOR.NAME",
+    "PROPOSAL_GENERATOR_REGISTRY": "MODEL.PROPOSAL_GENERATOR.NAME",
+    "RPN_HEAD_REGISTRY": "MODEL.RPN.HEAD_NAME",
+    "ROI_HEADS_REGISTRY": "MODEL.ROI_HEADS.NAME",
+    "ROI_BOX_HEAD_REGISTRY": "MODEL.ROI_BOX_HEAD.NAME",
+    "ROI_MASK_HEAD_REGISTRY": "MODEL.ROI_MASK_HEAD.NAME",
+    "SEM_SEG_HEADS_REGISTRY": "MODEL.SEM_SEG_HEAD.NAME",
+}
+"""Registry of ``detectron2.modeling`` -> key that names one of its members."""
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN")
 _CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("INPUT.FORMAT", ("RGB", "BGR")),
@@ -37,24 +38,14 @@ _CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", ("value", "norm")),
     ("INPUT.CROP.TYPE", ("relative_range", "relative", "absolute", "absolute_range")),
 )
-_AT_LEAST = (
-    ("SOLVER.MAX_ITER", 1),
-    ("SOLVER.IMS_PER_BATCH", 1),
-    ("SOLVER.CHECKPOINT_PERIOD", 1),
-    ("SOLVER.WARMUP_ITERS", 0),
-    ("SOLVER.BASE_LR", 0),
-    ("SOLVER.MOMENTUM", 0),
-    ("SOLVER.WEIGHT_DECAY", 0),
-    ("SOLVER.WEIGHT_DECAY_BIAS", 0),
-    ("SOLVER.WEIGHT_DECAY_NORM", 0),
-    ("SOLVER.REFERENCE_WORLD_SIZE", 0),
-    ("DATALOADER.NUM_WORKERS", 0),
-    ("TEST.EVAL_PERIOD", 0),
-    ("TEST.DETECTIONS_PER_IMAGE", 1),
-    ("INPUT.MAX_SIZE_TRAIN", 1),
-    ("INPUT.MIN_SIZE_TEST", 1),
-    ("INPUT.MAX_SIZE_TEST", 1),
-)
+_AT_LEAST = {
+    1: ("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD",
+        "TEST.DETECTIONS_PER_IMAGE", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST",
+        "INPUT.MAX_SIZE_TEST"),
+    0: ("SOLVER.WARMUP_ITERS", "SOLVER.BASE_LR", "SOLVER.MOMENTUM", "SOLVER.WEIGHT_DECAY",
+        "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.REFERENCE_WORLD_SIZE",
+        "DATALOADER.NUM_WORKERS", "TEST.EVAL_PERIOD"),
+}  # fmt: skip
 _GROUPS = 32
 """Groups of the host's group normalization."""
 _NORMALIZED = (
@@ -90,7 +81,7 @@ def check_host_settings(cfg: Any) -> None:
         raise UserError(
             f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}, expected one of {depths}"
         )
-    for key, least in _AT_LEAST:
+    for least, key in ((least, key) for least, keys in _AT_LEAST.items() for key in keys):
         if _get(cfg, key) is not None and not _get(cfg, key) >= least:
             raise UserError(f"{key} is {_get(cfg, key)}, expected >= {least}")
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
@@ -216,8 +207,8 @@ def _check_drop_loss(name: str) -> None:
 def _check_registries(cfg: Any) -> None:
     from u2seg.modeling.student import STUDENTS
 
-    for module, attribute, key in _REGISTRIES:
-        registry = getattr(importlib.import_module(module), attribute)
+    for attribute, key in _REGISTRIES.items():
+        registry = getattr(importlib.import_module("detectron2.modeling"), attribute)
         name = _get(cfg, key)
         if key == "MODEL.META_ARCHITECTURE" and name in STUDENTS.names():
             continue

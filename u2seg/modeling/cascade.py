@@ -23,12 +23,12 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detectron2.structures import ImageList
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor
 
 from u2seg.errors import UserError
 from u2seg.modeling.combine import CombineRules, combine_panoptic
 from u2seg.modeling.heads import Counts, give_seeds, with_own_parts
-from u2seg.modeling.host_student import HostStudent
+from u2seg.modeling.host_student import HostStudent, box_stages
 from u2seg.modeling.student import STUDENTS, Sample
 
 SEMANTIC_LOSS = "loss_sem_seg"
@@ -95,26 +95,16 @@ class PanopticCascadeRCNN(HostStudent, CommonPadding, PanopticFPN):  # type: ign
         """Return the losses in training mode, the predictions else.
 
         Args:
-            batched_inputs: One dictionary per image: ``image`` (C, h, w) in the channel order
-                of ``INPUT.FORMAT``, 0..255; in training ``instances`` (host's ``Instances``
-                with ``gt_boxes``, ``gt_classes`` 0..K-1, ``gt_masks``; may be empty) and
-                ``sem_seg`` (h, w) integers: 0 any thing, 1..S stuff, 255 void, and maybe
-                ``draw_seed`` (see ``structures.draws``), which then decides what is sampled; in
-                inference optionally ``height`` and ``width`` of the output.
+            batched_inputs: As ``student.Student`` says, and maybe ``draw_seed`` (see
+                ``structures.draws``), which then decides what is sampled; in inference
+                optionally ``height`` and ``width`` of the output.
 
         Returns:
             Name -> scalar loss in training; else see ``inference``. With several processes,
             which must all be here, the mean of their losses is that of the whole batch.
-
-        Raises:
-            ValueError: if a training sample lacks ``instances`` or ``sem_seg``.
         """
         if not self.training:
             return self.inference(batched_inputs)
-        for sample in batched_inputs:
-            missing = {"instances", "sem_seg"} - sample.keys()
-            if missing:
-                raise ValueError(f"a training sample lacks {sorted(missing)}")
         give_seeds(self, batched_inputs)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -219,16 +209,9 @@ class InstanceCascadeRCNN(HostStudent, CommonPadding, GeneralizedRCNN):  # type:
         detected_instances: Any = None,
         do_postprocess: bool = True,
     ) -> Any:
-        """Return the predictions of a batch.
+        """Return the predictions of a batch, as the host does, with ``panoptic_seg``.
 
-        Args:
-            batched_inputs: As ``PanopticCascadeRCNN.inference``.
-            detected_instances: As in the host: boxes to predict masks for; None = detect them.
-            do_postprocess: False returns the raw instances, as the host does.
-
-        Returns:
-            One dictionary per image, at its output size H x W: ``instances`` and
-            ``panoptic_seg`` as of ``PanopticCascadeRCNN``, where pixels of no thing are void.
+        It is as that of ``PanopticCascadeRCNN``; pixels of no thing are void.
         """
         outputs = super().inference(batched_inputs, detected_instances, do_postprocess)
         if not do_postprocess:
@@ -272,24 +255,17 @@ def pad_targets(maps: Sequence[Tensor], size: Sequence[int], ignore: int) -> Ten
 
 
 def scale_instance_losses(roi_heads: Any, weight: float) -> None:
-    """Multiply the class, box and mask losses of (cascade) ROI heads by ``weight``, in place."""
-    predictor: Any = roi_heads.box_predictor
-    stages: list[Any] = list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
-    for stage in stages:
+    """Multiply the class, box and mask losses of cascade ROI heads by ``weight``, in place."""
+    both = {"loss_cls": 1.0, "loss_box_reg": 1.0}
+    for stage in box_stages(roi_heads):
         given = stage.loss_weight
-        both = {"loss_cls": 1.0, "loss_box_reg": 1.0}
         weights = {**both, **given} if isinstance(given, dict) else dict.fromkeys(both, given)
         stage.loss_weight = {name: value * weight for name, value in weights.items()}
     roi_heads.mask_head.loss_weight = roi_heads.mask_head.loss_weight * weight
 
 
 def check_instance_heads(cfg: Any) -> None:
-    """Refuse settings of the instance half that the host's cascade heads stumble over.
-
-    Raises:
-        UserError: without a mask head, with class-specific boxes, or if the IoU thresholds of
-            sampling and first stage differ.
-    """
+    """Raise UserError for settings that the host's cascade heads stumble over."""
     model = cfg.MODEL
     if not model.MASK_ON:
         raise UserError(

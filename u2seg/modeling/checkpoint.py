@@ -66,11 +66,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
 
     @staticmethod
     def last_in(folder: Path | str) -> Path:
-        """Return the checkpoint that ``<folder>/last_checkpoint`` names.
-
-        Raises:
-            UserError: if there is no such note, it names no plain file, or the file is missing.
-        """
+        """Return the checkpoint that ``<folder>/last_checkpoint`` names; UserError if none."""
         folder = Path(folder)
         note = folder / LAST
         try:
@@ -114,15 +110,12 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             self.strict, self._resuming = before, False
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights, and the state of ``checkpointables``, from a file.
+        """Load weights, and the state of ``checkpointables``; return entries that were not used.
 
         Args:
             path: Local file, or a URL the host knows (``https://``, ``detectron2://``); empty =
                 nothing is loaded.
             checkpointables: Names to load; None = all that are in the file.
-
-        Returns:
-            Entries of the file that were not used.
 
         Raises:
             UserError: if the file is missing, damaged, unsafe or not weights; if it is of other
@@ -148,20 +141,16 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         Raises:
             UserError: if the folder cannot be written or the disk is full; the checkpoints
                 written before stay as they are.
-            ValueError: if ``name`` holds a folder.
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        file_name = f"{name}.pth"
-        if Path(file_name).name != file_name:
-            raise ValueError(f"the checkpoint name {name!r} must not hold a folder")
         content = {"model": self.model.state_dict()}
         content.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         content.update(kwargs)
-        target = Path(self.save_dir) / file_name
+        target = Path(self.save_dir) / f"{name}.pth"
         logger.info("saving %s", target)
         save_checkpoint(
-            target.parent, file_name, lambda file: torch.save(content, file), keep=self.keep
+            target.parent, target.name, lambda file: torch.save(content, file), keep=self.keep
         )
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

@@ -63,10 +63,15 @@ def label_space(model: Any) -> LabelSpace:
     return LabelSpace(things, int(semantic.out_channels) - 1 if semantic is not None else 0)
 
 
+def box_stages(roi_heads: Any) -> list[Any]:
+    """Return the box predictor of each stage of (cascade) ROI heads."""
+    predictor: Any = getattr(roi_heads, "box_predictor", None)
+    return list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
+
+
 def _box_layers(model: Any) -> list[tuple[Any, Any]]:
     """Return (class scores, boxes) of each stage of the box head."""
-    predictor: Any = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    stages: list[Any] = list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
+    stages = box_stages(getattr(model, "roi_heads", None))
     return [(s.cls_score, s.bbox_pred) for s in stages if hasattr(s, "cls_score")]
 
 

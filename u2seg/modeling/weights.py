@@ -28,30 +28,25 @@ _OPTIONAL = re.compile(r"(^|\.)(pixel_mean|pixel_std|num_batches_tracked|cell_an
 
 
 def to_host_layout(content: dict[str, Any], file_name: str) -> dict[str, Any]:
-    """Return a loaded file in the host's layout.
+    """Return the content of a file in the host's layout.
 
     Args:
         content: What ``io.checkpoints.load_checkpoint`` returned.
         file_name: Name of the file; its suffix tells Caffe2 (``.pkl``) and pycls (``.pyth``).
 
     Returns:
-        ``model`` (name, as ``plain_names``, -> array or tensor) and, where names need matching,
-        ``__author__`` and ``matching_heuristics``, as the host's loader expects; other entries
-        are kept.
+        ``model`` (name -> array or tensor) and, where names need matching, ``__author__`` and
+        ``matching_heuristics``, as the host's loader expects; other entries are kept.
 
     Raises:
-        UserError: if there are no weights in it, it is a whole DINO training, or a weight is
-            neither tensor nor array, or holds NaN or infinite numbers.
+        UserError: if it holds no weights, a whole DINO training, or numbers that are not finite.
     """
     suffix = PurePath(file_name).suffix
     if suffix == ".pkl" and not ("model" in content and "__author__" in content):
         blobs = content.get("blobs", content)
         model = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
-        loaded: dict[str, Any] = {
-            "model": model,
-            "__author__": "Caffe2",
-            "matching_heuristics": True,
-        }
+        loaded: dict[str, Any] = {"model": model, "__author__": "Caffe2"}
+        loaded["matching_heuristics"] = True
     elif suffix == ".pyth" and "model_state" in content:
         loaded = {"model": content["model_state"], "__author__": "pycls"}
     elif isinstance(content.get("model"), dict):
@@ -75,37 +70,24 @@ def to_host_layout(content: dict[str, Any], file_name: str) -> dict[str, Any]:
 
 def _checked(model: Mapping[str, Any], file_name: str) -> dict[str, Any]:
     for name, value in model.items():
-        if not isinstance(value, torch.Tensor | np.ndarray):
+        array = isinstance(value, np.ndarray)
+        if not (isinstance(value, torch.Tensor) or (array and value.dtype.kind in "biuf")):
+            kind = f"an array of {value.dtype}" if array else type(value).__name__
             raise UserError(
-                f"{file_name}: {name!r} is {type(value).__name__}, expected a tensor: this is "
-                "not a file of model weights"
+                f"{file_name}: {name!r} is {kind}, expected numbers: this is not a file of model "
+                "weights"
             )
-        if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
+        numbers = torch.as_tensor(value)
+        bad = numbers.numel() - int(torch.isfinite(numbers).sum())
+        if bad:  # every score would be NaN or 0
             raise UserError(
-                f"{file_name}: {name!r} is an array of {value.dtype}, expected numbers: this is "
-                "not a file of model weights"
+                f"{file_name}: {bad} of {numbers.numel()} numbers of {name} are NaN or infinite: "
+                "the file is damaged, or the training that wrote it had diverged. Take an earlier "
+                "checkpoint or another file"
             )
-        _refuse_non_finite(name, value, file_name)
     if not model:
         raise UserError(f"{file_name} holds no weights")
     return dict(model)
-
-
-def _refuse_non_finite(name: str, value: Any, file_name: str) -> None:
-    """Refuse weights with which nothing can be predicted: every score would be NaN or 0."""
-    if isinstance(value, np.ndarray):
-        bad = value.size - int(np.isfinite(value).sum())
-        size = value.size
-    else:
-        size = value.numel()
-        bad = size - int(torch.isfinite(value).sum())
-    if not bad:
-        return
-    raise UserError(
-        f"{file_name}: {bad} of {size} numbers of {name} are NaN or infinite: the file is "
-        "damaged, or the training that wrote it had diverged. Take an earlier checkpoint or "
-        "another file"
-    )
 
 
 def rename_torchvision(model: Mapping[str, Any]) -> dict[str, Any] | None:
