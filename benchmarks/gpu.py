@@ -47,7 +47,7 @@ BATCHES = 4
 """Batches of a timed call: the device has work while the host reads codes."""
 KINDS = 4
 """How many different features there are; their cuts need different numbers of steps."""
-PARTS = ("ViT", "cuts", "CRF and holes", "sizes and codes")
+PARTS = ("ViT", "cuts", "CRF", "holes, sizes and codes")
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,6 @@ def profile(
     """
     from u2seg.masks.batched import maskcut_batch
     from u2seg.masks.batched_propose import MaskBatch, refine_cuts
-    from u2seg.masks.batched_select import select_batch
 
     loaded = list(map(_loader(extractor), images))
     spent = np.zeros(len(PARTS))
@@ -231,14 +230,15 @@ def profile(
         marks = [_mark(extractor)]
         pixels, tensors = extractor.extract_work([part.work for part in loaded], ("key",))
         marks.append(_mark(extractor))
-        cuts = select_batch(maskcut_batch(tensors["key"], settings.masks.maskcut), settings.masks)
+        cuts = maskcut_batch(tensors["key"], settings.masks.maskcut)
         marks.append(_mark(extractor))
-        refined = refine_cuts(cuts, pixels, settings.masks)
+        foreground, fits = refine_cuts(cuts, pixels, settings.masks)
         marks.append(_mark(extractor))
         sizes = [(part.image.shape[0], part.image.shape[1]) for part in loaded]
-        batch = MaskBatch(cuts, refined, sizes)
-        marks.append(_mark(extractor))
+        size = (pixels.shape[1], pixels.shape[2])
+        batch = MaskBatch(cuts, foreground, fits, size, sizes, settings.masks)
         left += sum(bool(one.left) for one in batch.collect())
+        marks.append(_mark(extractor))
         spent += [_seconds(a, b) for a, b in itertools.pairwise(marks)]
     return tuple((spent / spent.sum()).tolist()), left / (repeats * len(images))
 

@@ -243,9 +243,9 @@ def test_the_gpu_rows_measure_what_the_stage_calls(monkeypatch):
     queued = []
     whole = batched_propose.MaskBatch.__init__
 
-    def spy(self, cuts, refined, sizes):
-        queued.append((refined.masks.shape[2:], sizes))
-        whole(self, cuts, refined, sizes)
+    def spy(self, cuts, foreground, fits, size, sizes, settings):
+        queued.append((size, sizes))
+        whole(self, cuts, foreground, fits, size, sizes, settings)
 
     monkeypatch.setattr(batched_propose.MaskBatch, "__init__", spy)
     sizes = inputs.Sizes(grid=16, channels=96, gpu_batch=2)
@@ -266,7 +266,7 @@ def test_gpu_rows_judge_what_was_measured(monkeypatch):
     assert gpu.gpu_rate(SETTING).met is True
     note = gpu.gpu_rate(SETTING).note
     assert "batch 2, bfloat16, 3.0 masks an image" in note
-    assert "ViT 55%, cuts 20%, CRF and holes 20%, sizes and codes 5%; 3% of the images" in note
+    assert "ViT 55%, cuts 20%, CRF 20%, holes, sizes and codes 5%; 3% of the images" in note
     assert gpu.gpu_share(SETTING).met is False  # 0.4 of the bare rate
     assert gpu.gpu_rate(SETTING).over_floor() == 5.0
     monkeypatch.setattr(gpu, "measure", lambda _: replace(rates, peer=200.0, masks=0.0))

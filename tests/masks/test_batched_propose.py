@@ -10,7 +10,7 @@ from PIL import Image
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import MaskCutSettings, MaskSettings
 from u2seg.io.images import read_image, resize_image
-from u2seg.masks import batched_propose
+from u2seg.io.transfer import Download
 from u2seg.masks.batched_propose import Proposed, propose_batch
 from u2seg.masks.propose import propose_masks
 from u2seg.structures.features import PatchFeatures
@@ -44,7 +44,7 @@ def test_boxes_and_areas_by_hand() -> None:
     assert told == [(64, (32.0, 32.0, 8.0, 8.0)), (144, (8.0, 8.0, 12.0, 12.0))]
 
 
-def test_every_photograph_gets_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_photograph_gets_its_own_size() -> None:
     grids = [two_squares(), two_squares()[:, ::-1].copy(), two_squares()[:, :, ::-1].copy()]
     sizes = [(31, 70), (48, 48), (31, 70)]
     images = [np.zeros((*size, 3), dtype=np.uint8) for size in sizes]
@@ -53,8 +53,6 @@ def test_every_photograph_gets_its_own_size(monkeypatch: pytest.MonkeyPatch) -> 
     for image, grid, one in zip(images, grids, found, strict=True):
         alone = propose_masks(image, PatchFeatures(grid, image.shape[:2]), (48, 48), NO_CRF)
         assert len(alone) == 2 and one == Proposed(alone)
-    monkeypatch.setattr(batched_propose, "PIXELS_AT_ONCE", 1)  # one mask after the other
-    assert propose_batch(features, pixels, sizes, NO_CRF).collect() == found
 
 
 def test_a_photograph_too_small_for_a_mask_loses_it() -> None:
@@ -83,6 +81,15 @@ def test_what_does_not_fit_is_refused() -> None:
         propose_batch(features, pixels, [(48, 48)] * 2, NO_CRF)
     with pytest.raises(ValueError, match="refiner must be one of"):
         propose_batch(features, pixels, [(48, 48)], MaskSettings(refiner="another"))
+
+
+def test_tensors_of_all_kinds_travel_in_one_piece() -> None:
+    parts = [
+        torch.tensor(2.5), torch.tensor([[True, False, True]]), torch.zeros(0, 4),
+        torch.tensor([-7, 2**40]), torch.arange(6, dtype=torch.uint8).reshape(2, 3).T,
+    ]  # fmt: skip
+    moved = Download(parts).wait()
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(parts, moved, strict=True))
 
 
 @pytest.mark.gpu

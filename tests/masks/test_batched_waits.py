@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from u2seg.config.schema import FeatureSettings, MaskCutSettings, MaskSettings
 from u2seg.crf import batched as crf
 from u2seg.features import vit
-from u2seg.masks import batched_ncut, batched_resize
+from u2seg.masks import batched_ncut
 from u2seg.masks.batched_propose import MaskBatch, propose_batch
 
 SIZES = [(100, 200), (160, 160), (100, 200)]
@@ -90,10 +90,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     monkeypatch.setattr(torch.cuda, "Event", PretendedEvent)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
     monkeypatch.setattr(PretendedEvent, "waited", 0)
-    caches = (
-        batched_ncut.start_vector, batched_ncut._places, crf._smoothness_filter,
-        batched_resize._weights_on,
-    )  # fmt: skip
+    caches = (batched_ncut.start_vector, batched_ncut._places, crf._smoothness_filter)
     for cache in caches:
         cache.cache_clear()
     with FakeTensorMode(), watch:
@@ -115,8 +112,7 @@ def test_nothing_between_features_and_the_download_waits(
     assert watch.operations > 500, "the whole chain was seen"
     assert watch.waits == [] and PretendedEvent.waited == 0
     uploads = watch.free - 1
-    # Once a size: weights and places of (20, 20) patches, and of rows and columns of one size.
-    assert uploads == 2 + 2 * 2
+    assert uploads == 2, "start vector and places, once a size"
     again = propose_batch(features, pixels, SIZES, settings)
     assert watch.free == uploads + 2, "one copy a batch, and that to the host"
     assert watch.waits == [] and PretendedEvent.waited == 0

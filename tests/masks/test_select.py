@@ -6,14 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from u2seg.config.schema import MaskCutSettings, MaskSettings
-from u2seg.masks.batched import BatchMasks
-from u2seg.masks.batched_select import select_batch
 from u2seg.masks.maskcut import PatchMask
-from u2seg.masks.propose import propose_masks
-from u2seg.masks.select import border_share, select
+from u2seg.masks.propose import border_share, propose_masks, selected
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
 
@@ -30,7 +26,7 @@ FOOT = mask(slice(2, 4), slice(1, 3), 0.6)  # 2
 
 
 def scores(settings: MaskSettings) -> list[float]:
-    return [cut.score for cut in select([SKY, BALL, FOOT], settings)]
+    return [kept.score for cut in (SKY, BALL, FOOT) if (kept := selected(cut, settings))]
 
 
 def test_border_share_by_hand() -> None:
@@ -72,25 +68,3 @@ def test_photographs_get_what_is_selected(proposer: str) -> None:
     assert cut.area == border.area == 16 * 8
     assert border.score == pytest.approx(cut.score * 10 / 16)
     assert propose(max_border=6 / 16) and not propose(max_border=0.37)
-
-
-@pytest.mark.parametrize("max_border", [1.0, 0.5, 0.49, 0.0])
-@pytest.mark.parametrize("score", ["cut", "border"])
-def test_a_batch_selects_the_same(max_border: float, score: str) -> None:
-    """A second image without cuts, and a round of the first that gave none."""
-    cuts = [SKY, BALL, FOOT]
-    grids = np.zeros((2, 4, 4, 5), dtype=bool)
-    grids[0, :3] = [cut.grid for cut in cuts]
-    valid = torch.from_numpy(grids).flatten(2).any(dim=2)
-    values = torch.zeros((2, 4), dtype=torch.float64)
-    values[0, :3] = torch.tensor([cut.score for cut in cuts], dtype=torch.float64)
-    flags = torch.ones(2, dtype=torch.bool)
-    settings = MaskSettings(max_border=max_border, score=score)
-    batch = BatchMasks(torch.from_numpy(grids), values, valid, flags, flags)
-    found = select_batch(batch, settings)
-    alone = select(cuts, settings)
-    assert [float(s) for s in found.scores[0][found.valid[0]]] == [c.score for c in alone]
-    kept = found.grids[0][found.valid[0]].numpy()
-    assert [g.tolist() for g in kept] == [c.grid.tolist() for c in alone]
-    assert not found.valid[1].any() and not found.scores[~found.valid].any()
-    np.testing.assert_array_equal(found.settled, batch.settled)

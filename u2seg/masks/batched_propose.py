@@ -1,8 +1,9 @@
-"""From the features and pixels of a batch to instance masks: ``propose_masks`` in torch.
+"""From the features and pixels of a batch to instance masks: cuts and CRF in torch on any device.
 
-Everything is queued on the device, from cuts to packed bits, and fetched in one piece: a GPU is
-waited for once a batch, when its masks are collected. Where a fixed number of steps or a fixed
-room did not do for an image, the result says so, and the image is to be done by ``propose_masks``.
+Everything is queued on the device and fetched in one piece: a GPU is waited for once a batch, when
+its masks are collected. What follows (selection, holes, sizes) is done by ``propose``, the same
+code for both backends. Where a fixed number of steps or a fixed room did not do for an image, the
+result says so, and the image is to be done by ``propose_masks``.
 
 Shapes: B images, N cuts of each, h x w patches, H x W pixels as the features see them.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,45 +22,22 @@ from u2seg.crf import CrfKernels
 from u2seg.crf.batched import BatchDenseCrf
 from u2seg.io.transfer import Download
 from u2seg.masks.batched import BatchMasks, maskcut_batch
-from u2seg.masks.batched_pixels import agrees, fill_holes, upsample_nearest
-from u2seg.masks.batched_resize import pass_order, resize_masks
-from u2seg.masks.batched_runs import pack_changes, read_mask
-from u2seg.masks.batched_select import select_batch
+from u2seg.masks.maskcut import PatchMask
+from u2seg.masks.propose import final_mask, selected, upsample_nearest
+from u2seg.masks.refine import fill_holes
 from u2seg.structures.masks import InstanceMask
 
 REFINERS = ("dense_crf", "none")
 """What ``U2SEG.MASKS.REFINER`` may be here."""
-PIXELS_AT_ONCE = 2**25
-"""Masks are brought to the size of their photographs in groups of at most this many pixels, or one
-by one; a group takes about 16 bytes a pixel."""
-CUTS, ROOM, HOLES, RESIZED = (
+CUTS, ROOM = (
     "its cuts did not converge, or few patches are left",
     "its colours are too many for the room in the CRF",
-    "a flood around its masks did not end",
-    "this Pillow resizes to its size in an unknown way",
 )
 
 
 @dataclass(frozen=True)
-class Refined:
-    """Masks as the photographs' edges want them, on the device.
-
-    Args:
-        masks: (B, N, H, W) bool.
-        kept: (B, N) bool: a cut was made, and refinement did not change it too much.
-        fits: (B,) bool: whether there was room for the CRF, or no need.
-        closed: (B,) bool: whether all holes were found.
-    """
-
-    masks: Tensor
-    kept: Tensor
-    fits: Tensor
-    closed: Tensor
-
-
-@dataclass(frozen=True)
 class Proposed:
-    """What a batch found for one image.
+    """What a batch gave for one image.
 
     Args:
         masks: At the photograph's size, in the order they were cut; None where features are not
@@ -75,46 +54,53 @@ class MaskBatch:
 
     Args:
         cuts: Of ``maskcut_batch``.
-        refined: Of ``refine_cuts``.
+        foreground: (B, N, H, W) bool after the CRF; None = cuts are not refined.
+        fits: (B,) bool: whether there was room for the CRF.
+        work_size: (H, W).
         sizes: (height, width) of every photograph.
+        settings: Everything of ``U2SEG.MASKS``.
     """
 
-    @torch.inference_mode()
     def __init__(
-        self, cuts: BatchMasks, refined: Refined, sizes: Sequence[tuple[int, int]]
+        self,
+        cuts: BatchMasks,
+        foreground: Tensor | None,
+        fits: Tensor,
+        work_size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
+        settings: MaskSettings,
     ) -> None:
-        self._sizes = list(sizes)
-        work = (refined.masks.shape[2], refined.masks.shape[3])
-        self._same = {
-            size: [i for i, other in enumerate(sizes) if other == size]
-            for size in dict.fromkeys(sizes)
-            if pass_order(work, size) is not None
-        }
-        flags = [cuts.finite, cuts.settled, refined.fits, refined.closed]
-        packed = [_pack(refined.masks, chosen, size) for size, chosen in self._same.items()]
-        self._download = Download([torch.stack(flags), cuts.scores, refined.kept, *packed])
+        self._sizes, self._work_size, self._settings = list(sizes), work_size, settings
+        flags = torch.stack([cuts.finite, cuts.settled, fits | ~cuts.valid.any(dim=1)])
+        parts = [flags, cuts.scores, cuts.valid, cuts.grids]
+        self._download = Download(parts if foreground is None else [*parts, foreground])
 
     def collect(self) -> list[Proposed]:
-        """Return what was found for every image; wait for the device."""
-        flags, scores, kept, *packed = (part.numpy() for part in self._download.wait())
-        bits = {
-            i: some[row]
-            for chosen, some in zip(self._same.values(), packed, strict=True)
-            for row, i in enumerate(chosen)
-        }
+        """Return the masks of every image; wait for the device."""
+        flags, scores, valid, grids, *refined = (part.numpy() for part in self._download.wait())
         results = []
-        for i, (finite, settled, fits, closed) in enumerate(flags.T):
-            known = (settled, fits, closed, i in bits)
-            left = [why for ok, why in zip(known, (CUTS, ROOM, HOLES, RESIZED)) if not ok]
+        for i, (finite, settled, fits) in enumerate(flags.T):
+            left = [why for ok, why in ((settled, CUTS), (fits, ROOM)) if not ok]
             if not finite or left:
                 results.append(Proposed(None, "; ".join(left) if finite else ""))
                 continue
-            rounds = zip(bits[i], scores[i], kept[i], strict=True)
-            masks = [read_mask(b, self._sizes[i], float(s)) for b, s, keep in rounds if keep]
+            masks = [
+                self._mask(grids[i, k], scores[i, k], refined[0][i, k] if refined else None, i)
+                for k in valid[i].nonzero()[0]
+            ]
             results.append(Proposed([mask for mask in masks if mask is not None]))
         return results
 
+    def _mask(self, grid: Any, score: Any, foreground: Any, image: int) -> InstanceMask | None:
+        cut = selected(PatchMask(grid, float(score)), self._settings)
+        if cut is None:
+            return None
+        coarse = upsample_nearest(cut.grid, self._work_size)
+        after = coarse if foreground is None else fill_holes(foreground)
+        return final_mask(coarse, after, cut.score, self._sizes[image], self._settings)
 
+
+@torch.inference_mode()
 def propose_batch(
     features: Tensor, pixels: Tensor, sizes: Sequence[tuple[int, int]], settings: MaskSettings
 ) -> MaskBatch:
@@ -136,18 +122,25 @@ def propose_batch(
             f"a batch needs as many features, pixels and sizes as images, got {len(features)}, "
             f"{len(pixels)} and {len(sizes)}"
         )
-    cuts = select_batch(maskcut_batch(features, settings.maskcut), settings)
-    return MaskBatch(cuts, refine_cuts(cuts, pixels, settings), sizes)
+    cuts = maskcut_batch(features, settings.maskcut)
+    foreground, fits = refine_cuts(cuts, pixels, settings)
+    size = (pixels.shape[1], pixels.shape[2])
+    return MaskBatch(cuts, foreground, fits, size, sizes, settings)
 
 
 @torch.inference_mode()
-def refine_cuts(cuts: BatchMasks, pixels: Tensor, settings: MaskSettings) -> Refined:
-    """Return the masks of cuts at the size of the pixels, refined by ``settings.refiner``.
+def refine_cuts(
+    cuts: BatchMasks, pixels: Tensor, settings: MaskSettings
+) -> tuple[Tensor | None, Tensor]:
+    """Return what a CRF makes of cuts, before holes are filled, and whether there was room.
 
     Args:
         cuts: Of ``maskcut_batch``.
         pixels: (B, H, W, 3) uint8 RGB on the same device.
-        settings: ``refiner``, ``min_refine_iou`` and ``dense_crf`` are used.
+        settings: ``refiner`` and ``dense_crf`` are used.
+
+    Returns:
+        (B, N, H, W) bool, None without a CRF; and (B,) bool.
 
     Raises:
         ValueError: if the refiner is not one of ``REFINERS``, or ``pixels`` do not fit.
@@ -155,23 +148,12 @@ def refine_cuts(cuts: BatchMasks, pixels: Tensor, settings: MaskSettings) -> Ref
     """
     if settings.refiner not in REFINERS:
         raise ValueError(f"the refiner must be one of {REFINERS}, got {settings.refiner!r}")
-    coarse = upsample_nearest(cuts.grids, (pixels.shape[1], pixels.shape[2]))
-    masks, fits, closed = coarse, torch.ones_like(cuts.settled), torch.ones_like(cuts.settled)
-    if settings.refiner == "dense_crf":
-        crf = BatchDenseCrf(pixels, CrfKernels.from_settings(settings.dense_crf))
-        foreground = crf.refine_masks(coarse, settings.dense_crf.iterations) > 0.5
-        filled, ended = fill_holes(foreground.flatten(0, 1))
-        masks = filled.reshape(coarse.shape)
-        closed = (ended.reshape(cuts.valid.shape) | ~cuts.valid).all(dim=1)
-        fits = crf.fits | ~cuts.valid.any(dim=1)
-    kept = cuts.valid & agrees(coarse, masks, settings.min_refine_iou)
-    return Refined(masks, kept, fits, closed)
-
-
-def _pack(masks: Tensor, chosen: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Return the masks of some images at one size: (images, N, bytes) of ``pack_changes``."""
-    some = masks if len(chosen) == len(masks) else torch.stack([masks[i] for i in chosen])
-    step = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
-    groups = torch.split(some.flatten(0, 1), step)
-    packed = torch.cat([pack_changes(resize_masks(group, size)) for group in groups])
-    return packed.reshape(len(chosen), masks.shape[1], -1)
+    if settings.refiner == "none":
+        return None, torch.ones_like(cuts.settled)
+    rows, cols = (
+        torch.arange(long, device=pixels.device) * short // long
+        for long, short in zip(pixels.shape[1:3], cuts.grids.shape[2:], strict=True)
+    )
+    crf = BatchDenseCrf(pixels, CrfKernels.from_settings(settings.dense_crf))
+    coarse = cuts.grids[:, :, rows][..., cols]
+    return crf.refine_masks(coarse, settings.dense_crf.iterations) > 0.5, crf.fits

@@ -12,13 +12,15 @@ product with a bit matrix.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh, eigh_tridiagonal
 
 from u2seg.masks.bitgraph import BitGraph
-from u2seg.masks.naming import image_name
 
 logger = logging.getLogger(__name__)
 
@@ -167,3 +169,29 @@ def _orthogonal(vector: Vector, top: Vector, basis: npt.NDArray[np.float64]) -> 
         vector = vector - top * (top @ vector)
         vector = vector - (basis @ vector) @ basis
     return vector
+
+
+_NAME: ContextVar[str] = ContextVar("image", default="an image")
+
+
+def image_name() -> str:
+    """Return the name of the image being worked on; ``an image`` if nobody said."""
+    return _NAME.get()
+
+
+@contextmanager
+def image_named(name: str) -> Iterator[None]:
+    """Say which image the work inside is about.
+
+    Examples:
+        >>> with image_named("a.jpg"):
+        ...     image_name()
+        'a.jpg'
+        >>> image_name()
+        'an image'
+    """
+    token = _NAME.set(name)
+    try:
+        yield
+    finally:
+        _NAME.reset(token)

@@ -5,8 +5,6 @@ Shapes: H x W pixels of the photograph, N masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -16,7 +14,6 @@ from u2seg.io.images import resize_image
 from u2seg.masks.base import MASK_PROPOSERS
 from u2seg.masks.maskcut import PatchMask
 from u2seg.masks.refine import MASK_REFINERS, Masks, agrees
-from u2seg.masks.select import select
 from u2seg.structures.features import PatchFeatures
 from u2seg.structures.masks import InstanceMask
 
@@ -46,47 +43,78 @@ def propose_masks(
     cuts: list[PatchMask] = MASK_PROPOSERS.get(settings.proposer)(
         features, MASK_PROPOSERS.own(settings.proposer, settings)
     )
-    proposals = select(cuts, settings)
+    proposals = [kept for cut in cuts if (kept := selected(cut, settings))]
     if not proposals:
         return []
-    work_image, coarse = at_work_size(image, proposals, work_size)
+    coarse = np.stack([upsample_nearest(p.grid, work_size) for p in proposals])
+    work_image = resize_image(image, work_size, Image.Resampling.LANCZOS)
     own = MASK_REFINERS.own(settings.refiner, settings)
     refined = MASK_REFINERS.get(settings.refiner)(work_image, coarse, own)
-    return keep_masks(image, proposals, coarse, refined, settings)
+    size = (image.shape[0], image.shape[1])
+    masks = [
+        final_mask(before, after, cut.score, size, settings)
+        for cut, before, after in zip(proposals, coarse, refined, strict=True)
+    ]
+    return [mask for mask in masks if mask is not None]
 
 
-def at_work_size(
-    image: npt.NDArray[np.uint8], proposals: Sequence[PatchMask], work_size: tuple[int, int]
-) -> tuple[npt.NDArray[np.uint8], Masks]:
-    """Return the photograph and (N, height, width) bool proposals as they are refined."""
-    coarse = np.stack([upsample_nearest(p.grid, work_size) for p in proposals])
-    return resize_image(image, work_size, Image.Resampling.LANCZOS), coarse
+def selected(cut: PatchMask, settings: MaskSettings) -> PatchMask | None:
+    """Return a cut with its score, None if too much of the image's border is under it.
 
-
-def keep_masks(
-    image: npt.NDArray[np.uint8],
-    proposals: Sequence[PatchMask],
-    coarse: Masks,
-    refined: Masks,
-    settings: MaskSettings,
-) -> list[InstanceMask]:
-    """Return refined masks at the photograph's size, without those that changed too much.
+    An object seldom runs along the border; sky, ground and walls do. Both rules are off by
+    default: the reference has neither. The border as background: Zhu et al., "Saliency
+    Optimization from Robust Background Detection", 2014, section 3.
 
     Args:
-        image: (H, W, 3) uint8, the photograph.
-        proposals: N of them.
-        coarse: (N, h, w) bool, proposals before refinement.
-        refined: (N, h, w) bool, after it.
+        cut: At patch resolution.
+        settings: ``max_border`` and ``score`` are used.
+
+    Examples:
+        Two of the six patches along the border:
+
+        >>> cut = PatchMask(np.array([[1, 1, 0], [0, 0, 0]], dtype=bool), 0.9)
+        >>> round(selected(cut, MaskSettings(score="border")).score, 3)
+        0.6
+        >>> selected(cut, MaskSettings(max_border=0.3)) is None
+        True
+    """
+    share = border_share(cut.grid)
+    if share > settings.max_border:
+        return None
+    score = cut.score * (1 - share) if settings.score == "border" else cut.score
+    return PatchMask(cut.grid, score)
+
+
+def border_share(grid: Masks) -> float:
+    """Return the share of the patches along the image's border that a mask covers, 0..1.
+
+    Examples:
+        Four of the eight border patches; the patch in the middle does not count:
+
+        >>> border_share(np.array([[1, 1, 1], [1, 1, 0], [0, 0, 0]], dtype=bool))
+        0.5
+    """
+    inside = grid[1:-1, 1:-1]
+    covered = int(np.count_nonzero(grid)) - int(np.count_nonzero(inside))
+    return covered / (grid.size - inside.size)
+
+
+def final_mask(
+    coarse: Masks, refined: Masks, score: float, size: tuple[int, int], settings: MaskSettings
+) -> InstanceMask | None:
+    """Return a refined mask at the photograph's ``size``, None if it changed too much or is empty.
+
+    Args:
+        coarse: (h, w) bool, before refinement.
+        refined: (h, w) bool, after it.
+        score: Of the mask.
+        size: (H, W).
         settings: ``min_refine_iou`` is used.
     """
-    masks = []
-    for proposal, before, after in zip(proposals, coarse, refined, strict=True):
-        if not agrees(before, after, settings.min_refine_iou):
-            continue
-        full = resize_mask(after, (image.shape[0], image.shape[1]))
-        if full.any():
-            masks.append(InstanceMask.from_array(full, proposal.score))
-    return masks
+    if not agrees(coarse, refined, settings.min_refine_iou):
+        return None
+    full = resize_mask(refined, size)
+    return InstanceMask.from_array(full, score) if full.any() else None
 
 
 def upsample_nearest(grid: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:

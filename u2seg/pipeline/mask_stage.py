@@ -25,8 +25,7 @@ from u2seg.features import FeatureExtractor
 from u2seg.features.base import check_name, image_inputs, target_size
 from u2seg.io.atomic import write_npy
 from u2seg.masks.base import DETECTOR, MASK_PROPOSERS, ImageProposer, detector_missing
-from u2seg.masks.naming import image_name, image_named
-from u2seg.masks.ncut import DENSE_LIMIT
+from u2seg.masks.ncut import DENSE_LIMIT, image_name, image_named
 from u2seg.masks.propose import propose_masks
 from u2seg.masks.refine import MASK_REFINERS
 from u2seg.masks.tiles import second_pass
