@@ -18,7 +18,7 @@ from typing import Any
 from u2seg.config.schema import Settings
 from u2seg.pipeline import generate_labels
 from u2seg.pipeline.workspace import LEDGER
-from u2seg.shards.local import LocalExecutor
+from u2seg.shards.executors import LocalExecutor
 from u2seg.shards.pool import WorkerPool
 
 Setup = Callable[[int], None]

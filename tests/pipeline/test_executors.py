@@ -18,7 +18,8 @@ from tests.pipeline.conftest import changed, label, skips_of, tree
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json
-from u2seg.shards.pool import WorkerPool, build_pool
+from u2seg.shards.executors import build_pool
+from u2seg.shards.pool import WorkerPool
 from u2seg.structures.masks import InstanceMask
 
 BAD_HEIGHT = 77

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -211,48 +211,3 @@ class WorkerPool:
         """End the workers."""
         self._given.clear()
         self.executor.close()
-
-
-def build_pool(executor: str, workers: int, options: Sequence[str] = ()) -> WorkerPool | None:
-    """Return the pool a user asks for; None means that the driver works itself.
-
-    Args:
-        executor: ``local``, ``ray`` or ``slurm``.
-        workers: How many processes, >= 1; one on this machine is the driver itself.
-        options: ``KEY=VALUE`` each; see the executors.
-
-    Raises:
-        UserError: for an unknown executor or option, or what the executor needs and has not.
-
-    Examples:
-        >>> build_pool("local", 1) is None, build_pool("local", 4).size
-        (True, 4)
-    """
-    from u2seg.shards.local import LocalExecutor
-    from u2seg.shards.rays import RayExecutor
-    from u2seg.shards.slurm import SlurmExecutor
-
-    executors: dict[str, Callable[[dict[str, str]], Executor]] = {
-        "local": LocalExecutor, "ray": RayExecutor, "slurm": SlurmExecutor,
-    }  # fmt: skip
-    if executor not in executors:
-        raise UserError(f"unknown executor {executor!r}: known are {', '.join(executors)}")
-    if workers < 1:
-        raise UserError(f"--workers is {workers}, expected a number >= 1")
-    pairs = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not key or not equals:
-            raise UserError(f"--executor-options {option}: expected KEY=VALUE")
-        pairs[key] = value
-    if executor == "local" and workers == 1 and not pairs:
-        return None
-    return WorkerPool(executors[executor](pairs), workers)
-
-
-def whole_number(options: dict[str, str], key: str, default: int) -> int:
-    """Remove a whole number >= 0 from the options and return it; UserError if it is none."""
-    text = options.pop(key, str(default))
-    if not text.isdigit():
-        raise UserError(f"--executor-options {key}={text}: expected a whole number")
-    return int(text)

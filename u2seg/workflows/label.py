@@ -60,7 +60,7 @@ def label(  # noqa: PLR0913 - all but two have a default
     """
     from u2seg.pipeline import generate_labels
     from u2seg.pipeline.runner import STAGES
-    from u2seg.shards.pool import build_pool
+    from u2seg.shards.executors import build_pool
 
     chosen = load_settings(config, words_of(settings), host_keys())
     warn_unread(chosen)
