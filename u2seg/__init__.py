@@ -16,18 +16,18 @@ from u2seg.version import __version__
 if TYPE_CHECKING:
     from u2seg.inference.segmenter import Prediction as Prediction
     from u2seg.inference.segmenter import Segmenter as Segmenter
-    from u2seg.workflows.label import label as label
-    from u2seg.workflows.recipe import run as run
-    from u2seg.workflows.train import evaluate as evaluate
-    from u2seg.workflows.train import train as train
+    from u2seg.workflows.python import evaluate as evaluate
+    from u2seg.workflows.python import label as label
+    from u2seg.workflows.python import run as run
+    from u2seg.workflows.python import train as train
 
 _HOMES = {
     "Prediction": "inference.segmenter",
     "Segmenter": "inference.segmenter",
-    "evaluate": "workflows.train",
-    "label": "workflows.label",
-    "run": "workflows.recipe",
-    "train": "workflows.train",
+    "evaluate": "workflows.python",
+    "label": "workflows.python",
+    "run": "workflows.python",
+    "train": "workflows.python",
 }
 __all__ = ["Prediction", "Segmenter", "__version__", "evaluate", "label", "run", "train"]
 

@@ -22,7 +22,6 @@ from u2seg.config.schema import Settings
 from u2seg.config.words import words_of
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
-from u2seg.io.imagefile import image_file
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.lock import LOCK, only_run
 from u2seg.io.sources import open_source
@@ -295,13 +294,11 @@ class _Run:
     def check_same(self, each: _Round, words: list[str]) -> None:
         """Refuse to continue a training with other settings or labels; remember these."""
         folders = each.folders
-        path, manifest = folders.home / "run.json", folders.labels / "manifest.json"
-        content = read_json_object(manifest, "inputs", "files")
+        path = folders.home / "run.json"
         told = {
             "config": sha256_bytes(json_bytes(load_yaml(self.config))),
             "opts": words,
-            # Not the manifest itself: it also names settings that the labels do not depend on.
-            "label_files": sha256_bytes(json_bytes([content["inputs"], content["files"]])),
+            "label_files": _labels_digest(folders),
         }
         if path.is_file() and (folders.train / "last_checkpoint").is_file():
             found = read_json_object(path)
@@ -378,11 +375,11 @@ class _Run:
     def predict(self, each: _Round, words: list[str]) -> None:
         """Run a round's model on some of the photographs."""
         from u2seg.inference.demo import segment_images
+        from u2seg.labels import LabelFolder
         from u2seg.pipeline.ingest import spread
 
-        content = read_json_object(each.folders.labels / "images.json", "images", "info")
-        root = content["info"]["image_root"]
-        chosen = spread(content["images"], SHOWN)
+        labels = LabelFolder.open(each.folders.labels, each.settings.data.images)
+        chosen = spread(list(labels.images), SHOWN)
         segment_images(
             argparse.Namespace(
                 config_file=self.config,
@@ -391,7 +388,7 @@ class _Run:
                 confidence_threshold=0.3,
                 opts=words,
             ),
-            [(record["file_name"], image_file(root, record)) for record in chosen],
+            [(image.file_name, labels.photograph(image)) for image in chosen],
         )
 
 
@@ -417,9 +414,20 @@ def training_arguments(config: str, words: list[str], **given: Any) -> argparse.
 
 def _summary(folders: Folders, metrics: dict[str, Any]) -> dict[str, Any]:
     """Return what ``rounds.json`` says of a round."""
-    manifest = read_json_object(folders.labels / "panoptic" / "manifest.json")
+    manifest = folders.labels / "panoptic" / "manifest.json"
+    counts = read_json_object(manifest).get("counts", {}) if manifest.is_file() else {}
     blocks = {part: metrics.get(part) for part in ("panoptic", "semantic", "class_agnostic")}
-    return {"round": folders.number, "labels": manifest.get("counts", {}), **blocks}
+    return {"round": folders.number, "labels": counts, **blocks}
+
+
+def _labels_digest(folders: Folders) -> str:
+    if folders.given:
+        from u2seg.labels import LabelFolder
+
+        return LabelFolder.open(folders.given).digest()
+    # Not the manifest itself: it also names settings that the labels do not depend on.
+    content = read_json_object(folders.labels / "manifest.json", "inputs", "files")
+    return sha256_bytes(json_bytes([content["inputs"], content["files"]]))
 
 
 def _add_seconds(path: Path, name: str, start: float) -> None:
