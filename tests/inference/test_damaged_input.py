@@ -14,7 +14,7 @@ from u2seg.errors import UserError
 from u2seg.host.setup import label_space
 from u2seg.inference.demo import segment_images
 from u2seg.inference.segmenter import Segmenter
-from u2seg.io.imagefile import ImageFile
+from u2seg.io.paths import ImageFile
 
 
 def test_a_damaged_jpeg_is_skipped_as_it_is_in_labelling(

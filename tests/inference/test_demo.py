@@ -15,7 +15,7 @@ from u2seg.host.arguments import demo_parser
 from u2seg.inference import demo
 from u2seg.inference.demo import check_apart, name_inputs, picture, run_demo
 from u2seg.inference.segmenter import Prediction
-from u2seg.io.imagefile import ImageFile
+from u2seg.io.paths import ImageFile
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
 

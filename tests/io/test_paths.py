@@ -7,28 +7,14 @@ from pathlib import Path
 import pytest
 
 from u2seg.errors import UserError
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.paths import distinct_stems, safe_join, stem_of
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "",
-        "a\0b",
-        "x" * 5000,
-        "/etc/passwd",
-        "../x",
-        "a/../../x",
-        "a/..",
-        "..",
-        "..\\x",
-        "a\\..\\..\\x",
-        "a/..\\x",
-        "C:/x",
-        "C:\\x",
-        "c:x",
-    ],
-)
+    ["", "a\0b", "x" * 5000, "/etc/passwd", "../x", "a/../../x", "a/..", "..", "..\\x",
+     "a\\..\\..\\x", "a/..\\x", "C:/x", "C:\\x", "c:x"],
+)  # fmt: skip
 def test_names_that_leave_the_root_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="file name"):
         safe_join(tmp_path, name)
@@ -51,17 +37,13 @@ def test_symbolic_links_out_of_the_root_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_neighbour_with_the_same_beginning_is_outside(tmp_path: Path) -> None:
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root2").mkdir()
-    (tmp_path / "root" / "l").symlink_to(tmp_path / "root2")
+    for name in ("real", "real2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "root").symlink_to(tmp_path / "real")  # the root itself may be a link
+    (tmp_path / "real" / "l").symlink_to(tmp_path / "real2")
+    assert safe_join(tmp_path / "root", "x.jpg") == tmp_path / "root" / "x.jpg"
     with pytest.raises(UserError, match="leaves its root"):
         safe_join(tmp_path / "root", "l/x")
-
-
-def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "root").symlink_to(tmp_path / "real")
-    assert safe_join(tmp_path / "root", "x.jpg") == tmp_path / "root" / "x.jpg"
 
 
 @pytest.mark.parametrize(
@@ -70,3 +52,16 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
 )
 def test_stems_keep_folders(name: str, stem: str) -> None:
     assert stem_of(name) == stem
+
+
+def test_equal_names_in_sub_folders_are_different_photographs() -> None:
+    names = [f"c{number}/0.png" for number in range(6)]
+    assert distinct_stems(names) == [f"c{number}/0" for number in range(6)]
+
+
+def test_twins_never_share_a_file_on_any_file_system() -> None:
+    stems = distinct_stems(
+        ["000009.png", "000009.bmp", "000009.PNG", "000009_bmp.png", "É.png", "é.jpg"]
+    )
+    assert stems == ["000009", "000009_bmp", "000009_PNG", "000009_bmp_png", "É", "é_jpg"]
+    assert len({stem.casefold() for stem in stems}) == len(stems)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.io.shards import write_shard
 from u2seg.errors import UserError
-from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, read_content
+from u2seg.io.paths import image_file
 from u2seg.io.sources import expand_braces, index_shard
 
 ENDINGS = (".jpg", ".png")

@@ -22,10 +22,8 @@ from u2seg.evaluation.protocols.mapping import ClusterMapping, mapping_json
 from u2seg.evaluation.protocols.rules import protocol_of
 from u2seg.io.atomic import sha256_file, write_bytes, write_json
 from u2seg.io.coco import read_instances, read_panoptic
-from u2seg.io.imagefile import image_file
 from u2seg.io.lock import LOCK, only_run
-from u2seg.io.names import distinct_stems
-from u2seg.io.paths import safe_join
+from u2seg.io.paths import distinct_stems, image_file, safe_join
 from u2seg.io.png import read_panoptic_png, write_label_png
 from u2seg.io.progress import Bar
 from u2seg.structures.labels import ANY_THING, VOID_ID, VOID_STUFF, LabelSpace

@@ -18,12 +18,10 @@ from u2seg.errors import UserError
 from u2seg.inference.segmenter import Prediction, Segmenter
 from u2seg.inference.writer import PredictionWriter, check_own
 from u2seg.io.atomic import json_bytes, write_bytes
-from u2seg.io.imagefile import ImageFile, image_file
 from u2seg.io.images import BadImageError, read_image
 from u2seg.io.lock import LOCK, only_run
-from u2seg.io.names import distinct_stems
 from u2seg.io.ownership import PHOTOGRAPHS, check_outside
-from u2seg.io.paths import stem_of
+from u2seg.io.paths import ImageFile, distinct_stems, image_file, stem_of
 from u2seg.io.progress import Bar
 from u2seg.io.sources import open_source, tell_passed_over
 from u2seg.structures.panoptic import PanopticLabel

@@ -20,9 +20,8 @@ from u2seg.errors import StageError, UserError
 from u2seg.inference.segmenter import inference_mode
 from u2seg.io.atomic import remove_file, write_json
 from u2seg.io.jsonfile import read_json
-from u2seg.io.names import distinct_stems
 from u2seg.io.ownership import check_no_labels
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.paths import distinct_stems, safe_join, stem_of
 from u2seg.io.png import write_label_png, write_panoptic_png
 from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
 from u2seg.structures.segmentation import Segmentation, panoptic_of

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
-from u2seg.io import imagefile
+from u2seg.io import paths
 
 DEFAULT_MAX_PIXELS = 50_000_000
 MAX_BYTES = 16
@@ -41,7 +41,7 @@ HEIF = b"ftyp"
 """Bytes 4..8 of HEIC and AVIF files."""
 LYING = (5, 6, 7, 8)
 """EXIF's numbers of orientations that swap height and width."""
-_SAME: dict[imagefile.ImageFile, tuple[int, int, int]] = {}
+_SAME: dict[paths.ImageFile, tuple[int, int, int]] = {}
 """Photographs of known SHA-256 that this process has compared, with their files' times and size."""
 
 
@@ -85,7 +85,7 @@ class BadImageError(Exception):
 
 
 def read_image(
-    place: Path | str | imagefile.ImageFile,
+    place: Path | str | paths.ImageFile,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     *,
     sound: bool = False,
@@ -111,7 +111,7 @@ def read_image(
 
 
 def read_content(
-    place: Path | str | imagefile.ImageFile, max_pixels: int = DEFAULT_MAX_PIXELS
+    place: Path | str | paths.ImageFile, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> bytes:
     """Return the bytes of an image file, or of an image in a tar shard.
 
@@ -123,8 +123,8 @@ def read_content(
         BadImageError: if it is missing, empty, not a regular file, unreadable, cut short, too
             large, or not the photograph that was labelled.
     """
-    if not isinstance(place, imagefile.ImageFile):
-        place = imagefile.ImageFile(Path(place))
+    if not isinstance(place, paths.ImageFile):
+        place = paths.ImageFile(Path(place))
     try:
         # A pipe would block the open itself, hence the look before it.
         if not stat.S_ISREG(os.stat(place.path).st_mode):
@@ -151,7 +151,7 @@ def read_content(
     return content
 
 
-def _check_same(place: imagefile.ImageFile, content: bytes, state: tuple[int, int, int]) -> None:
+def _check_same(place: paths.ImageFile, content: bytes, state: tuple[int, int, int]) -> None:
     """Raise BadImageError if a photograph is not the labelled one; looks once at each state."""
     if _SAME.get(place) == state:
         return

@@ -63,7 +63,7 @@ class ImageSource(Protocol):
         """Return one record per photograph, sorted by ``file_name``, no name twice.
 
         Each has ``file_name``, relative to ``root`` with forward slashes; in a shard also
-        ``shard``, ``offset`` and ``size`` (see ``u2seg.io.imagefile``); ``reason`` if it is known
+        ``shard``, ``offset`` and ``size`` (see ``u2seg.io.paths``); ``reason`` if it is known
         not to be usable.
         """
 

@@ -12,8 +12,7 @@ import numpy as np
 from u2seg.errors import UserError
 from u2seg.io.coco import read_instances, read_panoptic
 from u2seg.io.jsonfile import read_json_object
-from u2seg.io.names import distinct_stems
-from u2seg.io.paths import safe_join
+from u2seg.io.paths import distinct_stems, safe_join
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.labels.folder import measured
 from u2seg.labels.write import (

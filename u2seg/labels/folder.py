@@ -27,10 +27,8 @@ from u2seg.io.coco import (
     read_results,
     segmentation_rle,
 )
-from u2seg.io.imagefile import ImageFile, image_file
 from u2seg.io.jsonfile import read_json_object
-from u2seg.io.names import label_stem
-from u2seg.io.paths import safe_join, stem_of
+from u2seg.io.paths import ImageFile, image_file, label_stem, safe_join, stem_of
 from u2seg.io.png import read_label_png, read_panoptic_png
 from u2seg.labels.write import (
     INSTANCES_JSON,

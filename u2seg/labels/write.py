@@ -28,8 +28,7 @@ import numpy.typing as npt
 
 from u2seg.errors import StageError, UserError
 from u2seg.io.atomic import atomic_file, json_bytes, write_bytes, write_json
-from u2seg.io.names import label_stem
-from u2seg.io.paths import safe_join
+from u2seg.io.paths import label_stem, safe_join
 from u2seg.io.png import write_label_png, write_panoptic_png
 from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
 from u2seg.structures.masks import InstanceMask, encode_mask

@@ -10,11 +10,9 @@ from typing import Any, TypeVar
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
-from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, check_jpeg, decode_image, read_content
 from u2seg.io.jsonfile import read_json_object
-from u2seg.io.names import distinct_stems
-from u2seg.io.paths import stem_of
+from u2seg.io.paths import distinct_stems, image_file, stem_of
 from u2seg.io.sources import tell_passed_over
 from u2seg.pipeline.batches import collect_skips
 from u2seg.pipeline.stage import Stage, check_share

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import UserError
-from u2seg.io.names import label_stem
-from u2seg.io.paths import safe_join
+from u2seg.io.paths import label_stem, safe_join
 from u2seg.io.png import read_label_png
 from u2seg.labels.write import export_image, merge_parts, read_part, write_part, written_files
-from u2seg.panoptic.merger import merge_panoptic
-from u2seg.panoptic.rules import MERGE_RULES
+from u2seg.panoptic.merger import MERGE_RULES, merge_panoptic
 from u2seg.pipeline.batches import read_masks
 from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.pipeline.workspace import shard_assignments

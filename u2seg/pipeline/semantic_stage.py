@@ -14,8 +14,7 @@ import numpy.typing as npt
 from u2seg.features.base import check_name
 from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, write_json
 from u2seg.io.images import BadImageError
-from u2seg.io.names import label_stem
-from u2seg.io.paths import safe_join
+from u2seg.io.paths import label_stem, safe_join
 from u2seg.io.png import write_label_png
 from u2seg.pipeline.batches import check_skipped, with_features
 from u2seg.pipeline.stage import RunContext, Stage

@@ -24,9 +24,9 @@ from u2seg.config.schema import Settings
 from u2seg.errors import StageError, UserError
 from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.io.atomic import json_bytes, remove_temporaries, sha256_bytes, sha256_file, write_json
-from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, decode_image, read_content
 from u2seg.io.jsonfile import read_json, read_json_object
+from u2seg.io.paths import image_file
 from u2seg.io.progress import Bar
 from u2seg.io.sources import ImageSource
 from u2seg.masks.base import ImageProposer

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.errors import UserError
-from u2seg.io.imagefile import image_file
 from u2seg.io.images import BadImageError, read_image
-from u2seg.io.paths import safe_join
+from u2seg.io.paths import image_file, safe_join
 from u2seg.io.png import read_label_png
 from u2seg.io.progress import Bar
 from u2seg.labels import LabelImage

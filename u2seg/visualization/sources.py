@@ -17,7 +17,7 @@ import yaml
 
 from u2seg.errors import UserError
 from u2seg.io.jsonfile import read_json, read_json_object
-from u2seg.io.names import label_stem
+from u2seg.io.paths import label_stem
 from u2seg.io.yamlfile import parse_yaml
 from u2seg.labels import LabelFolder, LabelImage
 from u2seg.structures.labels import LabelSpace
