@@ -24,7 +24,6 @@ from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.lock import LOCK, only_run
-from u2seg.io.paths import image_file
 from u2seg.io.sources import open_source
 from u2seg.io.yamlfile import load_yaml
 from u2seg.workflows.folders import (
