@@ -6,8 +6,7 @@ A field ``num_masks`` of section ``MASKS`` is the YAML and command-line key
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from u2seg.config.checks import one_of as _one_of
@@ -194,16 +193,12 @@ class Settings:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Take the plug-ins along to other processes."""
-        if not self.plugins:
-            return (type(self), tuple(getattr(self, f.name) for f in fields(self)))
-        bare = replace(self, plugins=())
-        return (_unpickled_with, (self.plugins, pickle.dumps(bare)))
+        return (_with_plugins, (self.plugins,), vars(self))
 
 
-def _unpickled_with(plugins: tuple[str, ...], content: bytes) -> Settings:
-    load_plugins(plugins)  # their classes must be there before their values
-    bare: Settings = pickle.loads(content)  # noqa: S301 - of our own parent process
-    return replace(bare, plugins=plugins)
+def _with_plugins(plugins: tuple[str, ...]) -> Settings:
+    load_plugins(plugins)  # their classes must be there before their values, which come after this
+    return Settings.__new__(Settings)
 
 
 SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Settings)[1:]}
