@@ -21,17 +21,16 @@ def fit(paths: list[Path], sizes: Any, threads: int) -> dict[str, float]:
     """Time iterations from a random start, then a whole fit; return seconds."""
     import numba
 
-    from u2seg.clusters.kmeans import KMeans
-    from u2seg.clusters.lloyd_blocks import lloyd_blocks
+    from u2seg.clusters.kmeans import KMeans, start_centers
+    from u2seg.clusters.lloyd import lloyd
     from u2seg.clusters.rows import FileRows
-    from u2seg.clusters.start import start_centers
 
     numba.config.NUMBA_NUM_THREADS = threads
     rows = FileRows(paths)
     start = start_centers(rows, sizes.clusters, "random", 0)
-    lloyd_blocks(FileRows(paths[:1]), start[:2], 2, 0.0, 0)  # compiles
+    lloyd(FileRows(paths[:1]), start[:2], 2, 0.0)  # compiles
     begin = time.perf_counter()
-    _, done = lloyd_blocks(rows, start, sizes.iterations, 0.0, 0)
+    _, done = lloyd(rows, start, sizes.iterations, 0.0)
     middle = time.perf_counter()
     model = KMeans(sizes.clusters, max_iter=sizes.iterations, tol=0).fit(rows)
     end = time.perf_counter()

@@ -28,7 +28,7 @@ from benchmarks.setting import Setting
 from benchmarks.timing import Pair, alternate, check_repeats
 from u2seg.clusters.assign import assign
 from u2seg.clusters.kmeans import KMeans
-from u2seg.clusters.lloyd_blocks import lloyd_blocks
+from u2seg.clusters.lloyd import lloyd
 from u2seg.clusters.rows import FileRows
 from u2seg.errors import StageError
 
@@ -106,7 +106,7 @@ def write_shards(folder: Path, count: int, sizes: Sizes, groups: int = GROUPS) -
 
 def ours(paths: list[Path], start: Table, iterations: int) -> tuple[Table, int]:
     """Return centres and iterations of this project's K-means, from files."""
-    return lloyd_blocks(FileRows(paths), start, iterations, 0.0, 0)
+    return lloyd(FileRows(paths), start, iterations, 0.0)
 
 
 def peer(points: Table, start: Table, iterations: int) -> Any:

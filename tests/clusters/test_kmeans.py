@@ -17,21 +17,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.shared import SHARED, needs_shared
 from u2seg.clusters import kmeans as module
 from u2seg.clusters.assign import assign
-from u2seg.clusters.base import CLUSTERERS
 from u2seg.clusters.descriptors import normalize_rows
-from u2seg.clusters.kmeans import KMeans, resolve_backend
+from u2seg.clusters.kmeans import KMeans
 from u2seg.clusters.rows import ArrayRows, FileRows, Rows
 from u2seg.config.schema import ClusterSettings, KMeansSettings
 from u2seg.errors import UserError
-
-BACKENDS = ("blocks", "faiss", "sklearn")
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    pytest.importorskip(module.NEEDS[name])
-    return name
 
 
 def _blobs(per_blob: int = 20, blobs: int = 4, depth: int = 3) -> np.ndarray:
@@ -41,9 +31,9 @@ def _blobs(per_blob: int = 20, blobs: int = 4, depth: int = 3) -> np.ndarray:
     return (np.repeat(centers, per_blob, axis=0) + noise).astype(np.float32)
 
 
-def test_well_separated_groups_are_found(backend: str) -> None:
+def test_well_separated_groups_are_found() -> None:
     points = _blobs(blobs=3)
-    model = KMeans(3, backend=backend)
+    model = KMeans(3)
     assert model.fit(points) is model
     groups = model.labels_.reshape(3, 20)
     assert (groups == groups[:, :1]).all()
@@ -53,10 +43,10 @@ def test_well_separated_groups_are_found(backend: str) -> None:
         np.testing.assert_allclose(model.cluster_centers_[groups[row, 0]], mean, atol=1e-5)
 
 
-def test_labels_centres_and_inertia_agree(backend: str) -> None:
+def test_labels_centres_and_inertia_agree() -> None:
     points = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
     before = points.copy()
-    model = KMeans(7, backend=backend).fit(points)
+    model = KMeans(7).fit(points)
     labels, distances = assign(points, model.cluster_centers_)
     np.testing.assert_array_equal(model.labels_, labels)
     np.testing.assert_array_equal(model.predict(points), labels)
@@ -65,15 +55,15 @@ def test_labels_centres_and_inertia_agree(backend: str) -> None:
     np.testing.assert_array_equal(points, before)
 
 
-def test_same_seed_same_bytes_other_seed_other_start(backend: str) -> None:
+def test_same_seed_same_bytes_other_seed_other_start() -> None:
     points = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
-    runs = [KMeans(9, random_state=s, max_iter=2, backend=backend).fit(points) for s in (5, 5, 6)]
+    runs = [KMeans(9, random_state=s, max_iter=2).fit(points) for s in (5, 5, 6)]
     centers = [run.cluster_centers_.tobytes() for run in runs]
     assert centers[0] == centers[1]
     assert centers[0] != centers[2]
 
 
-def test_restarts_keep_the_best(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restarts_keep_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.random.default_rng(1).standard_normal((200, 4)).astype(np.float32)
     seen = []
     original = module._fill_empty
@@ -84,29 +74,29 @@ def test_restarts_keep_the_best(backend: str, monkeypatch: pytest.MonkeyPatch) -
         return result
 
     monkeypatch.setattr(module, "_fill_empty", spy)
-    model = KMeans(12, n_init=5, backend=backend).fit(points)
+    model = KMeans(12, n_init=5).fit(points)
     assert len(seen) == 5
     assert len(set(seen)) > 1
     assert model.inertia_ == min(seen)
 
 
-def test_more_clusters_than_masks_is_an_error_with_both_numbers(backend: str) -> None:
+def test_more_clusters_than_masks_is_an_error_with_both_numbers() -> None:
     with pytest.raises(UserError, match=r"NUM_CLUSTERS is 5, but there are only 3 masks.*lower"):
-        KMeans(5, backend=backend).fit(np.eye(3, dtype=np.float32))
+        KMeans(5).fit(np.eye(3, dtype=np.float32))
 
 
-def test_as_many_clusters_as_masks(backend: str) -> None:
-    model = KMeans(3, backend=backend).fit(np.eye(3, dtype=np.float32))
+def test_as_many_clusters_as_masks() -> None:
+    model = KMeans(3).fit(np.eye(3, dtype=np.float32))
     assert sorted(model.labels_.tolist()) == [0, 1, 2]
     assert model.inertia_ == pytest.approx(0.0, abs=1e-12)
 
 
 def test_fewer_distinct_points_than_clusters_warns_and_stays_finite(
-    backend: str, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     points = np.repeat(np.eye(2, dtype=np.float32), 6, axis=0)
     with caplog.at_level(logging.WARNING):
-        model = KMeans(4, backend=backend).fit(points)
+        model = KMeans(4).fit(points)
     assert np.isfinite(model.cluster_centers_).all()
     assert model.inertia_ == pytest.approx(0.0, abs=1e-6)
     assert "only 2 of 4 clusters have members" in caplog.text
@@ -126,10 +116,10 @@ def test_empty_clusters_are_seeded_at_the_farthest_points(
     assert "1 of 2 clusters were empty" in caplog.text
 
 
-def test_no_more_iterations_than_asked_and_fewer_where_it_converges(backend: str) -> None:
+def test_no_more_iterations_than_asked_and_fewer_where_it_converges() -> None:
     points = np.random.default_rng(0).standard_normal((2000, 8)).astype(np.float32)
-    assert KMeans(20, max_iter=7, tol=0, backend=backend).fit(points).n_iter_ == 7
-    assert KMeans(3, max_iter=100, backend=backend).fit(_blobs(blobs=3)).n_iter_ <= 5
+    assert KMeans(20, max_iter=7, tol=0).fit(points).n_iter_ == 7
+    assert KMeans(3, max_iter=100).fit(_blobs(blobs=3)).n_iter_ <= 5
 
 
 @pytest.mark.parametrize(
@@ -141,7 +131,7 @@ def test_no_more_iterations_than_asked_and_fewer_where_it_converges(backend: str
 )
 def test_bad_descriptors_are_refused(points: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        KMeans(1, backend="sklearn").fit(points)
+        KMeans(1).fit(points)
 
 
 def test_predict_before_fit_is_refused() -> None:
@@ -161,9 +151,7 @@ def test_settings_reach_the_model() -> None:
     settings = ClusterSettings(
         num_clusters=7,
         seed=9,
-        kmeans=KMeansSettings(
-            init="random", iterations=3, restarts=2, batch_size=50, backend="sklearn"
-        ),
+        kmeans=KMeansSettings(init="random", iterations=3, restarts=2, batch_size=50),
     )
     assert KMeans.from_settings(settings).get_params() == {
         "n_clusters": 7,
@@ -173,7 +161,6 @@ def test_settings_reach_the_model() -> None:
         "tol": 1e-4,
         "batch_size": 50,
         "random_state": 9,
-        "backend": "sklearn",
     }
 
 
@@ -210,31 +197,15 @@ def test_counts_below_one_are_refused(name: str) -> None:
         KMeans(1).set_params(**{name: 0}).fit(np.ones((2, 2)))
 
 
-def test_auto_is_faiss_only_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_faiss_sees_gpu", lambda: False)
-    assert resolve_backend("auto") == "blocks"
-    monkeypatch.setattr(module, "_faiss_sees_gpu", lambda: True)
-    assert resolve_backend("auto") == "faiss"
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="BACKEND is 'faiss', but faiss is not installed"):
-        resolve_backend("faiss")
-
-
-def test_unknown_backends_list_the_known() -> None:
-    assert CLUSTERERS.names() == ["blocks", "faiss", "sklearn"]
-    with pytest.raises(UserError, match=r"known are blocks, faiss, sklearn.*Did you mean 'faiss'"):
-        resolve_backend("fais")
-
-
 @pytest.mark.shared
 @needs_shared("golden", "kmeans")
 @pytest.mark.parametrize("normalize", [False, True])
-def test_inertia_within_one_percent_of_the_reference(backend: str, normalize: bool) -> None:
+def test_inertia_within_one_percent_of_the_reference(normalize: bool) -> None:
     folder = SHARED / "golden" / "kmeans"
     points = np.load(folder / "kmeans.npz")["X"]
     reference = np.load(folder / ("kmeans_l2.npz" if normalize else "kmeans.npz"))
     given = normalize_rows(points) if normalize else points
-    model = KMeans(20, n_init=10, backend=backend).fit(given)
+    model = KMeans(20, n_init=10).fit(given)
     gaps = given - model.cluster_centers_[model.labels_]
     assert float(np.sum(gaps.astype(float) ** 2)) == pytest.approx(model.inertia_, rel=1e-5)
     assert model.inertia_ <= 1.01 * float(reference["inertia"])

@@ -1,4 +1,4 @@
-"""Lloyd's iterations: every backend makes the same steps, and skipping changes nothing."""
+"""Lloyd's iterations: skipping changes nothing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from u2seg.clusters import bounds, lloyd_blocks, lloyd_sklearn, parallel
+from u2seg.clusters import lloyd as module
 from u2seg.clusters import rows as rows_module
-from u2seg.clusters.base import CLUSTERERS
 from u2seg.clusters.kmeans import KMeans, mean_variance
-from u2seg.clusters.lloyd_blocks import center_groups, farthest
-from u2seg.clusters.minibatch import minibatch
-from u2seg.clusters.parallel import one_blas_thread_each, ordered
-from u2seg.clusters.rows import ArrayRows, FileRows, MappedRows
+from u2seg.clusters.lloyd import center_groups, farthest, lloyd, minibatch
+from u2seg.clusters.rows import ArrayRows, FileRows, MappedRows, one_blas_thread_each, ordered
 from u2seg.clusters.transform import fit_transform
 from u2seg.config.schema import ClusterSettings, KMeansSettings
-from u2seg.errors import UserError
 
 
 def plain(points: np.ndarray, centers: np.ndarray, iterations: int) -> np.ndarray:
@@ -34,43 +30,41 @@ def plain(points: np.ndarray, centers: np.ndarray, iterations: int) -> np.ndarra
     return centers
 
 
-@pytest.mark.parametrize("name", ["blocks", "faiss", "sklearn"])
-def test_one_iteration_by_hand(name: str) -> None:
+def test_one_iteration_by_hand() -> None:
     # 0 and 2 are nearer to 1, 7 and 9 to 6: means 1 and 8; shifts 0 and 2.
     rows = ArrayRows(np.array([[0], [2], [7], [9]], dtype=np.float32))
     start = np.array([[1], [6]], dtype=np.float32)
-    centers, done = CLUSTERERS.get(name)(rows, start, 1, 0.0, 0)
+    centers, done = lloyd(rows, start, 1, 0.0)
     assert (centers.tolist(), done) == ([[1.0], [8.0]], 1)
 
 
-@pytest.mark.parametrize("name", ["blocks", "faiss"])
 @pytest.mark.parametrize("iterations", [1, 2, 7])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_skipping_changes_nothing(
-    name: str, iterations: int, offset: float, monkeypatch: pytest.MonkeyPatch
+    iterations: int, offset: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows_module, "BLOCK_ROWS", 100)
-    monkeypatch.setattr(lloyd_blocks, "BLOCK_ROWS", 100)
-    monkeypatch.setattr(lloyd_blocks, "DENSE_ROWS", 30)
-    monkeypatch.setattr(lloyd_blocks, "GROUP_SIZE", 6)
+    monkeypatch.setattr(module, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(module, "DENSE_ROWS", 30)
+    monkeypatch.setattr(module, "GROUP_SIZE", 6)
     rng = np.random.default_rng(iterations)
     points = (rng.standard_normal((555, 5)) + offset).astype(np.float32)
     points[:200] += 3 * rng.standard_normal((200, 1)).astype(np.float32)
     start = points[rng.choice(555, 37, replace=False)]
-    centers, _ = CLUSTERERS.get(name)(ArrayRows(points), start, iterations, 0.0, 0)
+    centers, _ = lloyd(ArrayRows(points), start, iterations, 0.0)
     np.testing.assert_allclose(centers, plain(points, start, iterations), atol=2e-5)
 
 
 @pytest.mark.parametrize("dense", [0.0, 1.0])
 def test_bounds_hold_after_every_iteration(dense: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lloyd_blocks, "DENSE", dense)
+    monkeypatch.setattr(module, "DENSE", dense)
     rng = np.random.default_rng(0)
     points = rng.standard_normal((300, 6)).astype(np.float32)
-    state = lloyd_blocks._State(
+    state = module._State(
         ArrayRows(points), points[:12].copy(), np.repeat(np.arange(3), 4).astype(np.int64)
     )
     for _ in range(6):
-        bounds.move(state.sums, state.counts, *state.step(0))
+        module.move(state.sums, state.counts, *state.step(0))
         gaps = np.linalg.norm(points[:, None].astype(float) - state.centers[None], axis=2)
         own = gaps[np.arange(300), state.labels]
         np.testing.assert_allclose(own, gaps.min(axis=1), atol=1e-5)
@@ -92,7 +86,7 @@ def test_converged_rows_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> N
     read: list[int] = []
     rows = ArrayRows(points)
     monkeypatch.setattr(rows, "block", lambda start: read.append(start) or points[start:])
-    centers, done = lloyd_blocks.lloyd_blocks(rows, points[[0, 40]], 9, 0.0, 0)
+    centers, done = lloyd(rows, points[[0, 40]], 9, 0.0)
     assert (read, done) == ([0], 2)
     np.testing.assert_allclose(centers, [points[:40].mean(0), points[40:].mean(0)], rtol=1e-6)
 
@@ -115,7 +109,7 @@ def test_the_cut_into_files_memory_and_threads_change_no_byte(
         for path, part in zip(paths, np.split(points, cuts), strict=True):
             np.save(path, part)
         monkeypatch.setattr(MappedRows, "resident", lambda self, n=limit: resident(self, n))
-        monkeypatch.setattr(parallel, "default_threads", lambda count=threads: count)
+        monkeypatch.setattr(rows_module, "default_threads", lambda count=threads: count)
         with threadpoolctl.threadpool_limits(threads):
             rows = FileRows(paths)
             model = KMeans.from_settings(settings).fit(fit_transform(rows, settings).rows(rows))
@@ -140,18 +134,8 @@ def test_the_tolerance_is_a_share_of_the_variance() -> None:
     assert mean_variance(ArrayRows(points)) == 2.0
     start = np.array([[1, 7]], dtype=np.float32)
     for tolerance, iterations in ((1.0, 1), (0.99, 2)):
-        _, done = lloyd_blocks.lloyd_blocks(ArrayRows(points), start, 9, tolerance, 0)
+        _, done = lloyd(ArrayRows(points), start, 9, tolerance)
         assert done == iterations
-
-
-def test_scikit_learn_refuses_what_does_not_fit_into_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((9, 2), np.float32))
-    rows = FileRows([tmp_path / "a.npy"])
-    monkeypatch.setattr(rows, "resident", lambda: rows)
-    with pytest.raises(UserError, match=r"'sklearn', which needs all .* 9 x 2 .*Set it to auto"):
-        lloyd_sklearn.lloyd_sklearn(rows, np.zeros((1, 2), np.float32), 1, 0.0, 0)
 
 
 def test_groups_of_centres_are_neighbours_and_none_is_empty() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from u2seg.clusters import start as module
+from u2seg.clusters import kmeans as module
 from u2seg.clusters.assign import assign
+from u2seg.clusters.kmeans import plus_plus, start_centers
 from u2seg.clusters.rows import ArrayRows
-from u2seg.clusters.start import plus_plus, start_centers
 
 
 def test_the_second_centre_is_the_one_point_that_is_elsewhere() -> None:

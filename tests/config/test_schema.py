@@ -37,7 +37,6 @@ BAD: list[tuple[str, Any]] = [
     ("masks.dense_crf.bilateral_sxy", 0.0),
     ("masks.dense_crf.bilateral_srgb", -1.0),
     ("clusters.num_clusters", -1),
-    ("clusters.kmeans.backend", "scipy"),
     ("clusters.kmeans.iterations", 0),
     ("clusters.kmeans.restarts", 0),
     ("clusters.seed", -1),

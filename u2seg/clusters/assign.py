@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.clusters.parallel import one_blas_thread_each
-from u2seg.clusters.rows import Rows, as_rows
+from u2seg.clusters.rows import Rows, as_rows, one_blas_thread_each
 from u2seg.errors import UserError
 
 BLOCK_BYTES = 16 << 20

@@ -1,14 +1,17 @@
 """K-means over all descriptors of a data set.
 
-Shapes: n descriptors, K clusters, D dimensions.
-Source: Lloyd, "Least squares quantization in PCM", 1982. Deviation from U2Seg (commit 8e9c709, USL
-copy): it lets empty clusters become NaN; here they are seeded again.
+Shapes: n descriptors, K clusters, D dimensions; of the start m sampled rows, T trials.
+Source: Lloyd, "Least squares quantization in PCM", 1982; Arthur and Vassilvitskii, "k-means++: the
+advantages of careful seeding", SODA 2007, greedy with 2 + ln K trials as in scikit-learn.
+Deviation from U2Seg (commit 8e9c709, USL copy): it lets empty clusters become NaN; here they are
+seeded again.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,18 +21,18 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from u2seg.clusters.assign import assign
-from u2seg.clusters.base import CLUSTERERS, Lloyd
-from u2seg.clusters.lloyd_blocks import farthest
-from u2seg.clusters.minibatch import minibatch
-from u2seg.clusters.rows import ArrayRows, Rows, Table
-from u2seg.clusters.start import start_centers
+from u2seg.clusters.lloyd import farthest, lloyd, minibatch
+from u2seg.clusters.rows import ArrayRows, Rows, Table, one_blas_thread_each
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
-from u2seg.io.packaged import install_command
 
 RESEED_ROUNDS = 10
-NEEDS = {"blocks": "numba", "faiss": "faiss", "sklearn": "sklearn"}
-"""Backend -> the module it cannot do without."""
+START_POINTS = 64
+"""k-means++ looks at no more than so many rows per cluster, drawn at random."""
+START_LEAST = 20_000
+"""It looks at this many in any case, if there are so many."""
+CHUNK = 8192
+"""Rows of a thread's product."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +50,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         tol: Stop once the squared shifts of all centres add up to no more than this share of the
             mean variance of a dimension, >= 0.
         batch_size: Rows of a mini-batch; 0 = Lloyd's iterations over all rows.
-        random_state: A number: same number, same data, same backend, same result.
-        backend: ``auto``, or a name in ``CLUSTERERS``: ``blocks`` (skips distances that cannot
-            matter), ``faiss`` (CPU or GPU), ``sklearn`` (in memory only). ``auto``: faiss if it
-            sees a GPU, else ``blocks``.
+        random_state: A number: same number, same data, same result.
 
     Attributes:
         cluster_centers_: (K, D) float32, finite.
@@ -82,7 +82,6 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         tol: float = 1e-4,
         batch_size: int = 0,
         random_state: int | None = 0,
-        backend: str = "auto",
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
@@ -91,7 +90,6 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.tol = tol
         self.batch_size = batch_size
         self.random_state = random_state
-        self.backend = backend
 
     @classmethod
     def from_settings(cls, settings: ClusterSettings) -> KMeans:
@@ -103,7 +101,6 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             max_iter=settings.kmeans.iterations,
             batch_size=settings.kmeans.batch_size,
             random_state=settings.seed,
-            backend=settings.kmeans.backend,
         )
 
     def fit(self, X: npt.ArrayLike | Rows, y: Any = None) -> KMeans:  # noqa: N803
@@ -114,14 +111,13 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             y: Ignored; scikit-learn's pipelines pass it.
 
         Raises:
-            UserError: if n < K, or the backend is unknown, missing or cannot take the table.
+            UserError: if n < K.
             ValueError: if ``X`` is empty, not 2-D or not finite, ``init`` is unknown, or a count
                 is below 1.
         """
         for name in ("n_clusters", "n_init", "max_iter"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        backend = resolve_backend(self.backend)
         rows = _checked(X).resident()
         if len(rows) < self.n_clusters:
             raise UserError(
@@ -132,7 +128,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         draws = check_random_state(self.random_state)
         best = np.inf
         for seed in draws.randint(2**31 - 1, size=self.n_init):
-            centers, done = self._once(rows, backend, tolerance, int(seed))
+            centers, done = self._once(rows, tolerance, int(seed))
             centers, labels, inertia = _fill_empty(rows, centers)
             if inertia < best:
                 best, self.inertia_, self.n_iter_ = inertia, inertia, done
@@ -141,12 +137,11 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         _warn_if_empty(self.labels_, self.n_clusters, rows)
         return self
 
-    def _once(self, rows: Rows, backend: str, tolerance: float, seed: int) -> tuple[Table, int]:
+    def _once(self, rows: Rows, tolerance: float, seed: int) -> tuple[Table, int]:
         start = start_centers(rows, self.n_clusters, self.init, seed)
         if self.batch_size:
             return minibatch(rows, start, self.max_iter, tolerance, seed, self.batch_size)
-        lloyd: Lloyd = CLUSTERERS.get(backend)
-        return lloyd(rows, start, self.max_iter, tolerance, seed)
+        return lloyd(rows, start, self.max_iter, tolerance)
 
     def predict(self, X: npt.ArrayLike | Rows) -> npt.NDArray[np.int64]:  # noqa: N803
         """Return the nearest centre (n,) int64 of every descriptor.
@@ -170,31 +165,6 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 def _checked(X: npt.ArrayLike | Rows) -> Rows:  # noqa: N803
     """Return a table as it is, anything else as scikit-learn checks arrays."""
     return X if isinstance(X, Rows) else ArrayRows(check_array(X, dtype=np.float32))
-
-
-def resolve_backend(name: str) -> str:
-    """Return the backend that ``name`` stands for.
-
-    Raises:
-        UserError: if the backend is unknown or its library is missing.
-    """
-    if name == "auto":
-        return "faiss" if _faiss_sees_gpu() else "blocks"
-    CLUSTERERS.get(name)
-    if importlib.util.find_spec(NEEDS[name]) is None:
-        raise UserError(
-            f"U2SEG.CLUSTERS.KMEANS.BACKEND is {name!r}, but {NEEDS[name]} is not installed: "
-            f"{install_command('labels')}, or set it to auto"
-        )
-    return name
-
-
-def _faiss_sees_gpu() -> bool:
-    if importlib.util.find_spec("faiss") is None:
-        return False
-    from u2seg.clusters.lloyd_faiss import gpu_count
-
-    return gpu_count() > 0
 
 
 def mean_variance(rows: Rows) -> float:
@@ -247,3 +217,98 @@ def _warn_if_empty(labels: npt.NDArray[np.int64], clusters: int, rows: Rows) -> 
             clusters,
             len(rows),
         )
+
+
+def start_centers(rows: Rows, clusters: int, init: str, seed: int) -> Table:
+    """Return (K, D) start centres, rows of the table.
+
+    Args:
+        rows: (n, D), n >= K.
+        clusters: K.
+        init: ``k-means++`` or ``random`` (K different rows; the published U2Seg).
+        seed: Same seed, same centres.
+
+    Raises:
+        ValueError: for another ``init``.
+    """
+    rng = np.random.default_rng(seed)
+    if init == "random":
+        return rows.take(_draw(rng, len(rows), clusters))
+    if init != "k-means++":
+        raise ValueError(f"init must be 'k-means++' or 'random', got {init!r}")
+    sample = rows.take(_draw(rng, len(rows), max(START_POINTS * clusters, START_LEAST)))
+    return sample[plus_plus(sample, clusters, rng)]
+
+
+def plus_plus(points: Table, clusters: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return the indices (K,) of greedy k-means++ centres among some points.
+
+    Every further centre is drawn with a probability in proportion to the squared distance to the
+    nearest centre so far; of ``2 + ln K`` draws the one that lowers the sum of these distances
+    most is taken. Once every point lies on a centre, the remaining ones are drawn evenly from the
+    points not yet taken.
+
+    Args:
+        points: (m, D), m >= K.
+        clusters: K.
+        rng: Source of the draws.
+    """
+    # Around their mean, squared distances lose fewest digits to cancellation.
+    centred = points - points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    squares = np.einsum("md,md->m", centred, centred)
+    trials = 2 + int(np.log(clusters))
+    chosen = np.empty(clusters, dtype=np.int64)
+    chosen[0] = rng.integers(len(points))
+    with one_blas_thread_each() as in_order:
+        distances = functools.partial(_squared_distances, in_order, centred, squares)
+        _draw_others(chosen, distances, trials, rng)
+    return chosen
+
+
+def _draw_others(
+    chosen: npt.NDArray[np.int64],
+    distances: Callable[[npt.NDArray[np.int64]], Table],
+    trials: int,
+    rng: np.random.Generator,
+) -> None:
+    """Fill ``chosen`` from its second entry on."""
+    clusters = len(chosen)
+    nearest = distances(chosen[:1])[0]
+    for k in range(1, clusters):
+        sums = np.cumsum(nearest, dtype=np.float64)
+        if sums[-1] <= 0:
+            left = np.setdiff1d(np.arange(len(nearest)), chosen[:k])
+            chosen[k:] = rng.choice(left, clusters - k, replace=False)
+            break
+        drawn = np.searchsorted(sums, rng.random(trials) * sums[-1], side="right")
+        drawn = np.minimum(drawn, len(nearest) - 1)
+        table = np.minimum(distances(drawn), nearest)
+        best = int(np.argmin(table.sum(axis=1, dtype=np.float64)))
+        chosen[k], nearest = drawn[best], table[best]
+
+
+def _squared_distances(
+    in_order: Any, points: Table, squares: Table, drawn: npt.NDArray[np.int64]
+) -> Table:
+    """Return (T, m) squared distances of some of the points to all, exactly 0 to themselves."""
+    table = np.empty((len(drawn), len(points)), dtype=np.float32)
+    some, own = points[drawn], squares[drawn, None]
+
+    def fill(start: int) -> None:
+        part = slice(start, start + CHUNK)
+        both = own + squares[part]
+        found = both - 2 * (some @ points[part].T)
+        # Below rounding, it is the same point: noise must not be drawn.
+        found[found < 1e-6 * both] = 0
+        table[:, part] = found
+
+    for _ in in_order(fill, range(0, len(points), CHUNK)):
+        pass
+    table[np.arange(len(drawn)), drawn] = 0
+    return table
+
+
+def _draw(rng: np.random.Generator, total: int, count: int) -> npt.NDArray[np.int64]:
+    if count >= total:
+        return np.arange(total)
+    return np.sort(rng.choice(total, count, replace=False, shuffle=False))

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from u2seg.clusters.descriptors import normalize_rows
-from u2seg.clusters.parallel import one_blas_thread_each
-from u2seg.clusters.rows import MappedRows, Rows, Table
+from u2seg.clusters.rows import MappedRows, Rows, Table, one_blas_thread_each
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
 

@@ -34,22 +34,18 @@ class KMeansSettings:
     """K-means.
 
     Args:
-        backend: ``auto`` (``faiss`` if it sees a GPU, else ``blocks``), ``blocks`` (skips
-            distances that cannot matter), ``faiss`` or ``sklearn`` (in memory only).
         init: ``k-means++`` or ``random`` (the published choice).
         iterations: Lloyd iterations at most, >= 1; with ``batch_size`` passes over the data.
         restarts: Starts of which the best is kept, >= 1.
         batch_size: Descriptors of a mini-batch; 0 = Lloyd's iterations over all.
     """
 
-    backend: str = "auto"
     init: str = "k-means++"
     iterations: int = 100
     restarts: int = 1
     batch_size: int = 0
 
     def __post_init__(self) -> None:
-        one_of("CLUSTERS.KMEANS.BACKEND", self.backend, ("auto", "blocks", "faiss", "sklearn"))
         one_of("CLUSTERS.KMEANS.INIT", self.init, ("k-means++", "random"))
         require(self.iterations >= 1, "CLUSTERS.KMEANS.ITERATIONS", self.iterations, ">= 1")
         require(self.restarts >= 1, "CLUSTERS.KMEANS.RESTARTS", self.restarts, ">= 1")

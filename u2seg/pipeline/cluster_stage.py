@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from u2seg.clusters.assign import assign
 from u2seg.clusters.describe import DESCRIPTORS, facets_of
-from u2seg.clusters.kmeans import KMeans, resolve_backend
+from u2seg.clusters.kmeans import KMeans
 from u2seg.clusters.persist import CentroidInfo, Centroids, load_centroids, save_centroids
 from u2seg.clusters.quality import draw_sample, quality, spread, summary
 from u2seg.clusters.rows import FileRows
@@ -65,7 +65,6 @@ class ClusterStage(Stage):
     def check(self) -> None:
         """Look the names up, and saved centroids."""
         check_name(self.context.settings.features)
-        resolve_backend(self.context.settings.clusters.kmeans.backend)
         DESCRIPTORS.get(self.context.settings.clusters.descriptor)
         self.extra_plan()
 
