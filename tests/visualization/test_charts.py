@@ -61,12 +61,6 @@ def test_bars_have_a_name_and_a_note_each() -> None:
     assert sorted(texts(svg)) == ["1 s", "2 s", "masks", "train"]
 
 
-def test_matrix_writes_shares_from_ten_percent_on() -> None:
-    svg = charts.matrix_chart(["a", "b"], ["c"], {(0, 0): 0.75, (1, 0): 0.05}, [(0, 0)], ["n", "m"])
-    assert sorted(texts(svg)) == ["75", "a", "b", "c", "m", "n"]
-    assert svg.count(f"stroke: {charts.COLORS[1]}") == 1, "one frame"
-
-
 @pytest.mark.parametrize(
     "svg",
     [
@@ -74,7 +68,6 @@ def test_matrix_writes_shares_from_ten_percent_on() -> None:
             {"<b>&$x$": ([0, 1], [1, 2]), "b": ([0], [0])}, x_label="<i>", y_label='"'
         ),
         charts.bars([("<script>", 1.0, "</svg>")]),
-        charts.matrix_chart(["<b>" * 20], ["x&y"], {(0, 0): 0.5}, (), ["<i>"]),
     ],
 )
 def test_text_is_escaped_and_takes_the_colour_of_the_page(svg: str) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.visualization.fake_run import METRICS
-from tests.visualization.test_charts import texts
 from u2seg.config.evaluation import EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder
@@ -22,7 +21,7 @@ from u2seg.visualization.evaluation import (
     MAX_COLUMNS,
     OTHER,
     comparison,
-    confusion_chart,
+    confusion_table,
     evaluation_part,
     is_agreement,
     read_lines,
@@ -207,21 +206,24 @@ def lines(*rows):
     return [dict(zip(names, map(str, row), strict=True)) for row in rows]
 
 
-def test_chart_of_clusters_by_hand():
+def test_table_of_clusters_by_hand():
     """Cluster a: 30 of cat (its class), 10 of dog; b has no class and a quarter of all pixels."""
-    svg = confusion_chart(
+    table = confusion_table(
         lines(("a", "cat", 30, 1), ("a", "dog", 10, 0), ("b", "dog", 15, 0), ("c", "cat", 0, 1))
     )
-    assert sorted(texts(svg)) == [
-        "100", "25", "27 % → no class", "73 % → cat", "75", "a", "b", "cat", "dog",
-    ]  # fmt: skip
+    assert table["heads"] == ["cat", "dog"]
+    assert table["rows"] == [
+        ("a", [[0.75, True], [0.25, False]], 40 / 55, "cat"),
+        ("b", [[0.0, False], [1.0, False]], 15 / 55, "no class"),
+    ]
 
 
 def test_many_classes_share_the_last_column():
     rows = [("a", f"class {i:03d}", 100 - i, int(i == 60)) for i in range(70)]
-    words = texts(confusion_chart(lines(*rows)))
-    assert len([word for word in words if word.startswith("class")]) == MAX_COLUMNS
-    assert OTHER in words and "100 % → class 060" in words
+    table = confusion_table(lines(*rows))
+    assert len(table["heads"]) == MAX_COLUMNS + 1 and table["heads"][-1] == OTHER
+    [(_, cells, share, given)] = table["rows"]
+    assert cells[-1][1] and share == 1.0 and given == "class 060"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Small charts for a page, drawn by matplotlib: lines, histograms, columns, bars, a matrix.
+"""Small charts for a page, drawn by matplotlib: lines, histograms, columns, bars.
 
 Each is an inline ``<svg>`` whose text stays text and takes the colour of its surroundings
 (``currentColor``), so it reads on light and dark pages. Equal data gives equal bytes.
@@ -58,16 +58,13 @@ class Chart:
 
 
 def line_chart(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
-    """Return curves over common axes.
+    """Return curves over common axes; a note in words if there is no finite point.
 
     Args:
-        series: Name -> (x values, y values) of equal length; points that are not finite are
-            left out; more than 300 points are averaged in 300 bins.
+        series: Name -> (x values, y values); points that are not finite are left out; more than
+            300 are averaged in 300 bins.
         x_label: Title of the x axis.
         y_label: Title of the y axis.
-
-    Returns:
-        An ``<svg>`` element; a note in words if there is no finite point.
     """
     drawn = {name: _thin(*points) for name, points in series.items()}
     drawn = {name: points for name, points in drawn.items() if len(points)}
@@ -94,18 +91,15 @@ def histogram(
     integers: bool = False,
     log: bool = False,
 ) -> str:
-    """Return a histogram.
+    """Return a histogram of the finite values; a note in words if there is none.
 
     Args:
-        values: Any number of them; not finite ones are left out.
+        values: Any number of them.
         x_label: Title of the x axis.
         y_label: Title of the y axis.
         bins: How many, at most.
         integers: One bin per whole number (or per equal group of them).
-        log: Bins of equal width in log10; values must be > 0, others are left out.
-
-    Returns:
-        An ``<svg>`` element; a note in words if nothing is left to draw.
+        log: Bins of equal width in log10 of those > 0.
     """
     data = np.asarray([v for v in values if math.isfinite(v) and (v > 0 or not log)], dtype=float)
     if data.size == 0:
@@ -119,17 +113,7 @@ def histogram(
     else:
         edges = np.linspace(low, high, bins + 1) if high > low else low + np.array([-0.5, 0.5])
 
-    def draw(axes: Any) -> None:
-        axes.hist(data, bins=edges, color=COLORS[0], rwidth=0.96)
-        if log:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-        axes.locator_params("y", integer=True)
-        if integers:
-            axes.locator_params("x", integer=True)
-        axes.set(xlabel=x_label, ylabel=y_label)
-
-    return _svg(3.6, 2.1, f"{y_label} over {x_label}", draw)
+    return _columns(edges, np.histogram(data, edges)[0], x_label, y_label, integers, log)
 
 
 def columns(values: Sequence[float], x_label: str, y_label: str) -> str:
@@ -138,13 +122,20 @@ def columns(values: Sequence[float], x_label: str, y_label: str) -> str:
         return _empty("no values to draw")
     groups = np.array_split(np.asarray(values, dtype=float), min(len(values), MAX_POINTS))
     edges = np.linspace(0.5, len(values) + 0.5, len(groups) + 1)
+    return _columns(edges, [group.mean() for group in groups], x_label, y_label, True)
 
+
+def _columns(
+    edges: Any, heights: Any, x_label: str, y_label: str, integers: bool = False, log: bool = False
+) -> str:
     def draw(axes: Any) -> None:
-        axes.bar(
-            edges[:-1], [group.mean() for group in groups], np.diff(edges), align="edge",
-            color=COLORS[0],
-        )  # fmt: skip
-        axes.locator_params(integer=True)
+        axes.bar(edges[:-1], heights, 0.97 * np.diff(edges), align="edge", color=COLORS[0])
+        axes.locator_params("y", integer=True)
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+        if integers:
+            axes.locator_params("x", integer=True)
         axes.set(xlabel=x_label, ylabel=y_label)
 
     return _svg(3.6, 2.1, f"{y_label} over {x_label}", draw)
@@ -168,58 +159,8 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
     return _svg(4.0, 0.3 + 0.24 * len(rows), "bar chart", draw)
 
 
-def matrix_chart(
-    rows: Sequence[str],
-    heads: Sequence[str],
-    shares: Mapping[tuple[int, int], float],
-    marked: Sequence[tuple[int, int]] = (),
-    notes: Sequence[str] = (),
-) -> str:
-    """Return a table of shares as squares, the darker the larger.
-
-    Args:
-        rows: Names, written to the left.
-        heads: Names of the columns, written above, slanted.
-        shares: (row, column) -> 0..1; missing cells are 0; from 10 % on they are written.
-        marked: Cells with a frame.
-        notes: What is written behind each row; none by default.
-    """
-    if not rows or not heads:
-        return _empty("nothing to draw")
-    table = np.zeros((len(rows), len(heads)))
-    for place, share in shares.items():
-        table[place] = share
-
-    def draw(axes: Any) -> None:
-        axes.pcolormesh(table, cmap=_fading(), vmin=0, vmax=1, edgecolors=(0.5, 0.5, 0.5, 0.2))
-        for row, column in np.argwhere(table >= 0.1):
-            text = f"{100 * table[row, column]:.0f}"
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7)
-        for row, column in marked:
-            frame = _rectangle(
-                (column + 0.05, row + 0.05), 0.9, 0.9, fill=False, ec=COLORS[1], lw=2
-            )
-            axes.add_patch(frame)
-        for row, note in enumerate(notes):
-            axes.text(len(heads) + 0.2, row + 0.5, printable(note), va="center")
-        axes.set_yticks(np.arange(len(rows)) + 0.5, map(_short, rows))
-        axes.set_xticks(np.arange(len(heads)) + 0.5, map(_short, heads), rotation=45, ha="left")
-        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-        axes.set_aspect("equal")
-        axes.invert_yaxis()
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
-
-    side = 0.24
-    return _svg(side * len(heads), side * len(rows), "shares of rows in columns", draw)
-
-
 def training_curves(curves: Mapping[str, Points]) -> list[Chart]:
-    """Return the charts of a training: the total first, learning rate and speed last.
-
-    Args:
-        curves: Name -> (iterations, values).
-    """
+    """Return the charts of a training: the total first, learning rate and speed last."""
     charts = []
     for name in sorted(curves, key=lambda n: (n != "total_loss", n in _LABELS, n)):
         x, y = curves[name]
@@ -275,19 +216,6 @@ def _svg(width: float, height: float, title: str, draw: Callable[[Any], None]) -
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|\s*\n\s*", " ", text, flags=re.S)
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     return f'<svg role="img" aria-label="{escape(title)}"{text}'
-
-
-def _fading() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
-
-    ends = [(*to_rgb(COLORS[0]), opacity) for opacity in (0, 1)]
-    return LinearSegmentedColormap.from_list("share", ends)
-
-
-def _rectangle(*args: Any, **kwargs: Any) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle(*args, **kwargs)
 
 
 def _thin(x: Sequence[float], y: Sequence[float]) -> np.ndarray:

@@ -28,12 +28,9 @@ JPEG_QUALITY = 80
 
 
 def shrink(image: Rgb, longest: int, *, labels: bool = False) -> Rgb:
-    """Return ``image`` with its longer side at most ``longest`` px; never enlarged.
+    """Return an (H, W, 3) picture with its longer side at most ``longest`` px; never enlarged.
 
-    Args:
-        image: (H, W, 3) uint8 RGB, or an (H, W) label map.
-        longest: Pixels, >= 1.
-        labels: Take the nearest pixel instead of averaging, for id-coded maps.
+    With ``labels`` the nearest pixel is taken instead of averaging, for (H, W) id maps.
 
     Examples:
         >>> shrink(np.zeros((10, 40, 3), np.uint8), 20).shape
@@ -49,11 +46,7 @@ def shrink(image: Rgb, longest: int, *, labels: bool = False) -> Rgb:
 
 
 def magnify(pixels: npt.NDArray[Any], longest: int) -> npt.NDArray[Any]:
-    """Return tiny pictures or id maps with every pixel repeated, so that names find room.
-
-    Args:
-        pixels: (H, W) or (H, W, 3), any dtype.
-        longest: The longer side stays at most this, px; larger pictures come back as they are.
+    """Return a tiny (H, W, ...) picture or map with every pixel repeated, ``longest`` px at most.
 
     Examples:
         >>> magnify(np.array([[1, 2]]), 4).tolist()
@@ -66,16 +59,13 @@ def magnify(pixels: npt.NDArray[Any], longest: int) -> npt.NDArray[Any]:
 def side_by_side(
     images: Sequence[Rgb], captions: Sequence[str] = (), *, height: int = 0, gap: int = 8
 ) -> Rgb:
-    """Return pictures in one row, scaled to one height, each under its caption.
+    """Return (H, W, 3) pictures in one row, scaled to one height, each under its caption.
 
     Args:
-        images: One or more (H, W, 3) uint8 RGB pictures of any size.
+        images: One or more uint8 RGB pictures of any size.
         captions: One line each, or none at all.
-        height: Height of the pictures in pixels; 0 = the largest of them.
+        height: Of the pictures in pixels; 0 = that of the largest.
         gap: Pixels between pictures.
-
-    Returns:
-        (height + caption strip, sum of widths + gaps, 3) uint8.
 
     Raises:
         UserError: if there is no picture or the number of captions differs.
@@ -103,12 +93,7 @@ def side_by_side(
 
 
 def fit_text(text: str, size: int, width: int) -> str:
-    """Return ``text`` cut with an ellipsis so that it is at most ``width`` pixels wide.
-
-    Examples:
-        >>> fit_text("a caption", 12, 500), fit_text("a caption", 12, 0)
-        ('a caption', '')
-    """
+    """Return ``text`` cut with an ellipsis so that it is at most ``width`` pixels wide."""
     text = printable(text)
     if text_size(text, size)[0] <= width:
         return text
@@ -118,16 +103,7 @@ def fit_text(text: str, size: int, width: int) -> str:
 
 
 def draw_legend(entries: Sequence[tuple[str, Color]], *, width: int = 640, size: int = 16) -> Rgb:
-    """Return a legend: colour squares with names, in as many columns as fit.
-
-    Args:
-        entries: (name, RGB) each; at least one.
-        width: Pixels.
-        size: Height of the letters in pixels.
-
-    Raises:
-        UserError: if there is no entry.
-    """
+    """Return colour squares with names, (name, RGB) each, in as many columns as fit ``width``."""
     if not entries:
         raise UserError("a legend needs at least one entry")
     row = round(1.6 * size)
@@ -163,16 +139,13 @@ def write_picture(path: Path, pixels: Rgb) -> None:
 def masked_crop(
     image: Rgb, mask: npt.NDArray[np.bool_], *, side: int = 96, rim: Color | None = None
 ) -> Rgb:
-    """Return a square crop around a mask, everything outside the mask faded to pale grey.
+    """Return a (side, side, 3) crop around a mask, everything outside it faded to pale grey.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) bool with at least one pixel.
         side: Side of the result in pixels.
         rim: RGB of a line of one pixel around the mask; None = no line.
-
-    Returns:
-        (side, side, 3) uint8; where the square leaves the photograph it is pale grey.
 
     Raises:
         UserError: if the sizes differ or the mask is empty.

@@ -51,13 +51,9 @@ def draw_panoptic(
         space: Gives colours and names of the categories.
         alpha: Opacity of the colours, 0 (photograph) .. 1 (flat colour).
         outlines: Draw the borders of things, unless the shorter side is below 48 px.
-        names: Write names, unless the shorter side is below 64 px; segments smaller than
-            0.2 % of the picture and names that find no room are left out. A score below 1 is
-            written behind the name in percent.
+        names: Write names, unless the shorter side is below 64 px; of segments from 0.2 % of the
+            picture on, where there is room. A score below 1 stands behind the name in percent.
         name_size: Height of the letters in pixels; 0 = 1/26 of the shorter side, 10..64.
-
-    Returns:
-        (H, W, 3) uint8, a new array.
 
     Raises:
         UserError: if the sizes differ, ``alpha`` is outside 0..1, an id of the map has no
@@ -67,10 +63,9 @@ def draw_panoptic(
         >>> from u2seg.structures.panoptic import Segment
         >>> ids = np.array([[0, 1]], dtype=np.int32)
         >>> label = PanopticLabel(ids, (Segment(1, 1, True, 1, (1.0, 0.0, 1.0, 1.0)),))
-        >>> space = LabelSpace(1, 0)
-        >>> space.colors().tolist()
+        >>> LabelSpace(1, 0).colors().tolist()
         [[140, 21, 21]]
-        >>> draw_panoptic(np.full((1, 2, 3), 100, np.uint8), label, space).tolist()
+        >>> draw_panoptic(np.full((1, 2, 3), 100, np.uint8), label, LabelSpace(1, 0)).tolist()
         [[[100, 100, 100], [120, 60, 60]]]
     """
     present, index = np.unique(label.ids, return_inverse=True)
@@ -88,17 +83,10 @@ def draw_panoptic(
 def draw_masks(
     image: Rgb, masks: Sequence[npt.NDArray[np.bool_]], *, alpha: float = 0.5, outlines: bool = True
 ) -> Rgb:
-    """Return the photograph with class-agnostic masks, one colour each.
+    """Return the photograph with (H, W) bool masks, one colour each.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        masks: (H, W) bool each; they may overlap or lie inside each other: small ones are drawn
-            above large ones, and every one is outlined, also where others cover it.
-        alpha: Opacity of the colours, 0..1.
-        outlines: Draw the borders, unless the shorter side is below 48 px.
-
-    Returns:
-        (H, W, 3) uint8, a new array; a copy of ``image`` if there is no mask.
+    Masks may overlap or lie inside each other: small ones are drawn above large ones, and every
+    one is outlined, also where others cover it.
 
     Raises:
         UserError: if a mask has another size than the image or ``alpha`` is outside 0..1.
@@ -275,13 +263,7 @@ def text_size(text: str, size: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Tag:
-    """A name to be written near a point.
-
-    Args:
-        text: What to write.
-        x, y: Wanted centre in pixels.
-        color: RGB of the box behind the text.
-    """
+    """A name to be written with its centre near (x, y); ``color`` is that of its box."""
 
     text: str
     x: int

@@ -28,10 +28,8 @@ from u2seg.io.paths import safe_join
 from u2seg.io.png import read_panoptic_png
 from u2seg.labels import LabelImage
 from u2seg.structures.labels import VOID_ID, LabelSpace
-from u2seg.structures.panoptic import PanopticLabel, Segment
-from u2seg.visualization.charts import matrix_chart
+from u2seg.structures.segmentation import panoptic_label
 from u2seg.visualization.compose import data_uri
-from u2seg.visualization.concerns import percent
 from u2seg.visualization.draw import Rgb, draw_panoptic
 from u2seg.visualization.samples import LETTERS, Picture, Sample, fit_labels, photograph
 from u2seg.visualization.sources import Notes, Predictions, at
@@ -57,7 +55,7 @@ class EvaluationPart:
         agreement: Whether the predictions were compared with pseudo-labels, not ground truth.
         compared: (name, blocks of figures) of each protocol and its baselines.
         classes: A row of texts under ``class_columns`` per class.
-        confusion: SVG of clusters against classes.
+        confusion: Clusters against classes, see ``confusion_table``.
         ranked_by: By what images are ranked.
         groups: (heading, pictures) of the worst, middle and best images.
     """
@@ -67,7 +65,7 @@ class EvaluationPart:
     compared: list[tuple[str, Any]] = field(default_factory=list)
     class_columns: tuple[str, ...] = ("class", "kind", *_CLASS_FIGURES, "clusters")
     classes: list[list[str]] = field(default_factory=list)
-    confusion: str = ""
+    confusion: dict[str, Any] = field(default_factory=dict)
     ranked_by: str = ""
     groups: list[tuple[str, list[Sample]]] = field(default_factory=list)
 
@@ -86,7 +84,7 @@ def evaluation_part(found: Predictions, image_root: Path | None, notes: Notes) -
         part.compared = comparison(found.metrics)
         clusters, classes = found.results / "clusters.csv", found.results / "per_class.csv"
         if clusters.is_file():
-            part.confusion = notes.attempt("clusters and classes", "", _confusion, clusters)
+            part.confusion = notes.attempt("clusters and classes", {}, _confusion, clusters)
         if classes.is_file():
             part.classes = notes.attempt("figures of classes", [], _class_rows, classes)
     path = found.results / "worst.json"
@@ -185,21 +183,20 @@ def _class_rows(path: Path) -> list[list[str]]:
     return rows
 
 
-def _confusion(path: Path) -> str:
-    return confusion_chart(read_lines(path))
+def _confusion(path: Path) -> dict[str, Any]:
+    return confusion_table(read_lines(path))
 
 
-def confusion_chart(lines: Sequence[Mapping[str, str]]) -> str:
+def confusion_table(lines: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """Return the clusters with most pixels against the classes that lie under them.
 
     Args:
         lines: Of ``clusters.csv``, in its order: clusters from large to small.
 
     Returns:
-        An ``<svg>`` element: at most 28 clusters and 24 classes, those with most pixels under
-        the clusters shown; the rest of a cluster is in the last column. A frame marks the class
-        that a cluster was given; behind a row stand its share of all predicted pixels and that
-        class.
+        ``heads``: at most 24 classes, those with most pixels under the clusters shown, the rest
+        in a last column; ``rows``: (cluster, cells (share 0..1, whether the cluster was given the
+        class), share of all predicted pixels, given class) of at most 28 clusters.
 
     Raises:
         KeyError, ValueError: if a column is missing or no number.
@@ -214,23 +211,17 @@ def confusion_chart(lines: Sequence[Mapping[str, str]]) -> str:
         weights[line["class"]] += int(line["pixels"])
     given = {line["cluster"]: line["class"] for line in shown if line["mapped"] == "1"}
     largest = sorted(weights, key=lambda name: (-weights[name], name))[:MAX_COLUMNS]
-    first = [name for name in dict.fromkeys(given.values()) if name in largest]
-    heads = [*first, *(name for name in largest if name not in first)]
-    shares: dict[tuple[int, int], float] = {}
+    heads = [name for name in dict.fromkeys([*given.values(), *largest]) if name in largest]
+    if len(weights) > len(heads):
+        heads.append(OTHER)
+    cells: dict[str, list[list[Any]]] = {name: [[0.0, False] for _ in heads] for name in rows}
     for line in shown:
-        place = (rows.index(line["cluster"]), _column(heads, line["class"]))
-        shares[place] = shares.get(place, 0.0) + int(line["pixels"]) / areas[line["cluster"]]
-    marked = [(rows.index(cluster), _column(heads, name)) for cluster, name in given.items()]
-    rest = [OTHER] if any(column == len(heads) for _, column in [*shares, *marked]) else []
-    notes = [
-        f"{percent(areas[name] / areas.total())} → {given.get(name, 'no class')[:24]}"
-        for name in rows
-    ]
-    return matrix_chart(rows, [*heads, *rest], shares, marked, notes)
-
-
-def _column(heads: Sequence[str], name: str) -> int:
-    return heads.index(name) if name in heads else len(heads)
+        cell = cells[line["cluster"]][heads.index(line["class"]) if line["class"] in heads else -1]
+        cell[0] += int(line["pixels"]) / areas[line["cluster"]]
+        cell[1] |= line["mapped"] == "1"
+    total = areas.total()
+    table = [(name, cells[name], areas[name] / total, given.get(name, "no class")) for name in rows]
+    return {"heads": heads, "rows": table}
 
 
 def _sample(
@@ -238,46 +229,48 @@ def _sample(
 ) -> Sample:
     """Return photograph, truth and prediction of an image, in the colours of the classes."""
     image = worst["images"][key]
-    space, categories = _class_space(worst["classes"])
+    classes = _class_space(worst["classes"])
     truth = read_panoptic_png(safe_join(found.results, str(image["truth"])))
     by_file = found.labels.by_file if found.labels else {}
     name = next((n for n, record in by_file.items() if record.png == image["png"]), "")
     whole = root if name and image["whole_image"] else None
     shown = LabelImage(0, name, truth.shape, "", None, {"file_name": name})
     photo, pictures = photograph(whole, shown)
-    true = {int(s): categories[str(c)] for s, c in image["true_segments"].items()}
-    pictures.append(Picture(reference, _drawn(photo, truth, true, space)))
+    pictures.append(Picture(reference, _drawn(photo, truth, image["true_segments"], *classes)))
     if image["prediction"]:
         ids = read_panoptic_png(safe_join(found.results, str(image["prediction"])))
-        segments = image["segments"]
-        named = {int(s): categories[str(c)] for s, c in segments.items() if c is not None}
-        without = len(segments) - len(named)
+        without = sum(c is None for c in image["segments"].values())
         caption = "prediction" + (f"; without a class: {without}" if without else "")
-        pictures.append(Picture(caption, _drawn(photo, ids, named, space)))
+        pictures.append(Picture(caption, _drawn(photo, ids, image["segments"], *classes)))
     else:
         pictures.append(Picture("no prediction", data_uri(photo)))
     figures = ", ".join(f"{k} {number_text(image.get(k))}" for k in KEYS)
     return Sample(name or str(image["name"]), figures, pictures)
 
 
-def _class_space(classes: Mapping[str, Mapping[str, Any]]) -> tuple[LabelSpace, dict[str, int]]:
-    """Return the numbering of the true classes for drawing, and class id -> category in it."""
+def _class_space(classes: Mapping[str, Mapping[str, Any]]) -> tuple[LabelSpace, dict[str, Any]]:
+    """Return the numbering of the true classes for drawing, and what it says of each class."""
     ids = sorted(classes, key=lambda c: (not classes[c]["isthing"], int(c)))
     names = tuple(str(classes[c]["name"]) for c in ids)
     things = sum(bool(classes[c]["isthing"]) for c in ids)
     space = LabelSpace(things, len(ids) - things, names[:things], names[things:])
-    return space, {c: 1 + number for number, c in enumerate(ids)}
+    infos = {
+        c: {"isthing": number < things, "category_id": number - (number >= things) * (things - 1)}
+        for number, c in enumerate(ids)
+    }
+    return space, infos
 
 
 def _drawn(
-    photo: Rgb, ids: npt.NDArray[np.int32], categories: Mapping[int, int], space: LabelSpace
+    photo: Rgb,
+    ids: npt.NDArray[np.int32],
+    segments: Mapping[str, Any],
+    space: LabelSpace,
+    infos: Mapping[str, Any],
 ) -> str:
-    """Return the picture of a map; segments without a category keep the photograph."""
-    ids = fit_labels(np.where(np.isin(ids, list(categories)), ids, VOID_ID).astype(np.int32), photo)
-    values, areas = np.unique(ids, return_counts=True)
-    segments = tuple(
-        Segment(i, categories[i], space.is_thing(categories[i]), area, (0.0, 0.0, 0.0, 0.0))
-        for i, area in zip(values.tolist(), areas.tolist(), strict=True)
-        if i != VOID_ID
-    )
-    return data_uri(draw_panoptic(photo, PanopticLabel(ids, segments), space, name_size=LETTERS))
+    """Return the picture of a map; segments without a class keep the photograph."""
+    rows = [{"id": int(s), **infos[str(c)]} for s, c in segments.items() if c is not None]
+    known = np.isin(ids, [row["id"] for row in rows])
+    small = fit_labels(np.where(known, ids, VOID_ID).astype(np.int32), photo)
+    label = panoptic_label(small, rows, space)
+    return data_uri(draw_panoptic(photo, label, space, name_size=LETTERS))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from u2seg.data.consistency import panoptic_ids
 from u2seg.io.images import BadImageError, read_image
 from u2seg.structures.labels import LabelSpace
-from u2seg.structures.panoptic import PanopticLabel, Segment
+from u2seg.structures.segmentation import panoptic_label
 from u2seg.visualization.compose import data_uri, magnify, shrink, side_by_side
 from u2seg.visualization.draw import Rgb, borders, draw_panoptic, printable
 from u2seg.visualization.samples import RIM, Picture
@@ -44,7 +44,7 @@ def draw_training_sample(sample: Sample, space: LabelSpace, image_format: str = 
     photo = sample["image"].numpy().transpose(1, 2, 0)
     photo = np.ascontiguousarray(photo[:, :, ::-1] if image_format == "BGR" else photo)
     ids = panoptic_ids(sample)
-    label = PanopticLabel(_small(ids, labels=True), _segments(sample, ids, space))
+    label = panoptic_label(_small(ids, labels=True), _infos(sample, ids), space)
     small = _small(photo)
     drawn = draw_panoptic(small, label, space, name_size=LETTERS)
     marks = sample["pasted"].numpy() if "pasted" in sample else np.zeros(0, dtype=bool)
@@ -90,18 +90,11 @@ def _small(pixels: npt.NDArray[Any], *, labels: bool = False) -> npt.NDArray[Any
     return magnify(shrink(pixels, LONGEST, labels=labels), LONGEST)
 
 
-def _segments(sample: Sample, ids: npt.NDArray[np.int32], space: LabelSpace) -> tuple[Segment, ...]:
+def _infos(sample: Sample, ids: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
     classes = sample["instances"].gt_classes.tolist()
-    found, areas = np.unique(ids, return_counts=True)
-    segments = []
-    for number, area in zip(found.tolist(), areas.tolist(), strict=True):
-        thing = 0 < number <= len(classes)
-        if number == 0:
-            continue
-        category = (
-            space.thing_category(classes[number - 1])
-            if thing
-            else space.stuff_category(number - len(classes) - 1)
-        )
-        segments.append(Segment(number, category, thing, area, (0.0, 0.0, 0.0, 0.0)))
-    return tuple(segments)
+    infos = [{"id": n, "isthing": True, "category_id": c} for n, c in enumerate(classes, 1)]
+    stuff = [int(n) for n in np.unique(ids) if n > len(classes)]
+    return [
+        *infos,
+        *({"id": n, "isthing": False, "category_id": n - len(classes)} for n in stuff),
+    ]
