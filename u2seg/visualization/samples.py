@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +309,9 @@ def label_picture(labels: Labels, name: str, photo: Rgb, caption: str) -> list[P
         return []
     label, stuff = folder.panoptic(image), folder.stuff(image)
     if label is not None:
-        small = PanopticLabel(fit_labels(label.ids, photo), label.segments)
+        scored = folder.is_results  # those of labels would cover what they name
+        segments = (s if scored else replace(s, score=1.0) for s in label.segments)
+        small = PanopticLabel(fit_labels(label.ids, photo), tuple(segments))
         size = round(LETTERS * max(photo.shape) / THUMBNAIL)
         drawn = draw_panoptic(photo, small, labels.space, name_size=size)
     elif stuff is not None:
