@@ -26,6 +26,7 @@ from u2seg.io.lock import LOCK, only_run
 from u2seg.io.paths import distinct_stems, image_file, safe_join
 from u2seg.io.png import read_panoptic_png, write_label_png
 from u2seg.io.progress import Bar
+from u2seg.labels.write import write_dataset
 from u2seg.structures.labels import ANY_THING, VOID_ID, VOID_STUFF, LabelSpace
 from u2seg.version import __version__
 
@@ -180,17 +181,8 @@ def write_share(labels: Labels, image_ids: Sequence[int], folder: Path | str) ->
         for record in labels.instances.get(image_id, ())
     ]
     plain = [{k: row[k] for k in ("id", "file_name", "height", "width")} for row in rows]
-    categories = labels.space.categories()
     info = {"description": "a share of real labels", "version": __version__}
-    shared = {"info": info, "images": plain}
-    write_json(target / "labelspace.json", labels.space.to_json(), indent=1)
-    write_json(
-        target / "instances.json",
-        {**shared, "categories": [c for c in categories if c["isthing"]], "annotations": things},
-    )
-    write_json(
-        target / "panoptic.json", {**shared, "categories": categories, "annotations": panoptic}
-    )
+    write_dataset(target, labels.space, {"info": info, "images": plain}, panoptic, things)
     root = str(labels.source.images.resolve())
     write_json(folder / "images.json", {"info": {"image_root": root}, "images": rows})
     files = {name: sha256_file(target / name) for name in _JSONS}

@@ -18,11 +18,12 @@ import numpy as np
 
 from u2seg.errors import StageError, UserError
 from u2seg.inference.segmenter import inference_mode
-from u2seg.io.atomic import remove_file, write_json
+from u2seg.io.atomic import remove_file
 from u2seg.io.jsonfile import read_json
 from u2seg.io.ownership import check_no_labels
 from u2seg.io.paths import distinct_stems, safe_join, stem_of
 from u2seg.io.png import write_label_png, write_panoptic_png
+from u2seg.labels.write import write_dataset
 from u2seg.structures.labels import ANY_THING, VOID_STUFF, LabelSpace
 from u2seg.structures.segmentation import Segmentation, panoptic_of
 
@@ -119,15 +120,8 @@ class PredictionWriter:
         images = sorted((i for p in gathered for i in p.images), key=lambda i: i["id"])
         maps = sorted((a for p in gathered for a in p.annotations), key=lambda a: a["image_id"])
         results = sorted((r for p in gathered for r in p.results), key=lambda r: r["image_id"])
-        write_json(self.folder / "labelspace.json", self.space.to_json())
-        write_json(self.folder / "instances.json", results)
-        content = {
-            "info": {"description": MADE_BY},
-            "images": images,
-            "annotations": maps,
-            "categories": self.space.categories(),
-        }
-        write_json(self.folder / "panoptic.json", content)
+        shared = {"info": {"description": MADE_BY}, "images": images}
+        write_dataset(self.folder, self.space, shared, maps, results, results=True)
         remove_file(self.folder / UNFINISHED)
         self._tell_stale({label["file_name"] for label in maps})
 

@@ -291,6 +291,37 @@ def merge_parts(
     return counts
 
 
+def write_dataset(
+    folder: Path,
+    space: LabelSpace,
+    shared: Mapping[str, Any],
+    labels: Sequence[Mapping[str, Any]],
+    instances: Sequence[Mapping[str, Any]],
+    *,
+    results: bool = False,
+) -> None:
+    """Write the JSON files of labels that fit in memory; ``panoptic.json`` last.
+
+    Args:
+        folder: Gets them.
+        space: The numbering.
+        shared: ``info`` and ``images``.
+        labels: Annotations of ``panoptic.json``.
+        instances: Annotations of ``instances.json``.
+        results: Write the instances as COCO results, without what is ``shared``.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    categories = space.categories()
+    things = [row for row in categories if row["isthing"]]
+    coco = {**shared, "categories": things, "annotations": instances}
+    write_json(folder / LABELSPACE_JSON, space.to_json(), indent=1)
+    write_json(folder / INSTANCES_JSON, instances if results else coco)
+    content = {**shared, "categories": categories, "annotations": labels}
+    write_json(folder / PANOPTIC_JSON, content)
+
+
 class _Array:
     """A JSON array that is written item by item."""
 
