@@ -7,9 +7,8 @@ import json
 import pytest
 
 from tests.shared import SHARED, needs_shared
-from u2seg.config.evaldata import CLASS_SETS as NAMES_IN_SETTINGS
 from u2seg.errors import UserError
-from u2seg.evaluation.truth.classes import TRUTH, class_sets, find_class_set, plain_name, vocabulary
+from u2seg.evaluation.truth.classes import class_sets, find_class_set, plain_name, vocabulary
 
 CATEGORIES = ("data", "metrics", "panopticapi", "panoptic_coco_categories.json")
 COUNTS = {
@@ -41,11 +40,6 @@ VOID = {
     "voc-20": {21},
 }
 """Set -> ids of the vocabulary that no class collects."""
-
-
-def test_settings_know_the_sets() -> None:
-    assert (TRUTH, *class_sets()) == (TRUTH, *COUNTS)
-    assert set(NAMES_IN_SETTINGS) == {TRUTH, *class_sets()}
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from u2seg.config.schema import EvalSettings
 from u2seg.errors import StageError, UserError
 from u2seg.evaluation import GroundTruth, evaluate_folder
 from u2seg.evaluation import collect as collecting
-from u2seg.evaluation.collect import ProcessGroup, collect
-from u2seg.evaluation.truth.coco import read_truth
-from u2seg.evaluation.truth.predictions import read_predictions
+from u2seg.evaluation.collect import ProcessGroup
 from u2seg.io.png import write_panoptic_png
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.masks import InstanceMask
@@ -88,18 +85,6 @@ class Meeting:
         for thread in threads:
             thread.join()
         return found
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_ranks_share_the_images(sides: tuple[Path, GroundTruth], size: int) -> None:
-    folder, truth = sides
-    true_set = read_truth(truth)
-    predicted = read_predictions(folder, true_set)
-    alone = [plain(asdict(table)) for table in collect(true_set, predicted)]
-    assert [table["image_id"] for table in alone] == [21, 22]
-    found = Meeting(size).run(lambda group: collect(true_set, predicted, group=group))
-    assert [plain(asdict(table)) for table in found[0]] == alone
-    assert found[1:] == [[]] * (size - 1)
 
 
 def test_the_first_rank_writes_what_one_process_writes(sides: tuple[Path, GroundTruth]) -> None:

@@ -96,19 +96,6 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     assert metrics["semantic"]["pixel_accuracy"] == pytest.approx(100 * right / every)
 
 
-def test_majority_keeps_both_clusters_of_a_class(tmp_path: Path) -> None:
-    maps = relabelled(CLUSTERS)
-    maps[22][1][102] = 2
-    folder = write_predictions(tmp_path / "p", maps, SPACE)
-    truth = write_truth(tmp_path)
-    hungarian = evaluate_folder(folder, truth, EvalSettings())
-    majority = evaluate_folder(folder, truth, EvalSettings(matching="majority"))
-    assert hungarian["panoptic"]["per_class"]["cat"]["fn"] == 1
-    assert majority["panoptic"]["per_class"]["cat"]["fn"] == 0
-    assert hungarian["instances"]["segm"]["AP"] < majority["instances"]["segm"]["AP"]
-    assert hungarian["class_agnostic"] == majority["class_agnostic"]
-
-
 def test_merge_stuff(tmp_path: Path) -> None:
     """Grass in two parts of different clusters: merged they match, apart the larger one does."""
     space = LabelSpace(num_things=3, num_stuff=3)
@@ -140,18 +127,6 @@ def test_thresholds_of_votes_and_of_instances(tmp_path: Path) -> None:
     bold = evaluate_folder(folder, truth, EvalSettings(match_score=0.2, instance_score=0.21))
     assert bold["protocol"]["clusters"]["matched_things"] == 2
     assert bold["class_agnostic"]["segm"]["AP"] == 0.0
-
-
-def test_crowds_do_not_vote(tmp_path: Path) -> None:
-    truth = write_truth(tmp_path)
-    content = json.loads(truth.panoptic_json.read_text())
-    for annotation in content["annotations"]:
-        for segment in annotation["segments_info"]:
-            segment["iscrowd"] = int(segment["category_id"] in (1, 3))
-    truth.panoptic_json.write_text(json.dumps(content))
-    folder = write_predictions(tmp_path / "p", relabelled(CLUSTERS), SPACE)
-    evaluate_folder(folder, truth, EvalSettings())
-    assert classes_of(folder) == {"1": 2, "4": 4}
 
 
 def test_identity(tmp_path: Path) -> None:

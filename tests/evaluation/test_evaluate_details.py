@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from tests.evaluation.test_task_rules import result_folder, river_and_sea
 from u2seg.config.evaluation import EvalSettings
@@ -139,21 +137,3 @@ def test_what_voted_for_stuff(files, tmp_path):
     given = (folder / "mapping.json").rename(tmp_path / "given.json")
     again = evaluate_folder(folder, truth, EvalSettings(bootstrap=0), mapping=given)
     assert again["protocol"]["stuff_votes_from"] is None
-
-
-def test_a_semantic_truth_on_crops(tmp_path):
-    """No PQ: images are ranked by accuracy, and the maps drawn are the crops."""
-    paths = [formats.cocostuff(tmp_path)]
-    maps = {"000000000139": [[2, 2, 1], [1, 3, 1]], "000000000285": [[4, 4], [5, 5]]}
-    folder = result_folder(tmp_path / "p", maps, LabelSpace(1, 4))
-    settings = EvalSettings(classes="cocostuff-27", crop=2, bootstrap=10)
-    metrics = evaluate_folder(folder, scored_truth("cocostuff", paths, settings, folder), settings)
-    assert set(metrics["ci95"]) == {"method", "resamples", "seed", "mapping", "semantic"}
-    worst = json.loads((folder / "worst.json").read_text())
-    assert worst["ranked_by"] == "accuracy" and worst["rankings"]["PQ"] == []
-    assert not any(image["whole_image"] for image in worst["images"].values() if image["name"]
-                   .endswith("139"))  # fmt: skip
-    assert all((folder / name).is_file() for name in FILES)
-    lines = format_metrics(metrics, per_class=True).splitlines()
-    assert not any(line.startswith(("panoptic", "instances")) for line in lines)
-    assert any(line.startswith("semantic") for line in lines)

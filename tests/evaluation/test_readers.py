@@ -278,33 +278,6 @@ def test_instances_without_annotations(tmp_path: Path) -> None:
 
 
 @needs_shared(*PANOPTICAPI)
-def test_detection_format_holds_the_panoptic_segments_exactly() -> None:
-    root = SHARED.joinpath(*PANOPTICAPI)
-    panoptic = open_truth(
-        "coco-panoptic", [root / "panoptic_examples.json", root / "panoptic_examples"]
-    )
-    detections = open_truth("coco-instances", [root / "panoptic_coco_detection_format.json"])
-    assert panoptic.stems == detections.stems
-    total = 0
-    for image_id in panoptic.stems:
-        true, found = panoptic.read(image_id), detections.read(image_id)
-        assert found.instances is not None
-        expected = sorted(
-            (s.category, s.crowd, (true.ids == i).tobytes()) for i, s in true.segments.items()
-        )
-        assert expected == sorted(
-            (
-                r["category_id"],
-                bool(r["iscrowd"]),
-                coco_mask.decode(r["segmentation"]).astype(bool).tobytes(),
-            )
-            for r in found.instances
-        )
-        total += len(expected)
-    assert total == 50
-
-
-@needs_shared(*PANOPTICAPI)
 def test_two_channels_hold_the_panoptic_segments_exactly() -> None:
     root = SHARED.joinpath(*PANOPTICAPI)
     panoptic = open_truth(

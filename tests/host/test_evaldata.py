@@ -58,10 +58,6 @@ def test_usual_places_depend_on_the_format(tmp_path: Path) -> None:
         UserError, match=r"DATA.EVAL_FORMAT is 'coco', expected one of coco-panoptic"
     ):
         load_settings(None, ["U2SEG.DATA.EVAL_FORMAT", "coco"])
-    with pytest.raises(
-        UserError, match=r"EVAL.CLASSES is 'coco95', expected one of truth, coco-133"
-    ):
-        load_settings(None, ["U2SEG.EVAL.CLASSES", "coco95"])
     with pytest.raises(UserError, match=r"MERGE_TRUE_STUFF is True, expected False where"):
         load_settings(None, ["U2SEG.EVAL.MERGE_TRUE_STUFF", "true"])
 

@@ -1,4 +1,4 @@
-"""Formats of evaluation data and names of class sets: what settings may say."""
+"""Where data sets of each format usually have their parts."""
 
 from __future__ import annotations
 
@@ -41,9 +41,3 @@ EVAL_FORMATS: dict[str, EvalTree] = {
 
 TRUTH_CLASSES = "truth"
 """The choice of class set that keeps the classes of the truth."""
-CLASS_SETS = (
-    TRUTH_CLASSES, "coco-133", "coco-95", "coco-16", "coco-80", "cocostuff-27", "cocostuff-171",
-    "cityscapes-27", "cityscapes-19", "voc-20", "voc-21", "camvid-11",
-    "uvo",
-)  # fmt: skip
-"""Names of class sets; ``u2seg.evaluation/truth/classes.yaml`` says what each holds."""

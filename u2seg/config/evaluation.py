@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from u2seg.config.checks import one_of, require
-from u2seg.config.evaldata import CLASS_SETS, TRUTH_CLASSES
+from u2seg.config.evaldata import TRUTH_CLASSES
 
 CUSTOM = "custom"
 MATCHINGS = ("hungarian", "majority", "hungarian+majority", "identity")
@@ -23,7 +23,6 @@ _CHOICES = {
     "stuff_votes": ("pixels", "images"),
     "unmatched": ("void", "false_positive"),
     "paper_data": ("coco", "voc", "uvo"),
-    "classes": CLASS_SETS,
 }
 
 
