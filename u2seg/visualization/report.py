@@ -47,7 +47,6 @@ from u2seg.visualization.samples import (
     cluster_gallery,
     label_samples,
     prediction_samples,
-    stuff_gallery,
 )
 from u2seg.visualization.sources import (
     LabelRun,
@@ -238,13 +237,16 @@ def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Not
     folders = {"label": run.labels, "prediction": found.labels if found else None}
     shown = {caption: folder for caption, folder in folders.items() if folder}
     page.samples = label_samples(run, shown, MAX_SAMPLES, notes)
-    args = (run, MAX_CLUSTERS, MAX_CROPS, notes)
-    page.clusters = notes.attempt("clusters", [], cluster_gallery, *args)
     space = run.space
     if space:
-        ranked = sorted(numbers.stuff_share.items(), key=lambda item: (-item[1], item[0]))
-        sizes = {space.stuff_category(i): percent(share) for i, share in ranked[:MAX_CLUSTERS]}
-        page.stuff = notes.attempt("stuff", [], stuff_gallery, run, sizes, MAX_CROPS, notes)
+        counts, shares = numbers.cluster_sizes, numbers.stuff_share
+        sizes = {
+            space.thing_category(i): f"{counts[i]} mask{'s' * (counts[i] > 1)}"
+            for i in _largest(counts)
+        }
+        page.clusters = notes.attempt("clusters", [], cluster_gallery, run, sizes, MAX_CROPS, notes)
+        sizes = {space.stuff_category(i): percent(shares[i]) for i in _largest(shares)}
+        page.stuff = notes.attempt("stuff", [], cluster_gallery, run, sizes, MAX_CROPS, notes)
     if run.quality:
         what = "quality of the clusters"
         page.concerns += notes.attempt(what, [], quality_concerns, run.quality)
@@ -287,6 +289,10 @@ def _add_curves(page: Page, run: TrainRun) -> None:
 def _time_chart(timings: Mapping[str, float]) -> str:
     names = sorted(timings, key=lambda name: (_rank(name), name))
     return charts.bars([(name, timings[name], duration(timings[name])) for name in names])
+
+
+def _largest(sizes: Mapping[int, float]) -> list[int]:
+    return sorted(sizes, key=lambda i: (-sizes[i], i))[:MAX_CLUSTERS]
 
 
 def _rank(name: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,104 +136,55 @@ def photograph(root: Path | None, image: LabelImage) -> tuple[Rgb, list[Picture]
 
 
 def cluster_gallery(
-    run: LabelRun, clusters: int, per_cluster: int, notes: Notes
-) -> list[ClusterRow]:
-    """Return the ``clusters`` largest thing clusters with up to ``per_cluster`` masks each."""
-    if run.space is None:
-        return []
-    members: dict[int, list[Any]] = {}
-    for row in run.instances:
-        found = (row["image_id"], lambda _, row=row: decode_mask(row["segmentation"]))
-        members.setdefault(row["category_id"], []).append(found)
-    largest = sorted(members, key=lambda c: (-len(members[c]), c))[:clusters]
-    chosen = {category: spread(members[category], per_cluster) for category in largest}
-    sizes = {c: f"{len(members[c])} mask{'s' * (len(members[c]) > 1)}" for c in largest}
-    return _gallery(run, run.space, chosen, sizes, notes)
-
-
-def stuff_gallery(
     run: LabelRun, sizes: Mapping[int, str], per_cluster: int, notes: Notes
 ) -> list[ClusterRow]:
-    """Return stuff clusters with up to ``per_cluster`` regions each.
+    """Return clusters of things or stuff with up to ``per_cluster`` crops of photographs each.
 
     Args:
-        run: With panoptic labels.
-        sizes: Category id of each cluster to show -> its share, in words.
-        per_cluster: Photographs, at equal steps through those that hold it.
+        run: With labels.
+        sizes: Category id of each cluster to show -> how much of it there is, in words.
+        per_cluster: Masks of things, regions of stuff, at equal steps through all of them.
         notes: Gets what cannot be drawn.
     """
-    if run.labels is None or run.space is None:
+    if run.labels is None:
         return []
-    members: dict[int, list[Any]] = {category: [] for category in sizes}
-    for image in run.images:
-        record = run.labels.by_file.get(image.file_name)
-        for row in (record.segments or ()) if record else ():
-            if int(row["category_id"]) in members:
-                found = (image.id, lambda ids, number=int(row["id"]): ids() == number)
-                members[int(row["category_id"])].append(found)
-    chosen = {category: spread(rows, per_cluster) for category, rows in members.items()}
-    return _gallery(run, run.space, chosen, sizes, notes)
-
-
-def _gallery(
-    run: LabelRun,
-    space: LabelSpace,
-    chosen: Mapping[int, Sequence[Any]],
-    sizes: Mapping[int, str],
-    notes: Notes,
-) -> list[ClusterRow]:
-    """Return rows of crops; ``chosen``: category -> (image id, what makes the mask) of each."""
-    wanted: dict[int, list[tuple[int, int]]] = {}
-    for category, rows in chosen.items():
-        for number, (image_id, _) in enumerate(rows):
-            wanted.setdefault(image_id, []).append((category, number))
-    crops: dict[tuple[int, int], Picture] = {}
-    nothing: dict[tuple[int, int], Picture] = {}
-    shown = [image for image in run.images if image.id in wanted]
-    for image in Bar(shown, desc="report: clusters", unit="img"):
-        makers = {place: chosen[place[0]][place[1]][1] for place in wanted[image.id]}
+    space, members = run.labels.space, {category: list[Any]() for category in sizes}
+    for row in run.instances:
+        members.get(row["category_id"], []).append((row["image_id"], row))
+    for image in run.labels.by_file.values():
+        for row in image.segments or ():
+            if not space.is_thing(row["category_id"]):
+                members.get(row["category_id"], []).append((image.id, row))
+    wanted: dict[int, list[Any]] = {}
+    for rows in members.values():
+        for image_id, row in spread(rows, per_cluster):
+            wanted.setdefault(image_id, []).append(row)
+    crops: dict[int, list[Picture]] = {category: [] for category in sizes}
+    images = [image for image in run.labels.by_file.values() if image.id in wanted]
+    for image in Bar(images, desc="report: clusters", unit="img"):
         what = f"crops of {image.file_name}"
-        crops |= notes.attempt(what, nothing, _crops, run, image, makers)
+        notes.attempt(what, None, _add_crops, run, image, wanted[image.id], crops)
+    colors = ["#" + bytes(row.tolist()).hex() for row in space.colors()]
     return [
-        ClusterRow(
-            space.name(category),
-            css_color(space.colors()[category - 1]),
-            sizes[category],
-            [crops[category, i] for i in range(len(rows)) if (category, i) in crops],
-        )
-        for category, rows in chosen.items()
+        ClusterRow(space.name(category), colors[category - 1], size, crops[category])
+        for category, size in sizes.items()
     ]
 
 
-def _crops(
-    run: LabelRun, image: LabelImage, makers: Mapping[tuple[int, int], Any]
-) -> dict[tuple[int, int], Picture]:
-    photo = _full_photo(run.image_root, image)
-    maps: list[npt.NDArray[np.int32]] = []
-
-    def ids() -> npt.NDArray[np.int32]:
-        if run.labels and run.labels.folder and not maps:
-            label = run.labels.folder.panoptic(run.labels.by_file[image.file_name])
-            maps.append(label.ids if label else np.zeros(image.size, np.int32))
-        return maps[0]
-
-    return {
-        place: Picture(
-            image.file_name,
-            data_uri(masked_crop(photo, make(ids), side=CROP, rim=RIM)),
-        )
-        for place, make in makers.items()
-    }
-
-
-def css_color(row: Iterable[int] | npt.NDArray[np.uint8]) -> str:
-    """Return an RGB triple as CSS.
-
-    Examples:
-        >>> css_color((255, 0, 16))
-        '#ff0010'
-    """
-    return "#" + "".join(f"{int(channel):02x}" for channel in row)
+def _add_crops(
+    run: LabelRun, image: LabelImage, rows: Sequence[Any], crops: dict[int, list[Picture]]
+) -> None:
+    photo, label = _full_photo(run.image_root, image), None
+    for row in rows:
+        if "segmentation" in row:
+            mask = decode_mask(row["segmentation"])
+        else:
+            label = label or (
+                run.labels and run.labels.folder and run.labels.folder.panoptic(image)
+            )
+            mask = label.ids == row["id"] if label else np.zeros(image.size, dtype=bool)
+        crop = data_uri(masked_crop(photo, mask, side=CROP, rim=RIM))
+        crops[row["category_id"]].append(Picture(image.file_name, crop))
 
 
 def thumbnail(root: Path | None, image: LabelImage) -> Rgb:
