@@ -63,21 +63,31 @@ def scene(number: int) -> tuple[npt.NDArray[np.uint8], PanopticLabel]:
 
 
 def make_labels(
-    root: Path, names: tuple[str, ...] = ("a/0.png", "b/1.png", "2.png", "3.png")
+    root: Path,
+    names: tuple[str, ...] = ("a/0.png", "b/1.png", "2.png", "3.png"),
+    *,
+    things: bool = True,
 ) -> Path:
-    """Write photographs under ``root/photos`` and a finished label folder; return the latter."""
+    """Write photographs under ``root/photos`` and a finished label folder; return the latter.
+
+    Without ``things`` it is of stuff alone, and void where they are.
+    """
     from PIL import Image
 
+    space = SPACE if things else LabelSpace(0, SPACE.num_stuff)
     labels, photos = root / "labels", root / "photos"
     images, parts = [], []
     for number, name in enumerate(names):
         image, label = scene(number)
+        if not things:
+            kept = [replace(s, category_id=s.category_id - 3) for s in label.segments[:2]]
+            label = PanopticLabel(np.where(label.ids == 3, 0, label.ids), tuple(kept))
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(photos / name)
         record = {"id": number + 1, "file_name": name, "height": SIDE, "width": SIDE}
         images.append({**record, "sha256": ""})
-        parts.append(export_image(labels / "panoptic", record, label, SPACE))
-    merge_parts([parts], labels / "panoptic", images, SPACE)
+        parts.append(export_image(labels / "panoptic", record, label, space))
+    merge_parts([parts], labels / "panoptic", images, space)
     write_json(labels / "panoptic" / "manifest.json", {})
     info = {"image_root": str(photos.resolve())}
     write_json(labels / "images.json", {"info": info, "images": images})

@@ -120,6 +120,17 @@ def test_it_does_not_care_for_the_number_of_thing_clusters(
         build_cfg(BASE_CONFIG, [*words, "U2SEG.SEMANTICS.NUM_CLASSES", "5"], register=True)
 
 
+def test_labels_of_stuff_alone_train_a_segmenter_of_detectron2(tmp_path: Path) -> None:
+    words = data_words(make_labels(tmp_path, things=False), tmp_path / "out")
+    words += ["U2SEG.CLUSTERS.NUM_CLUSTERS", "0"]
+    with pytest.raises(
+        UserError, match=r"NUM_CLUSTERS 0 makes none: .*SemanticSegmentor learns stuff"
+    ):
+        run(words)
+    metrics = run([*words, "MODEL.META_ARCHITECTURE", "SemanticSegmentor"])
+    assert 0 <= metrics["semantic"]["mIoU"] <= 100
+
+
 def test_unknown_names_and_tasks_are_refused() -> None:
     class Careless(TwoLayers):
         tasks = frozenset({"sky"})

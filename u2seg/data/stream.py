@@ -253,7 +253,7 @@ def build_train_loader(cfg: Any, tasks: frozenset[str] = EVERYTHING) -> TrainStr
         UserError: if no image has a thing and ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is on,
             the sampler is not ``TrainingSampler``, or the batch cannot be shared evenly.
     """
-    from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+    from detectron2.data import DatasetCatalog, DatasetFromList
     from detectron2.utils import comm
 
     loading, data = cfg.DATALOADER, cfg.U2SEG.DATA
@@ -262,7 +262,7 @@ def build_train_loader(cfg: Any, tasks: frozenset[str] = EVERYTHING) -> TrainStr
             f"DATALOADER.SAMPLER_TRAIN is {loading.SAMPLER_TRAIN!r}, expected 'TrainingSampler': "
             "every image is drawn once per epoch"
         )
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
     if loading.FILTER_EMPTY_ANNOTATIONS:
         records = _with_things(records)
     plan = StreamPlan(

@@ -127,7 +127,7 @@ def find_batch_size(args: argparse.Namespace) -> str:
         UserError: for settings that cannot be trained here, a limit below 0, or under ``torchrun``.
         StageError: if a step fails for another reason than memory, or one image does not fit.
     """
-    from detectron2.data import get_detection_dataset_dicts
+    from detectron2.data import DatasetCatalog
 
     if args.memory_limit < 0:
         raise UserError(f"--memory-limit is {args.memory_limit}, expected GB >= 0 (0: automatic)")
@@ -139,7 +139,7 @@ def find_batch_size(args: argparse.Namespace) -> str:
     cfg = build_cfg(args.config_file, args.opts, register=True, training=True)
     if not cfg.DATASETS.TRAIN:
         raise UserError("U2SEG.DATA.LABELS is empty: the search needs to know the largest image")
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
     worst = worst_case(cfg, records)
     on_cpu = str(cfg.MODEL.DEVICE) == "cpu"
     limit = args.memory_limit or (SHARE * available_gb() if on_cpu else 0.0)

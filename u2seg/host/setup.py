@@ -199,7 +199,8 @@ def check_tasks(settings: Settings, tasks: frozenset[str], name: str) -> None:
         return
     raise UserError(
         f"MODEL.META_ARCHITECTURE {name} learns {lacks}, of which U2SEG.{key} 0 makes none: choose "
-        "another student, or let a recipe end with its labels (student: false)"
+        "another student (SemanticSegmentor learns stuff alone, InstanceCascadeRCNN things alone), "
+        "or let a recipe end with its labels (student: false)"
     )
 
 

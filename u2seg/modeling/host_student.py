@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch import GeneralizedRCNN, PanopticFPN, SemanticSegmentor
 from torch import Tensor, nn
 
 from u2seg.modeling.outputs import segmentation_of_outputs
@@ -52,7 +53,12 @@ def host_student(name: str) -> Callable[[Any], Any]:
     architecture = META_ARCH_REGISTRY.get(name)
     if issubclass(architecture, HostStudent):
         return architecture  # type: ignore[no-any-return]
-    return type(name, (HostStudent, architecture), {})
+    tasks = HostStudent.tasks
+    if issubclass(architecture, SemanticSegmentor):
+        tasks = frozenset({"stuff"})
+    elif issubclass(architecture, GeneralizedRCNN) and not issubclass(architecture, PanopticFPN):
+        tasks = frozenset({"things"})
+    return type(name, (HostStudent, architecture), {"tasks": tasks})
 
 
 def label_space(model: Any) -> LabelSpace:

@@ -129,14 +129,9 @@ def names_below(model: nn.Module, parts: Collection[nn.Module]) -> frozenset[str
 
 
 def student_tasks(cfg: Any) -> frozenset[str]:
-    """Return the tasks of the student that ``MODEL.META_ARCHITECTURE`` names; it is not built.
-
-    A model of the host gets everything that a label folder has.
-    """
+    """Return the tasks of the student that ``MODEL.META_ARCHITECTURE`` names; it is not built."""
     name = str(cfg.MODEL.META_ARCHITECTURE)
-    if name not in STUDENTS.names():
-        return frozenset({"things", "stuff"})
-    tasks = frozenset(getattr(STUDENTS.get(name), "tasks", ()))
+    tasks = frozenset(getattr(_factory(name), "tasks", ()))
     if not tasks or tasks - TASKS:
         raise UserError(
             f"the student {name} has the tasks {sorted(tasks)}, expected some of {sorted(TASKS)}"
@@ -153,11 +148,13 @@ def build_student(cfg: Any) -> Any:
     Raises:
         UserError: if no registry knows the name.
     """
-    name = str(cfg.MODEL.META_ARCHITECTURE)
-    if name in STUDENTS.names():
-        factory = STUDENTS.get(name)
-    else:
-        from u2seg.modeling.host_student import host_student
-
-        factory = host_student(name)
+    factory = _factory(str(cfg.MODEL.META_ARCHITECTURE))
     return factory(cfg).to(torch.device(str(cfg.MODEL.DEVICE)))
+
+
+def _factory(name: str) -> Any:
+    if name in STUDENTS.names():
+        return STUDENTS.get(name)
+    from u2seg.modeling.host_student import host_student
+
+    return host_student(name)
