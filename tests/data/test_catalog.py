@@ -14,6 +14,7 @@ from u2seg.data.catalog import PanopticTruth, register_coco_panoptic_eval, regis
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_json
 from u2seg.io.png import write_panoptic_png
+from u2seg.labels import LabelFolder
 
 NAME = "u2seg_test_labels"
 
@@ -27,6 +28,7 @@ def test_registering_twice_is_harmless(tmp_path: Path) -> None:
     assert register_labels(NAME, labels) == SPACE
     assert register_labels(NAME, labels) == SPACE
     assert len(DatasetCatalog.get(NAME)) == 4
+    assert "instances" not in vars(LabelFolder.open(labels)), "workers would copy it"
     metadata = MetadataCatalog.get(NAME)
     assert metadata.thing_classes == ["thing_0", "thing_1", "thing_2"]
     assert metadata.stuff_classes == ["things", "stuff_0", "stuff_1"]

@@ -38,17 +38,13 @@ def test_a_loading_process_that_outlives_its_run_does_not_hold_the_lock(tmp_path
         child.join()
 
 
-def train(root: Path, *flags: str) -> None:
+def train(root: Path) -> None:
     from u2seg.engine.run import train_or_evaluate
     from u2seg.host.arguments import train_parser
 
     words = data_words(make_labels(root), root / "out")
-    flags = ("--config-file", str(BASE_CONFIG), *flags)
-    train_or_evaluate(train_parser().parse_intermixed_args([*flags, *words]))
-
-
-def evaluate_alone(root: Path) -> None:
-    train(root, "--eval-only")
+    words = ["--config-file", str(BASE_CONFIG), *words]
+    train_or_evaluate(train_parser().parse_intermixed_args(words))
 
 
 def run_pipeline(root: Path) -> None:
@@ -97,7 +93,6 @@ D2 = pytest.mark.d2
     ("entrance", "lock"),
     [
         pytest.param(train, LOCK, marks=D2),
-        pytest.param(evaluate_alone, LOCK, marks=D2),
         pytest.param(run_pipeline, LOCK, marks=D2),
         pytest.param(demo, LOCK, marks=D2),
         (evaluate_files, LOCK),

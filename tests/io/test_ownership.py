@@ -20,23 +20,22 @@ def files(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def train_words(words: list[str], *flags: str) -> None:
+def train_words(words: list[str]) -> None:
     from u2seg.engine.run import train_or_evaluate
     from u2seg.host.arguments import train_parser
 
-    command = ["--config-file", str(BASE_CONFIG), *flags, *words]
+    command = ["--config-file", str(BASE_CONFIG), *words]
     train_or_evaluate(train_parser().parse_intermixed_args(command))
 
 
 @pytest.mark.d2
-@pytest.mark.parametrize("flags", [(), ("--eval-only",)])
 @pytest.mark.parametrize(
     ("folder", "what"),
     [("photos/train", "the image folder"), ("labels/x", "the label folder"),
      ("truth/val/x", "the image folder"), ("truth/pngs", "the folder of the ground truth")],
 )  # fmt: skip
 def test_training_writes_nothing_among_photographs_labels_or_truth(
-    folder: str, what: str, flags: tuple[str, ...], tmp_path: Path
+    folder: str, what: str, tmp_path: Path
 ) -> None:
     labels, truth = make_labels(tmp_path), tmp_path / "truth"
     shutil.copytree(tmp_path / "photos", truth / "val")
@@ -47,7 +46,7 @@ def test_training_writes_nothing_among_photographs_labels_or_truth(
     words += ["U2SEG.DATA.EVAL_JSON", "p.json", "U2SEG.DATA.EVAL_PNGS", "pngs"]
     before = files(tmp_path)
     with pytest.raises(UserError, match=rf"{folder} lies in {what} .*choose an output folder"):
-        train_words(words, *flags)
+        train_words(words)
     assert files(tmp_path) == before
 
 

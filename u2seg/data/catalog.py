@@ -57,10 +57,17 @@ def register_labels(name: str, root: Path | str, image_root: Path | str = "") ->
     register_records(
         name,
         ("pseudo", str(labels.path.resolve()), images),
-        lambda: LabelFolder.open(root, image_root).records(),
+        lambda: _training_records(root, image_root),
         metadata,
     )
     return space
+
+
+def _training_records(root: Path | str, image_root: Path | str) -> list[dict[str, Any]]:
+    labels = LabelFolder.open(root, image_root)
+    records = labels.records()
+    labels.forget()
+    return records
 
 
 @dataclass(frozen=True)

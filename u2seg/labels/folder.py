@@ -279,6 +279,14 @@ class LabelFolder:
     def _file(self, folder: Path, name: str) -> str:
         return existing_file(folder, name, self.panoptic_json, MAKE_LABELS)
 
+    def forget(self) -> None:
+        """Let go of what was parsed; the next who asks parses it again.
+
+        For a training: loading processes that are forked would copy it as they count references.
+        """
+        for name in ("images", "instances", "_image_rows"):
+            self.__dict__.pop(name, None)
+
     def digest(self) -> str:
         """Return a digest of the labels, 64 hexadecimal digits.
 
