@@ -54,6 +54,7 @@ from pathlib import Path
 
 sys.path[:0] = ["tools", "datasets"]
 from tests.pipeline.conftest import FAST
+from u2seg.pipeline import STAGES
 import generate_pseudo
 import u2seg.workflows.label
 
@@ -65,15 +66,15 @@ def report(after):
     found = (name for name in sys.modules if name.startswith("u2seg.evaluation"))
     print("LOADED", after, *found)
 
-for method in ("stego", "kmeans_probe"):
+for method, stages in (("stego", ",".join(STAGES)), ("kmeans_probe", "semantics")):
     # The report comes when the labels are there, and may load what it likes.
     u2seg.workflows.label.report_labels = lambda labels, method=method: report(method)
     code = generate_pseudo.main([
         "--config-file", str(config), "--images", photos, "--output-dir", f"{output}/{method}",
-        *FAST, "U2SEG.SEMANTICS.METHOD", method,
+        "--stages", stages, *FAST, "U2SEG.SEMANTICS.METHOD", method,
     ])
     assert code == 0, code
-for name in "features masks clusters semantics panoptic pipeline structures io crf".split():
+for name in "features masks clusters semantics panoptic pipeline structures io crf shards".split():
     package = importlib.import_module(f"u2seg.{name}")
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)

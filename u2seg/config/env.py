@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from u2seg.config.schema import Settings
 
 logger = logging.getLogger(__name__)
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""What libraries ask for the size of their thread pools."""
-
-
 _WAITING = {"GOMP_SPINCOUNT": "4000", "KMP_BLOCKTIME": "1"}
 """How long an idle thread of GNU's and of LLVM's OpenMP spins: rounds, and milliseconds.
 
@@ -147,14 +143,6 @@ def cache_dir() -> Path:
     """Return the folder for downloaded weights: ``$XDG_CACHE_HOME/u2seg`` or ``~/.cache/u2seg``."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "u2seg"
-
-
-def inherited_threads(count: int) -> contextlib.AbstractContextManager[None]:
-    """Have processes started within the block begin with so many threads.
-
-    Some libraries (OpenBLAS) make their pools when they are loaded and ask the environment.
-    """
-    return inherited(dict.fromkeys(VARIABLES, str(count)))
 
 
 def inherited_spinning() -> contextlib.AbstractContextManager[None]:
