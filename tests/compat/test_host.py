@@ -16,7 +16,6 @@ from PIL import Image
 from u2seg import compat
 from u2seg.compat import host, libraries
 from u2seg.config.words import flatten
-from u2seg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,19 +210,6 @@ def test_pkg_resources_stand_in_only_where_it_is_gone(monkeypatch: pytest.Monkey
     path = Path(pkg_resources.resource_filename("u2seg", "py.typed"))
     assert path.is_file()
     del sys.modules["pkg_resources"]  # by hand: monkeypatch would put the stand-in back
-
-
-@pytest.mark.d2
-def test_prepare_host_reports_a_host_that_cannot_be_imported(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail(_name: str) -> None:
-        raise ImportError("No module named 'fvcore'")
-
-    monkeypatch.setattr(host, "_prepared", False)
-    monkeypatch.setattr(host.importlib, "import_module", fail)
-    with pytest.raises(UserError, match=r"cannot be imported .*fvcore.*pip install .*train"):
-        compat.prepare_host()
 
 
 def test_origin_from_the_installation_record(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,13 +208,6 @@ def test_no_route_is_exit_code_1_with_all_reasons(nothing_installed, monkeypatch
     assert "source distribution: no luck" in errors
 
 
-def test_offline_takes_a_file_alone(nothing_installed, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # put back afterwards
-    assert run("--offline") == 2
-    assert "--offline needs --sdist FILE" in capsys.readouterr().out
-    assert nothing_installed == []
-
-
 def test_import_host_tells_version_or_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,6 @@ from u2seg.engine.evaluate import (
     check_choice,
     eval_choice,
     mapping_of_labels,
-    with_mapping_of_labels,
 )
 from u2seg.errors import UserError
 from u2seg.evaluation.protocols.mapping import ClusterMapping, mapping_json
@@ -115,32 +114,3 @@ def test_what_the_evaluation_would_refuse_is_refused_before(
     truth = read_truth(write_truth(tmp_path))
     with pytest.raises(UserError, match=message):
         check_choice(choice, load_settings(None, [*KEYS, *keys]), truth)
-
-
-def test_rules_beside_the_mapping_of_the_labels_are_refused(tmp_path: Path) -> None:
-    """Nobody gave --mapping: the message says where it comes from."""
-    truth = read_truth(write_truth(tmp_path))
-    path = write_mapping(tmp_path / "mapping.json")
-    content = json.loads(path.read_text())
-
-    def check(*keys: str) -> None:
-        words = [*KEYS, "U2SEG.DATA.LABELS", str(tmp_path), *keys]
-        settings = load_settings(None, words)
-        check_choice(with_mapping_of_labels(EvalChoice(), settings), settings, truth)
-
-    source = r"remove that file \(it came with U2SEG.DATA.LABELS\)"
-    with pytest.raises(
-        UserError, match=rf"mapping.json maps to 1 classes .*EVAL.CLASSES.*{source}"
-    ):
-        check()
-    names = {1: "cat", 2: "dog", 3: "grass", 4: "sky"}
-    content["classes"] = [{"id": i, "name": n, "isthing": int(i < 3)} for i, n in names.items()]
-    content["things"]["2"]["class_id"] = 1
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"one-to-one is asked for .*protocol cups.*{source}"):
-        check("U2SEG.EVAL.PROTOCOL", "one-to-one")
-    check("U2SEG.EVAL.PROTOCOL", "cups")
-    check()
-    settings = load_settings(None, [*KEYS, "U2SEG.DATA.LABELS", str(tmp_path)])
-    named = EvalChoice(protocols=("one-to-one",))
-    assert with_mapping_of_labels(named, settings) is named

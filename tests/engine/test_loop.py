@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -201,37 +200,6 @@ def test_an_overflow_of_the_scaled_loss_is_no_error() -> None:
     other.load_state_dict(loop.state_dict())
     other.run_step()
     assert other.scaler.get_scale() == scale / 4
-
-
-def test_state_restores_momentum() -> None:
-    def fresh() -> TrainingLoop:
-        model = Mean()
-        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        return TrainingLoop(model, batches(2), optimizer)
-
-    one = fresh()
-    one.run_step()
-    two = fresh()
-    two.run_step()  # the loader moves on
-    two.model.load_state_dict(one.model.state_dict())
-    two.optimizer = torch.optim.SGD(two.model.parameters(), 0.1, momentum=0.9)
-    two.load_state_dict(copy.deepcopy(one.state_dict()))  # torch shares its tensors
-    one.run_step()
-    two.run_step()
-    assert torch.equal(weights(one), weights(two))
-
-
-def test_the_average_follows_each_iteration() -> None:
-    average = WeightAverage(0.75)
-    loop = make(average=average)
-    average.start(loop.model)
-    expected = {name: value.clone() for name, value in loop.model.state_dict().items()}
-    for _ in range(3):
-        loop.run_step()
-        for name, value in loop.model.state_dict().items():
-            expected[name] = 0.75 * expected[name] + 0.25 * value
-    for name, value in average.weights.items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.factories import BASE_CONFIG, SPACE, data_words, make_labels
+from tests.factories import BASE_CONFIG, data_words, make_labels
 from u2seg.compat import prepare_host
 from u2seg.engine.run import train_or_evaluate
 from u2seg.errors import StageError, UserError
@@ -19,8 +19,6 @@ from u2seg.evaluation import format_metrics
 from u2seg.evaluation.report.table import format_protocols
 from u2seg.host.arguments import train_parser
 from u2seg.inference.segmenter import Segmenter
-from u2seg.io.png import read_label_png, read_panoptic_png
-from u2seg.structures.masks import decode_mask
 
 pytestmark = pytest.mark.d2
 prepare_host()
@@ -135,32 +133,6 @@ def test_without_truth_the_option_decides_and_the_key_does_not(
         assert (protocol["reference"], protocol["matching"]) == ("pseudo-labels", matching)
     head = format_protocols(several).splitlines()[0]
     assert head == "4 images; compared with the pseudo-labels (agreement, not accuracy)"
-
-
-def test_evaluation_folder_is_consistent(
-    trained: tuple[list[str], Path, dict[str, Any]],
-) -> None:
-    folder = trained[1] / "evaluation"
-    panoptic = json.loads((folder / "panoptic.json").read_text())
-    assert [i["file_name"] for i in panoptic["images"]] == ["a/0.png", "b/1.png", "2.png", "3.png"]
-    assert [c["id"] for c in panoptic["categories"]] == [1, 2, 3, 4, 5]
-    for annotation in panoptic["annotations"]:
-        ids = read_panoptic_png(folder / "panoptic" / annotation["file_name"])
-        areas = {s["id"]: s["area"] for s in annotation["segments_info"]}
-        found, counts = np.unique(ids[ids > 0], return_counts=True)
-        assert areas == dict(zip(found.tolist(), counts.tolist(), strict=True))
-        assert read_label_png(folder / "stuff" / annotation["file_name"]).max() <= 2
-    for record in json.loads((folder / "instances.json").read_text()):
-        assert 1 <= record["category_id"] <= SPACE.num_things
-        assert 0 <= record["score"] <= 1
-        assert decode_mask(record["segmentation"]).shape == (64, 64)
-
-
-def test_a_second_training_in_the_same_folder_is_refused(
-    trained: tuple[list[str], Path, dict[str, Any]],
-) -> None:
-    with pytest.raises(UserError, match="add --resume"):
-        run(trained[0])
 
 
 def test_eval_only_does_not_train(trained: tuple[list[str], Path, dict[str, Any]]) -> None:

@@ -211,16 +211,6 @@ def test_predictions_of_photographs_with_one_stem_do_not_overwrite_each_other(
         assert (ids[0] == 1).sum() == label["image_id"]
 
 
-def test_truth_that_does_not_say_which_photograph_it_is_of_is_refused(tmp_path: Path) -> None:
-    formats.camvid(tmp_path)
-    folder = tmp_path / EVAL_FORMATS["camvid"].images
-    first = sorted(folder.rglob("*.jpg"))[0]
-    first.with_suffix(".png").write_bytes(first.read_bytes())
-    truth = truth_of(load_settings(None, words(tmp_path, "camvid")))
-    with pytest.raises(UserError, match=rf"{first.name} and {first.stem}.png, .*rename one"):
-        photograph_records(truth, folder, (".png", ".jpg"))
-
-
 @pytest.mark.parametrize(
     ("folder", "told"),
     [

@@ -162,19 +162,6 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
         convert_file(tmp_path / "in.pth", tmp_path / "out.bin")
 
 
-def test_models_of_the_host_need_no_conversion() -> None:
-    names = ("backbone.bottom_up.stem.conv1.weight", "roi_heads.mask_head.predictor.weight")
-    model = {name: torch.zeros(1) for name in names}
-    for content in ({"model": model, "iteration": 3}, model):
-        for kind in ("auto", "dino"):
-            with pytest.raises(UserError) as caught:
-                convert_resnet(content, "x.pth", kind)
-            assert str(caught.value) == (
-                "x.pth holds a whole model in Detectron2's names already: give it to "
-                "MODEL.WEIGHTS as it is"
-            )
-
-
 def test_tool(tmp_path: Path) -> None:
     tool = ROOT / "tools" / "convert_weights.py"
     torch.save(network(18).half().state_dict(), tmp_path / "in.pth")

@@ -92,16 +92,6 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_a_trace_holds_for_other_boxes() -> None:
-    """Exported models are traces: of one box of 3 x 3 points, then applied to 47 others."""
-    features = torch.randn(2, 3, 10, 12, generator=torch.Generator().manual_seed(1))
-    layer = RowROIAlign((2, 2), 0.25, 0)
-    one = torch.tensor([[0, 4.0, 4.0, 28.0, 28.0]])
-    traced = torch.jit.trace(layer, (features, one), check_trace=False)
-    torch.testing.assert_close(traced(features, boxes()), layer(features, boxes()))
-
-
 def test_a_box_that_is_not_finite() -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         RowROIAlign((2, 2), 0.25, 0)(

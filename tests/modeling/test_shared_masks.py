@@ -73,17 +73,6 @@ def test_crops_are_the_hosts(size: int, seed: int) -> None:
     assert torch.equal(ours.crop_and_resize(boxes, size), expected)
 
 
-def test_the_interface_is_the_hosts() -> None:
-    ours, theirs = pair(torch.tensor([3, 0, 3, 4]))
-    assert isinstance(ours, BitMasks)
-    assert torch.equal(ours.tensor, theirs.tensor)
-    assert len(ours) == len(theirs) == 4
-    assert (ours.image_size, ours.device) == (theirs.image_size, theirs.device)
-    assert ours.nonempty().tolist() == theirs.nonempty().tolist() == [True, True, True, False]
-    assert torch.equal(ours.get_bounding_boxes().tensor, theirs.get_bounding_boxes().tensor)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
 def test_selecting_and_moving_copy_no_mask() -> None:
     """2048 rows of 5 masks: everything still refers to the pixels it was made of."""
     source = random_masks()
