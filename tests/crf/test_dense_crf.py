@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.crf.filtered import filtered
+from tests.crf.test_lattice import filtered
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import CrfSettings, StuffCrfSettings
 from u2seg.crf import CrfKernels, DenseCrf
+from u2seg.crf.dense_crf import exp_of_negative, half_tanh, softmax
 
 CUTLER = CrfKernels.from_settings(CrfSettings())
 STEGO = CrfKernels.from_settings(StuffCrfSettings())
@@ -187,3 +188,26 @@ def test_stuff_equals_pydensecrf(case: str) -> None:
     q = DenseCrf(saved["image_bgr_seen"], STEGO).infer(unary, 10)
     assert (q.argmax(axis=0) == saved["argmax"]).mean() >= 0.999
     assert np.abs(q.reshape(labels, -1)[:, samples] - saved["q_samples"]).max() < 2e-3
+
+
+def test_exponential_to_rounding() -> None:
+    x = -np.linspace(0, 86.9, 4001, dtype=np.float32)
+    result = np.array([exp_of_negative(v) for v in x], dtype=np.float64)
+    np.testing.assert_allclose(result, np.exp(x.astype(np.float64)), rtol=2e-7)
+
+
+def test_half_tanh_by_hand() -> None:
+    values = np.array([[0, 2 * np.log(3), -1000], [9, 9, 9]], dtype=np.float32)
+    half_tanh(0, 1, values)  # tanh(log 3) = (9 - 1) / (9 + 1)
+    np.testing.assert_allclose(values, [[0, 0.8, -1], [9, 9, 9]], atol=1e-6)
+
+
+def test_softmax_by_hand_beside_padding() -> None:
+    # e^x = 1, 2, 3, 4 times any factor; the last column is padding, larger or not.
+    logs = np.log([1.0, 2, 3, 4]).astype(np.float32)
+    values = np.tile(np.append(logs - 50, 0), (1000, 1)).astype(np.float32)
+    values[:500, :4] += 100
+    values[999] = 9
+    softmax(0, 999, 4, values)
+    np.testing.assert_allclose(values[:999], [[0.1, 0.2, 0.3, 0.4, 0]] * 999, atol=2e-6)
+    assert (values[999] == 9).all()

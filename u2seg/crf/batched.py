@@ -10,13 +10,12 @@ fixed number, and ``fits`` says which images found it; the others are left to ``
 
 Shapes: B images, N masks each, H x W pixels, P = H W; d dimensions, R rows (positions),
 E = R (d + 1) entries, M vertices that there is room for, C columns.
-Source: as for ``u2seg.crf.dense_crf`` and ``u2seg.crf.permutohedral``.
+Source: as for ``u2seg.crf.dense_crf`` and ``u2seg.crf.lattice``.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -24,12 +23,10 @@ import torch
 from torch import Tensor
 
 from u2seg.crf.dense_crf import CrfKernels
+from u2seg.crf.lattice import PermutohedralLattice
 from u2seg.crf.parallel import Threads
-from u2seg.crf.permutohedral import MAX_EXTENT, TOO_NARROW, PermutohedralLattice
-from u2seg.crf.simplex import axis_factors
-from u2seg.errors import UserError
+from u2seg.crf.simplex import Range, axis_factors, key_layout
 
-Range = tuple[float, float]
 ROOM = 0.18
 """Vertices there is room for, share of a batch's entries. At 480 x 480 64 photographs of COCO need
 0.12 on average and 0.35 at most, 200 others 0.08 and 0.49."""
@@ -151,7 +148,7 @@ class BatchLattice:
         self, positions: Tensor, ranges: list[Range], groups: int, room: int | None = None
     ) -> None:
         rows, dims = positions.shape
-        lowest, units = _key_layout(ranges, groups)
+        lowest, units = key_layout(ranges, groups)
         elevated = _elevate(positions)
         corner, rank = _enclosing_simplex(elevated)
         weights = _barycentric(elevated, corner, rank)
@@ -258,35 +255,6 @@ def _count_vertices(height: int, width: int, sxy: float) -> int:
     with Threads(1) as threads:
         lattice = PermutohedralLattice(np.stack([x, y]) / np.float32(sxy), threads)
     return lattice.num_vertices + lattice.num_vertices // 16 + 64
-
-
-def _key_layout(ranges: list[Range], groups: int) -> tuple[list[int], list[int]]:
-    """Return the lowest coordinates (d) and what one step of each adds to a key (d + 2).
-
-    The unit of the last coordinate, which follows from the others, is 0; the last unit of all is
-    that of a group.
-    """
-    factors = [float(f) for f in axis_factors(len(ranges))]
-    size = len(ranges) + 1
-    low, high = 0.0, 0.0  # of the sum of scaled coordinates so far
-    extents: list[Range] = []
-    for j in range(len(ranges), 0, -1):
-        first, last = (v * factors[j - 1] for v in ranges[j - 1])
-        extents.append((low - j * last, high - j * first))
-        low, high = low + first, high + last
-    extents = [(low, high), *reversed(extents)]
-    if max(abs(v) for extent in extents for v in extent) > MAX_EXTENT:
-        raise UserError(TOO_NARROW)
-    # A corner is less than d + 1 away, a vertex d more, its neighbour another d; 1 for rounding.
-    lowest = [math.floor(low) - 3 * size - 1 for low, _ in extents[:-1]]
-    widths = [
-        math.ceil(high) + 3 * size + 2 - first
-        for (_, high), first in zip(extents[:-1], lowest, strict=True)
-    ]
-    units = list(itertools.accumulate(widths, lambda a, b: a * b, initial=1))
-    if units[-1] * (groups + 1) >= 2**62:
-        raise UserError(TOO_NARROW)
-    return lowest, [*units[:-1], 0, units[-1]]
 
 
 def _elevate(positions: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ values over them with barycentric weights, ``blur`` convolves the lattice with (
 along each of its d + 1 directions, ``slice`` reads the result back at the positions. The lattice
 depends on the positions only; it is built once and filters any number of columns together.
 
+Compiled passes write rows ``first`` to ``last`` (excluded) of their last argument; row M of values
+on the lattice is 0, the neighbour that is not there.
+
 Shapes: d dimensions, N positions, M lattice vertices, C columns of values.
 Source: Adams, Baek and Davis, "Fast high-dimensional filtering using the permutohedral
 lattice", 2010. Conventions that the paper leaves open (blur weights and order, scale of the
@@ -15,32 +18,28 @@ CRF (pydensecrf commit 2723c7f), whose values this module matches to rounding.
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.crf.filtering import NARROW, add_slices, blur, scale_entries, splat
 from u2seg.crf.parallel import Threads
-from u2seg.crf.simplex import axis_factors
-from u2seg.crf.vertices import (
+from u2seg.crf.simplex import (
+    axis_factors,
     count_entries,
-    find_extent,
     find_neighbors,
+    key_layout,
     list_entries,
     number_vertices,
     unite,
 )
-from u2seg.errors import UserError
+from u2seg.io.jit import compiled
 
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int64]
-MAX_EXTENT = 2.0**20
-"""Beyond this float32 no longer tells the vertices of a simplex apart."""
-TOO_NARROW = (
-    "the image spans too many standard deviations of the CRF kernel: raise the kernel's "
-    "widths (crf_..._sxy, crf_..._srgb) or make the image smaller"
-)
+Int32 = npt.NDArray[np.int32]
+NARROW = 3
+"""Sums of so few columns stay in registers; more are added row by row, in vector code."""
+HALF = np.float32(0.5)
 
 
 class PermutohedralLattice:
@@ -57,7 +56,7 @@ class PermutohedralLattice:
     Raises:
         ValueError: if ``positions`` has another shape or is not finite.
         UserError: if they span so many standard deviations that vertices cannot be numbered in
-            64 bits (about 6000 per dimension for d = 5), or their order is lost in rounding.
+            62 bits (thousands per dimension for d = 5), or their order is lost in rounding.
 
     Examples:
         Equal positions share their values, a distant one sees nothing. By hand, for d = 1 both
@@ -85,8 +84,10 @@ class PermutohedralLattice:
         dims, count = positions.shape
         positions = np.ascontiguousarray(positions, dtype=np.float32)
         factors = axis_factors(dims)
-        extents = threads.run(find_extent, count, positions, factors)
-        lowest, units = _key_layout(np.stack(extents))
+        least, largest = positions.min(axis=1).tolist(), positions.max(axis=1).tolist()
+        layout_of_keys = key_layout(list(zip(least, largest, strict=True)))
+        lowest, units = (np.array(part, np.int64) for part in layout_of_keys)
+        units = units[:-1]  # there are no groups
         self._ids = np.empty((count, dims + 1), dtype=np.int32)
         self._weights = np.empty((count, dims + 1), dtype=np.float32)
         layout = (positions, factors, lowest, units, self._ids, self._weights)
@@ -162,22 +163,83 @@ class PermutohedralLattice:
         threads.run(add_slices, len(self._ids), *slices, lattice, base, out)
 
 
-def _key_layout(extents: Float) -> tuple[Int, Int]:
-    """Return what ``simplex_keys`` needs: the (d,) lowest coordinates and (d + 1,) units.
+@compiled
+def splat(
+    first: int, last: int, starts: Int, points: Int32, weights: Float, values: Float, out: Float
+) -> None:
+    """Gather at a range of vertices the weighted values of their points.
 
-    Args:
-        extents: (ranges, 2, d + 1) float32, least and largest elevated coordinates.
-
-    Raises:
-        UserError: if they are too large.
+    The entries of vertex v are ``starts[v]`` to ``starts[v + 1]``: ``points`` and ``weights``.
     """
-    if np.abs(extents).max() > MAX_EXTENT:
-        raise UserError(TOO_NARROW)
-    size = extents.shape[2]
-    # A corner is less than d + 1 away, a vertex d more, its neighbour another d.
-    lowest = np.floor(extents[:, 0, :-1].min(axis=0)).astype(np.int64) - 3 * size
-    widths = np.ceil(extents[:, 1, :-1].max(axis=0)).astype(np.int64) + 3 * size + 1 - lowest
-    if math.prod(map(int, widths)) >= 2**62:
-        raise UserError(TOO_NARROW)
-    units = np.concatenate([[1], np.cumprod(widths[:-1]), [0]])
-    return lowest, units.astype(np.int64)
+    # No views of rows: views are counted, and threads would contend for the counters.
+    if values.shape[1] == NARROW:
+        for v in range(first, last):
+            a0 = a1 = a2 = np.float32(0.0)
+            for e in range(starts[v], starts[v + 1]):
+                p, weight = points[e], weights[e]
+                a0 += weight * values[p, 0]
+                a1 += weight * values[p, 1]
+                a2 += weight * values[p, 2]
+            out[v, 0], out[v, 1], out[v, 2] = a0, a1, a2
+    else:
+        for v in range(first, last):
+            for c in range(values.shape[1]):
+                out[v, c] = 0.0
+            for e in range(starts[v], starts[v + 1]):
+                p, weight = points[e], weights[e]
+                for c in range(values.shape[1]):
+                    out[v, c] += weight * values[p, c]
+
+
+@compiled
+def blur(first: int, last: int, near: Int32, values: Float, out: Float) -> None:
+    """Write a range of vertices plus half of their two neighbours ``near`` along a direction."""
+    columns = values.shape[1]
+    for v in range(first, last):
+        u, w = near[v, 0], near[v, 1]
+        if columns == NARROW:
+            for c in range(NARROW):
+                out[v, c] = values[v, c] + HALF * (values[u, c] + values[w, c])
+        else:
+            for c in range(columns):
+                out[v, c] = values[v, c] + HALF * (values[u, c] + values[w, c])
+
+
+@compiled
+def add_slices(
+    first: int,
+    last: int,
+    ids: Int32,
+    weights: Float,
+    gain: Float,
+    lattice: Float,
+    base: Float,
+    out: Float,
+) -> None:
+    """Write for a range of points ``base`` plus ``gain`` times the lattice read there."""
+    if base.shape[1] == NARROW:
+        for p in range(first, last):
+            a0 = a1 = a2 = np.float32(0.0)
+            for k in range(ids.shape[1]):
+                v, weight = ids[p, k], weights[p, k]
+                a0 += weight * lattice[v, 0]
+                a1 += weight * lattice[v, 1]
+                a2 += weight * lattice[v, 2]
+            out[p, 0] = base[p, 0] + gain[p] * a0
+            out[p, 1] = base[p, 1] + gain[p] * a1
+            out[p, 2] = base[p, 2] + gain[p] * a2
+    else:
+        for p in range(first, last):
+            for c in range(base.shape[1]):
+                out[p, c] = base[p, c]
+            for k in range(ids.shape[1]):
+                v, weight = ids[p, k], gain[p] * weights[p, k]
+                for c in range(base.shape[1]):
+                    out[p, c] += weight * lattice[v, c]
+
+
+@compiled
+def scale_entries(first: int, last: int, points: Int32, scale: Float, weights: Float) -> None:
+    """Multiply the weights of a range of entries by the (N,) ``scale`` of their points."""
+    for e in range(first, last):
+        weights[e] *= scale[points[e]]
