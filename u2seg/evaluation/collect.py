@@ -35,7 +35,6 @@ CHUNK = 8
 """Images a worker takes at once."""
 AHEAD = 4
 """Chunks handed out per worker before the first is back: what a slow reader may pile up."""
-
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

@@ -23,13 +23,11 @@ _FOLDERS = {
     "truth_pngs": "the folder of PNGs that --truth-json names",
     "labels": "the output folder of u2seg label",
 }
-
 _FILES = {
     "truth_json": "a COCO panoptic JSON",
     "config_file": "a YAML file",
     "mapping": "mapping.json of an earlier evaluation",
 }
-
 EXAMPLES = """\
 examples:
   score the predictions of a training:
@@ -41,7 +39,6 @@ examples:
   with the mapping of another split, and the earlier results left as they are:
     ... --mapping runs/heldout/mapping.json --output runs/train/evaluation-heldout
 """
-
 _EITHER = {"truth": "a file or folder of the format that --dataset names (datasets/README.md)"}
 
 

@@ -27,7 +27,6 @@ from u2seg.io.progress import Bar
 
 IDS = 256
 """An 8-bit map holds at most so many clusters or classes."""
-
 Labels = npt.NDArray[np.uint8]
 
 

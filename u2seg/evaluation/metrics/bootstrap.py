@@ -43,7 +43,6 @@ Values = npt.NDArray[np.float64]
 Figures = dict[tuple[str, ...], Values]
 Source = Callable[[Weights], Figures]
 """(R, N) weights -> name -> (R,) values in percent, NaN where undefined."""
-
 _COUNTS = 4
 AT_ONCE = 4_000_000
 """Weights gathered at a time: 32 MB."""

@@ -33,7 +33,6 @@ _SIZES = {
     "AR_large": 11,
 }
 ANY_CLASS = 1
-
 Record = dict[str, Any]
 
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 Votes = npt.NDArray[np.int64]
-
 UNMATCHED = -1
 
 

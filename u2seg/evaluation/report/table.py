@@ -1,21 +1,47 @@
-"""Metrics as text for the screen.
-
-Results of one pass under several protocols, side by side.
-"""
+"""Metrics as text for the screen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from u2seg.evaluation.truth.predictions import (
-    PSEUDO_LABELS,
-)
+from u2seg.evaluation.truth.predictions import PSEUDO_LABELS
 
 Cell = str | float | int | None
-
 INTERVAL = "  95 %"
 """Name of a row of intervals."""
+_QUALITY = ("PQ", "SQ", "RQ", "n")
+_DETECTION = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
+_CLASS = {
+    **dict.fromkeys(("PQ", "SQ", "RQ", "tp", "fp", "fn"), ("panoptic", "per_class")),
+    **dict.fromkeys(("IoU", "accuracy"), ("semantic", "per_class")),
+    **dict.fromkeys(("AP", "AP50", "AR100"), ("instances", "segm", "per_class")),
+}
+"""Column of a table of classes -> where the figure is."""
+_HEADS = {"tp": "TP", "fp": "FP", "fn": "FN", "AP": "mask AP"}
+_PROTOCOL = {
+    "PQ": ("panoptic", "all", "PQ"),
+    "SQ": ("panoptic", "all", "SQ"),
+    "RQ": ("panoptic", "all", "RQ"),
+    "PQ things": ("panoptic", "things", "PQ"),
+    "PQ stuff": ("panoptic", "stuff", "PQ"),
+    "PQ, unmatched = fp": ("unmatched", "false_positive", "all", "PQ"),
+    "mIoU": ("semantic", "mIoU"),
+    "pixel acc.": ("semantic", "pixel_accuracy"),
+    "box AP50": ("instances", "box", "AP50"),
+    "mask AP50": ("instances", "segm", "AP50"),
+}
+"""Column of a table of protocols -> where the figure is."""
+_BASELINE = {
+    "PQ": ("panoptic", "all", "PQ"),
+    "things PQ": ("panoptic", "things", "PQ"),
+    "stuff PQ": ("panoptic", "stuff", "PQ"),
+    "mIoU": ("semantic", "mIoU"),
+    "pixel_accuracy": ("semantic", "pixel_accuracy"),
+    "box AP50": ("instances", "box", "AP50"),
+    "segm AP50": ("instances", "segm", "AP50"),
+}
+"""The same of a table of baselines."""
 
 
 def format_metrics(metrics: dict[str, Any], per_class: bool = False) -> str:
@@ -110,23 +136,20 @@ def _text(cell: Cell) -> str:
 
 
 def _panoptic_table(metrics: dict[str, Any]) -> str:
-    keys = ("PQ", "SQ", "RQ", "n")
     rows: list[list[Cell]] = []
     for part in ("all", "things", "stuff"):
-        rows.append([part, *(metrics["panoptic"][part][k] for k in keys)])
-        rows += _interval_row(metrics, ("panoptic", part), keys)
-    return align(["panoptic", *keys], rows)
+        rows.append([part, *(metrics["panoptic"][part][k] for k in _QUALITY)])
+        rows += _interval_row(metrics, ("panoptic", part), _QUALITY)
+    return align(["panoptic", *_QUALITY], rows)
 
 
 def _merging_table(metrics: dict[str, Any]) -> str:
-    keys = ("PQ", "SQ", "RQ", "n")
-    names = {"neither": "as they are", "both": "merged"}
     rows = [
-        [f"{label}, {part}", *(metrics["stuff_merging"][name][part][k] for k in keys)]
-        for name, label in names.items()
+        [f"{label}, {part}", *(metrics["stuff_merging"][name][part][k] for k in _QUALITY)]
+        for name, label in {"neither": "as they are", "both": "merged"}.items()
         for part in ("all", "stuff")
     ]
-    return align(["stuff segments", *keys], rows)
+    return align(["stuff segments", *_QUALITY], rows)
 
 
 def _semantic_table(metrics: dict[str, Any]) -> str:
@@ -139,23 +162,26 @@ def _semantic_table(metrics: dict[str, Any]) -> str:
 
 
 def _instance_table(metrics: dict[str, Any]) -> str:
-    keys = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
     rows: list[list[Cell]] = []
     for part in ("class_agnostic", "instances"):
         for kind, values in metrics[part].items():
-            rows.append([f"{part} {kind}", *(values[k] for k in keys)])
-            rows += _interval_row(metrics, (part, kind), keys)
-    return align(["instances", *keys], rows)
+            rows.append([f"{part} {kind}", *(values[k] for k in _DETECTION)])
+            rows += _interval_row(metrics, (part, kind), _DETECTION)
+    return align(["instances", *_DETECTION], rows)
+
+
+def _at(node: Any, *path: str) -> Any:
+    """Return what lies at a path of a tree; None where it ends before."""
+    for key in path:
+        node = node.get(key) if node else None
+    return node
 
 
 def _interval_row(
     metrics: dict[str, Any], path: Sequence[str], keys: Sequence[str]
 ) -> list[list[Cell]]:
     """Return the 95 % intervals of a row as a row of its own; none without intervals."""
-    node = metrics.get("ci95")
-    for key in path:
-        node = node.get(key) if node else None
-    if not node:
+    if not _at(metrics, "ci95", *path):
         return []
     return [[INTERVAL, *(interval_cell(metrics, *path, key) or "" for key in keys)]]
 
@@ -167,40 +193,16 @@ def interval_cell(metrics: dict[str, Any], *path: str) -> Cell:
         >>> interval_cell({"ci95": {"semantic": {"mIoU": [20.04, 31.0]}}}, "semantic", "mIoU")
         '20.0-31.0'
     """
-    node: Any = metrics.get("ci95")
-    for key in path:
-        node = node.get(key) if node else None
-    return f"{node[0]:.1f}-{node[1]:.1f}" if node else None
+    limits = _at(metrics, "ci95", *path)
+    return f"{limits[0]:.1f}-{limits[1]:.1f}" if limits else None
 
 
 def format_classes(metrics: dict[str, Any]) -> str:
     """Return a row per class of whatever the truth can answer, as an aligned table."""
-    parts = {
-        "PQ": ("panoptic",), "SQ": ("panoptic",), "RQ": ("panoptic",), "tp": ("panoptic",),
-        "fp": ("panoptic",), "fn": ("panoptic",), "IoU": ("semantic",),
-        "accuracy": ("semantic",), "AP": ("instances", "segm"), "AP50": ("instances", "segm"),
-        "AR100": ("instances", "segm"),
-    }  # fmt: skip
-    tables = {key: _per_class(metrics, path) for key, path in parts.items()}
+    tables = {key: _at(metrics, *path) or {} for key, path in _CLASS.items()}
     names = dict.fromkeys(name for table in tables.values() for name in table)
-    rows: list[list[Cell]] = [
-        [name, *(table.get(name, {}).get(key) for key, table in tables.items())] for name in names
-    ]
-    heads = {"tp": "TP", "fp": "FP", "fn": "FN", "AP": "mask AP"}
-    return align(["class", *(heads.get(key, key) for key in parts)], rows)
-
-
-def _per_class(metrics: dict[str, Any], path: Sequence[str]) -> dict[str, dict[str, Any]]:
-    node: Any = metrics
-    for key in (*path, "per_class"):
-        node = node[key] if node else None
-    return node or {}
-
-
-_HEADER = (
-    "protocol", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "PQ, unmatched = fp", "mIoU",
-    "pixel acc.", "box AP50", "mask AP50", "PQ, 95 %", "clusters used",
-)  # fmt: skip
+    rows = [[name, *(_at(table, name, key) for key, table in tables.items())] for name in names]
+    return align(["class", *(_HEADS.get(key, key) for key in _CLASS)], rows)
 
 
 def format_protocols(metrics: dict[str, Any]) -> str:
@@ -212,53 +214,18 @@ def format_protocols(metrics: dict[str, Any]) -> str:
         false positives. Undefined values are shown as ``-``.
     """
     results, shared = metrics["protocols"], metrics["protocol"]
+    rows, notes, width = [], [], max(len(name) for name in results)
+    for name, result in results.items():
+        rule = result["protocol"]
+        clusters = rule["clusters"]
+        used = clusters["matched_things"] + clusters["matched_stuff"]
+        share = f"{used} of {clusters['things'] + clusters['stuff']}"
+        rows.append([name, *_figures(result, _PROTOCOL), share])
+        fit = f"{rule['matching']} matching, {rule['mapping_fitted_on']}; {rule['note']}"
+        notes.append(f"{name.ljust(width)}  {fit}")
     head = f"{shared['images']} images; {compared_with(shared['reference'])}"
-    table = align(_HEADER, [_row(name, result) for name, result in results.items()])
-    width = max(len(name) for name in results)
-    notes = [
-        f"{name.ljust(width)}  {_note_protocol_table(result['protocol'])}"
-        for name, result in results.items()
-    ]
+    table = align(["protocol", *_PROTOCOL, "PQ, 95 %", "clusters used"], rows)
     return "\n\n".join([head, table, "\n".join(notes)])
-
-
-def _row(name: str, result: dict[str, Any]) -> list[Cell]:
-    clusters = result["protocol"]["clusters"]
-    used = clusters["matched_things"] + clusters["matched_stuff"]
-    return [
-        name,
-        *(_value(result, "panoptic", "all", key) for key in ("PQ", "SQ", "RQ")),
-        _value(result, "panoptic", "things", "PQ"),
-        _value(result, "panoptic", "stuff", "PQ"),
-        _value(result, "unmatched", "false_positive", "all", "PQ"),
-        _value(result, "semantic", "mIoU"),
-        _value(result, "semantic", "pixel_accuracy"),
-        _value(result, "instances", "box", "AP50"),
-        _value(result, "instances", "segm", "AP50"),
-        interval_cell(result, "panoptic", "all", "PQ"),
-        f"{used} of {clusters['things'] + clusters['stuff']}",
-    ]
-
-
-def _value(result: dict[str, Any], *keys: str) -> Cell:
-    """Return a figure, or None where the truth cannot answer."""
-    node: Any = result
-    for key in keys:
-        if node is None:
-            return None
-        node = node[key]
-    return node if isinstance(node, float) else None
-
-
-def _note_protocol_table(protocol: dict[str, Any]) -> str:
-    return f"{protocol['matching']} matching, {protocol['mapping_fitted_on']}; {protocol['note']}"
-
-
-_SHOWN = (
-    ("panoptic", "all", "PQ"), ("panoptic", "things", "PQ"), ("panoptic", "stuff", "PQ"),
-    ("semantic", "mIoU"), ("semantic", "pixel_accuracy"), ("instances", "box", "AP50"),
-    ("instances", "segm", "AP50"),
-)  # fmt: skip
 
 
 def format_baselines(metrics: dict[str, Any]) -> str:
@@ -266,18 +233,15 @@ def format_baselines(metrics: dict[str, Any]) -> str:
     protocols = metrics.get("protocols") or {metrics["protocol"]["name"]: metrics}
     rows: list[list[Cell]] = []
     for protocol, model in protocols.items():
-        rows.append([f"{protocol}: model", *_figures(model)])
+        rows.append([f"{protocol}: model", *_figures(model, _BASELINE)])
         for name, row in metrics["baselines"].items():
-            rows.append([f"{protocol}: {name}", *_figures(row["protocols"][protocol])])
-    columns = [" ".join(path[1:]).replace("all ", "") for path in _SHOWN]
-    return align(["baselines", *columns, "PQ, 95 %"], rows)
+            figures = _figures(row["protocols"][protocol], _BASELINE)
+            rows.append([f"{protocol}: {name}", *figures])
+    return align(["baselines", *_BASELINE, "PQ, 95 %"], rows)
 
 
-def _figures(blocks: dict[str, Any]) -> list[Cell]:
-    cells: list[Cell] = []
-    for path in _SHOWN:
-        node: Any = blocks
-        for key in path:
-            node = node and node[key]
-        cells.append(node if isinstance(node, float) else None)
+def _figures(blocks: dict[str, Any], columns: Mapping[str, Sequence[str]]) -> list[Cell]:
+    """Return the figures of some columns, None where there is none, and the interval of PQ."""
+    found = [_at(blocks, *path) for path in columns.values()]
+    cells: list[Cell] = [value if isinstance(value, float) else None for value in found]
     return [*cells, interval_cell(blocks, "panoptic", "all", "PQ")]

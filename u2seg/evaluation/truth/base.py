@@ -19,7 +19,6 @@ from u2seg.evaluation.metrics.panoptic import TruthSegment
 from u2seg.structures.labels import VOID_ID
 
 logger = logging.getLogger(__name__)
-
 PANOPTIC, SEMANTIC, INSTANCES = "panoptic", "semantic", "instances"
 TASKS = frozenset({PANOPTIC, SEMANTIC, INSTANCES})
 """The tasks there are."""
