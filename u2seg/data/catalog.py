@@ -53,6 +53,8 @@ def register_labels(name: str, root: Path | str, image_root: Path | str = "") ->
         "evaluator_type": "u2seg_panoptic",
         "ignore_label": 255,
     }
+    if not space.num_things:  # the host would count instances by class, and divide by none
+        del metadata["thing_classes"]
     images = str(labels.image_root.resolve()) if labels.image_root else ""
     register_records(
         name,
