@@ -61,14 +61,11 @@ def test_with_detectron2(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"torch \d+\.\d+", text)
 
 
-def test_optional_parts_name_their_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_optional_parts_name_their_command(monkeypatch: pytest.MonkeyPatch) -> None:
     real = doctor.import_failure
     gone = {"ray", "faiss"}
     monkeypatch.setattr(doctor, "import_failure", lambda m: "gone" if m in gone else real(m))
-    doctor._report_optional()
-    text = capsys.readouterr().out
+    text = "\n".join(doctor.optional_missing())
     assert re.search(r"ray \(.*Ray\): pip install .*\[ray\]", text)
     assert re.search(r"faiss-cpu \(label stages\): pip install .*\[labels\]", text)
 
@@ -113,10 +110,7 @@ def test_the_table_is_that_of_pyproject() -> None:
         assert part.optional <= set(part.modules)
 
 
-def test_numba_without_a_cache_folder_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_numba_without_a_cache_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     jit = pytest.importorskip("u2seg.io.jit", reason="numba is not installed")
     monkeypatch.setattr(jit.FunctionCache._impl_class, "_locator_classes", [])
-    doctor._report_cache()
-    assert "set NUMBA_CACHE_DIR to a folder" in capsys.readouterr().out
+    assert "set NUMBA_CACHE_DIR to a folder" in doctor.cache_problems()[0]

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from u2seg.errors import UserError
@@ -39,66 +40,37 @@ class Part:
         return install_command("" if self.extra == "core" else self.extra)
 
 
-CORE = Part(
+def _part(extra: str, purpose: str, words: str, optional: str = "") -> Part:
+    """Return a part; ``words``: its distributions, ``name=module`` where the two differ."""
+    pairs = (word.partition("=") for word in words.split())
+    modules = {name: module or name for name, _, module in pairs}
+    return Part(extra, purpose, modules, frozenset(optional.split()))
+
+
+CORE = _part(
     "core",
     "files and settings",
-    {
-        "numpy": "numpy",
-        "scipy": "scipy",
-        "pillow": "PIL",
-        "pycocotools": "pycocotools",
-        "pyyaml": "yaml",
-        "tqdm": "tqdm",
-        "simplejpeg": "simplejpeg",
-        "jinja2": "jinja2",
-    },
+    "numpy scipy pillow=PIL pycocotools pyyaml=yaml tqdm simplejpeg jinja2",
 )
-LABELS = Part(
+LABELS = _part(
     "labels",
     "label stages",
-    {
-        "torch": "torch",
-        "torchvision": "torchvision",
-        "timm": "timm",
-        "scikit-learn": "sklearn",
-        "scikit-image": "skimage",
-        "faiss-cpu": "faiss",
-        "safetensors": "safetensors",
-        "numba": "numba",
-        "threadpoolctl": "threadpoolctl",
-    },
-    optional=frozenset({"faiss-cpu"}),
+    "torch torchvision timm scikit-learn=sklearn scikit-image=skimage faiss-cpu=faiss safetensors "
+    "numba threadpoolctl",
+    optional="faiss-cpu",
 )
-TRAIN = Part(
+TRAIN = _part(
     "train",
     "training and prediction",
-    {
-        "torch": "torch",
-        "torchvision": "torchvision",
-        "fvcore": "fvcore",
-        "iopath": "iopath",
-        "yacs": "yacs",
-        "omegaconf": "omegaconf",
-        "hydra-core": "hydra",
-        "cloudpickle": "cloudpickle",
-        "tabulate": "tabulate",
-        "termcolor": "termcolor",
-        "tensorboard": "tensorboard",
-        "matplotlib": "matplotlib",
-        "safetensors": "safetensors",
-        "opencv-python-headless": "cv2",
-    },
-    optional=frozenset({"tensorboard"}),
+    "torch torchvision fvcore iopath yacs omegaconf hydra-core=hydra cloudpickle tabulate "
+    "termcolor tensorboard matplotlib safetensors opencv-python-headless=cv2",
+    optional="tensorboard",
 )
 EXTRAS = (
-    Part("demo", "sample photographs of the quickstart", {"matplotlib": "matplotlib"}),
-    Part("ray", "labelling on many machines with Ray", {"ray": "ray"}),
-    Part("slurm", "labelling on a Slurm cluster", {"submitit": "submitit"}),
-    Part(
-        "bench",
-        "peers in benchmarks",
-        {"pydensecrf2": "pydensecrf"},
-    ),
+    _part("demo", "sample photographs of the quickstart", "matplotlib"),
+    _part("ray", "labelling on many machines with Ray", "ray"),
+    _part("slurm", "labelling on a Slurm cluster", "submitit"),
+    _part("bench", "peers in benchmarks", "pydensecrf2=pydensecrf"),
 )
 POSIX = ("fcntl", "resource")
 """Modules of Python that Windows has not."""
@@ -106,20 +78,21 @@ POSIX = ("fcntl", "resource")
 
 def main() -> int:
     """Print the findings; return 0 if the label stages can run, else 1."""
-    _say(f"u2seg {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for part in (CORE, LABELS, TRAIN):
-        _say(f"{part.extra:<12}{', '.join(_versions(part))}")
-    _say(f"{'device':<12}{device()}")
-    _say(f"{'Detectron2':<12}{host()}")
-    broken = label_problems()
-    training = training_problems()
-    _say("")
-    _report(LABELS.purpose, broken)
-    _report_cache()
-    _report(
-        TRAIN.purpose, [*(["needs the label stages' libraries too"] if broken else []), *training]
-    )
-    _report_optional()
+    broken, training = label_problems(), training_problems()
+    if broken:
+        training.insert(0, "needs the label stages' libraries too")
+    lines = [
+        f"u2seg {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        *(f"{part.extra:<12}{', '.join(_versions(part))}" for part in (CORE, LABELS, TRAIN)),
+        f"{'device':<12}{device()}",
+        f"{'Detectron2':<12}{host()}",
+        "",
+        *_found(LABELS.purpose, broken),
+        *cache_problems(),
+        *_found(TRAIN.purpose, training),
+        *optional_missing(),
+    ]
+    sys.stdout.write("\n".join([*lines, ""]))
     return 1 if broken else 0
 
 
@@ -149,9 +122,7 @@ def training_problems() -> list[str]:
 def missing(part: Part, besides: Part | None = None) -> list[str]:
     """Return a line for every library of a part that is needed and cannot be imported.
 
-    Args:
-        part: What is looked at.
-        besides: Libraries of this other part are passed over.
+    Those of ``besides`` are passed over.
     """
     known = besides.modules if besides else {}
     lines = []
@@ -251,50 +222,39 @@ def host() -> str:
     return f"{version} ({host_origin()}), {ops}"
 
 
-def _versions(part: Part) -> list[str]:
-    found = []
-    for distribution in part.modules:
+def _versions(part: Part) -> Iterator[str]:
+    for name in part.modules:
         try:
-            found.append(f"{distribution} {importlib.metadata.version(distribution)}")
+            yield f"{name} {importlib.metadata.version(name)}"
         except importlib.metadata.PackageNotFoundError:
-            found.append(f"{distribution} MISSING")
-    return found
+            yield f"{name} MISSING"
 
 
-def _report(purpose: str, problems: list[str]) -> None:
-    _say(f"{purpose}: {'NOT ready' if problems else 'ready'}")
-    for problem in problems:
-        _say(f"  {problem}")
+def _found(purpose: str, problems: list[str]) -> list[str]:
+    ready = f"{purpose}: {'NOT ready' if problems else 'ready'}"
+    return [ready, *(f"  {problem}" for problem in problems)]
 
 
-def _report_cache() -> None:
+def cache_problems() -> list[str]:
+    """Return why compiled functions are not kept on disk."""
     if import_failure("numba"):
-        return
+        return []
     from u2seg.io.jit import cache_problem
 
     reason = cache_problem()
-    if reason:
-        _say(
-            f"  numba keeps nothing on disk ({reason}), so every process compiles anew: set "
-            "NUMBA_CACHE_DIR to a folder that can be written"
-        )
+    advice = "so every process compiles anew: set NUMBA_CACHE_DIR to a folder that can be written"
+    return [f"  numba keeps nothing on disk ({reason}), {advice}"] if reason else []
 
 
-def _report_optional() -> None:
-    rows = [
-        (distribution, part)
+def optional_missing() -> list[str]:
+    """Return a line for every optional library that is missing, with its command."""
+    lines = [
+        f"  {name} ({part.purpose}): {part.command}"
         for part in (LABELS, TRAIN, *EXTRAS)
-        for distribution, module in part.modules.items()
-        if (part in EXTRAS or distribution in part.optional) and import_failure(module)
+        for name, module in part.modules.items()
+        if (part in EXTRAS or name in part.optional) and import_failure(module)
     ]
-    if rows:
-        _say("optional parts that are missing:")
-    for distribution, part in rows:
-        _say(f"  {distribution} ({part.purpose}): {part.command}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    return ["optional parts that are missing:", *lines] if lines else []
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from yacs.config import CfgNode
 
+from u2seg.config.values import coerce
 from u2seg.config.words import flatten
 from u2seg.errors import UserError
-from u2seg.host.cfg_merge import coerce, merge_values, merge_words
+from u2seg.host.cfg_merge import merge_values, merge_words
 
 
 def config() -> CfgNode:
@@ -36,6 +37,7 @@ def config() -> CfgNode:
         (((1.0, 2.0), (3.0, 4.0)), [[5.0, 6.0]], ((5.0, 6.0),)),
         ((0.5, 0.6), [1, 0.25], (1, 0.25)),
         ("text", None, ""),
+        ("text", 123, "123"),
         (None, 3, 3),
     ],
 )
@@ -52,7 +54,8 @@ def test_values_take_the_type_of_their_default(default: Any, value: Any, expecte
         (5, True),
         (0.5, True),
         (False, 1),
-        ("text", 5),
+        ("text", True),
+        (0.5, "1e999"),
         ((1,), 5),
         ((1,), ["a"]),
         (0.5, "abc"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 from u2seg.config.plugins import load_plugins, plugin_digests
 from u2seg.config.schema import Settings
 from u2seg.config.section import Section
+from u2seg.config.values import coerce
 from u2seg.config.words import HOST_KEY, HOST_SECTIONS, flatten, override_pairs
 from u2seg.config.words import ROOT as ROOT
 from u2seg.errors import UserError
@@ -126,7 +126,7 @@ def section_from_tree(default: S, content: Any, prefix: str) -> S:
         now = getattr(default, known[key].name)
         nested = is_dataclass(now)
         values[known[key].name] = (
-            section_from_tree(now, value, full) if nested else _coerce(full, value, now)
+            section_from_tree(now, value, full) if nested else coerce(full, value, now)
         )
     if extras:
         values["extras"] = tuple(extras.values())
@@ -145,43 +145,6 @@ def _plugged(section: Any, prefix: str) -> dict[str, type]:
     own = {f.name.upper() for f in fields(section)}
     there = SETTINGS.get(prefix.rpartition(".")[2], {})
     return {name: kind for name, kind in there.items() if name not in own}
-
-
-def _coerce(key: str, value: Any, default: Any) -> Any:
-    """Return ``value`` in the type of ``default``; int -> float and list -> tuple only."""
-    if isinstance(default, bool) or isinstance(value, bool):
-        if isinstance(default, bool) and isinstance(value, bool):
-            return value
-    elif isinstance(default, float):
-        number = _finite(value)  # from text too: YAML 1.1 reads 1e-5 as text
-        if number is not None:
-            return number
-    elif isinstance(default, tuple) and isinstance(value, list | tuple):
-        text = not default and any(isinstance(item, str) for item in value)
-        # An empty default stands for numbers, or for paths.
-        kind = type(default[0]) if default else str if text else float
-        items = tuple(_finite(item) if kind is float else item for item in value)
-        if all(isinstance(item, kind) for item in items):
-            return items
-    elif isinstance(default, str) and value is None:
-        return ""
-    elif isinstance(default, str) and isinstance(value, int | float):
-        return str(value)
-    elif isinstance(value, type(default)):
-        return value
-    raise UserError(
-        f"{key} is {value!r} ({type(value).__name__}), expected {type(default).__name__} "
-        f"such as {default!r}"
-    )
-
-
-def _finite(value: Any) -> float | None:
-    """Return a finite number, or None if ``value`` is none."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _check_known(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> None:

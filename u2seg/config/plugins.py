@@ -35,6 +35,8 @@ def load_plugins(paths: Sequence[str], config_file: Path | str | None = None) ->
     _load_installed()
     found = []
     for name in [paths] if isinstance(paths, str) else paths:
+        if not isinstance(name, str):
+            raise UserError(f"U2SEG.PLUGINS holds {name!r}, expected names of Python files")
         beside = Path(config_file).parent / name if config_file else Path(name)
         path = (beside if beside.is_file() else Path(name)).resolve()
         if not path.is_file():

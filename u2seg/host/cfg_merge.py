@@ -7,16 +7,13 @@ brought to the type of its default or refused by name.
 
 from __future__ import annotations
 
-import ast
 import difflib
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
+from u2seg.config.values import coerce, parse_value
 from u2seg.config.words import flatten, override_pairs
 from u2seg.errors import UserError
-from u2seg.io.yamlfile import parse_yaml
 
 Flat = dict[str, Any]
 """Full key, e.g. ``SOLVER.BASE_LR`` -> value."""
@@ -38,7 +35,7 @@ def merge_values(cfg: Any, values: Flat, source: str) -> None:
     """
     for key, value in values.items():
         node, leaf = _find(cfg, key, source)
-        node[leaf] = coerce(key, value, node[leaf], source)
+        node[leaf] = _taken(key, value, node[leaf], source)
 
 
 def merge_words(cfg: Any, words: Sequence[str]) -> Flat:
@@ -54,82 +51,15 @@ def merge_words(cfg: Any, words: Sequence[str]) -> Flat:
     for key, text in override_pairs(words):
         node, leaf = _find(cfg, key, "command line")
         default = node[leaf]
-        value = text if isinstance(default, str) else _parse(text)
-        node[leaf] = given[key] = coerce(key, value, default, "command line")
+        value = text if isinstance(default, str) else parse_value(text)
+        node[leaf] = given[key] = _taken(key, value, default, "command line")
     return given
 
 
-def coerce(key: str, value: Any, default: Any, source: str = "") -> Any:
-    """Return ``value`` in the type of ``default``.
-
-    Allowed: int -> float, list <-> tuple, numbers and literals written as text, null -> empty
-    text, null where it has a meaning, and anything where the default is None.
-
-    Raises:
-        UserError: for anything else.
-
-    Examples:
-        >>> coerce("SOLVER.BASE_LR", 1, 0.01)
-        1.0
-        >>> coerce("SOLVER.BASE_LR", "1e-3", 0.01)
-        0.001
-        >>> coerce("SOLVER.STEPS", "(10, 20)", (30000,))
-        (10, 20)
-        >>> coerce("MODEL.MASK_ON", "true", False)
-        True
-    """
-    if isinstance(value, str) and not isinstance(default, str):
-        value = _parse(value)
+def _taken(key: str, value: Any, default: Any, source: str) -> Any:
     if key in _MAY_BE_NULL:
-        if value is None:
-            return None
-        default = 0.0
-    if default is None or (type(value) is type(default) and not isinstance(value, tuple | list)):
-        return value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, str) and value is None:
-        return ""
-    both_sequences = isinstance(default, tuple | list) and isinstance(value, tuple | list)
-    if both_sequences and _same_kind(value, default):
-        return _like(value, default)
-    where = f" in {source}" if source else ""
-    raise UserError(
-        f"{key} is {value!r} ({type(value).__name__}){where}, expected "
-        f"{type(default).__name__} such as {default!r}"
-    )
-
-
-def _like(value: Any, default: Any) -> Any:
-    """Return nested sequences as lists or tuples, whichever the default has at each depth."""
-    if not isinstance(value, tuple | list):
-        return value
-    inner = default[0] if isinstance(default, tuple | list) and default else value
-    kind = type(default) if isinstance(default, tuple | list) else type(value)
-    return kind([_like(item, inner) for item in value])
-
-
-def _same_kind(value: Sequence[Any], default: Sequence[Any]) -> bool:
-    """Whether the elements are numbers where the default's are, and likewise text."""
-    for kind in (str, bool, int | float):
-        if default and all(isinstance(item, kind) for item in default):
-            return all(isinstance(item, kind) for item in value)
-    return True
-
-
-def _parse(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        value = parse_yaml(text)
-    except (yaml.YAMLError, ValueError):
-        value = text
-    if isinstance(value, str):
-        try:
-            return ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return text
-    return value
+        return None if value is None else coerce(key, value, 0.0, source)
+    return coerce(key, value, default, source)
 
 
 def _find(cfg: Any, key: str, source: str) -> tuple[Any, str]:
