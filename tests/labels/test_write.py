@@ -117,8 +117,9 @@ def test_streamed_json_is_canonical(folder: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_images(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("u2seg.labels.write.PIECE", 4096)
     records = _records(tmp_path)
 
     class Images:

@@ -42,6 +42,8 @@ PANOPTIC_PNGS = "panoptic"
 STUFF_PNGS = "stuff"
 NO_ID = b'"id":0,'
 """What stands in an encoded instance where its id will stand; keys before it hold no text."""
+PIECE = 1 << 20
+"""Bytes that are gathered before they are written."""
 _PARENT = re.compile(rb'"parent":(\d+)')
 
 
@@ -323,16 +325,24 @@ def write_dataset(
 
 
 class _Array:
-    """A JSON array that is written item by item."""
+    """A JSON array that is written item by item, in pieces of about ``PIECE`` bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
-        self.separator = b""
+        self.waiting: list[bytes] = []
+        self.size = 0
+        self.lead = b""
 
     def add(self, item: bytes) -> None:
-        self.file.write(self.separator)
-        self.file.write(item)
-        self.separator = b","
+        self.waiting.append(item)
+        self.size += len(item)
+        if self.size >= PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.waiting:
+            self.file.write(self.lead + b",".join(self.waiting))
+            self.waiting, self.size, self.lead = [], 0, b","
 
 
 @contextlib.contextmanager
@@ -350,11 +360,14 @@ def _coco_file(
     info = {"description": "pseudo-labels of an unlabelled data set", "version": __version__}
     with atomic_file(path) as file:
         file.write(b'{"annotations":[')
-        yield _Array(file)
+        annotations = _Array(file)
+        yield annotations
+        annotations.flush()
         file.write(b'],"categories":' + item_bytes(categories) + b',"images":[')
         rows = _Array(file)
         for image in images:
             rows.add(item_bytes({k: image[k] for k in ("id", "file_name", "height", "width")}))
+        rows.flush()
         file.write(b'],"info":' + item_bytes(info) + b"}\n")
 
 
