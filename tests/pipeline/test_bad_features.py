@@ -93,13 +93,6 @@ def test_fewer_patches_than_masks_asked(
         assert total.max(initial=0) <= 1, "disjoint"
 
 
-@pytest.mark.parametrize("proposer", CUTS)
-def test_one_direction_everywhere_is_no_object(proposer: str) -> None:
-    """All patches alike: whatever bipartition a solver returned, all would be foreground."""
-    assert propose(np.ones((3, 5, 5)), proposer) == []
-    assert propose(-np.ones((3, 5, 5)), proposer, tau=-1.0) == []
-
-
 def test_a_warning_names_the_image_whose_cut_did_not_converge(
     settings: Settings,
     photos: Path,

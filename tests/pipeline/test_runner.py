@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import u2seg.io.atomic
 from tests.pipeline.conftest import changed, label, tree
 from u2seg.config.schema import Settings
 from u2seg.errors import UserError
@@ -61,47 +60,6 @@ def test_again_is_a_no_op_and_elsewhere_the_same_bytes(
     assert tree(run) == before
     label(settings, photos, tmp_path / "other")
     assert tree(tmp_path / "other") == before
-
-
-class Killer:
-    """Lets ``after`` files be written, then stops the process's work at the next."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, source: str, target: str) -> None:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        self.real(source, target)
-
-    real = staticmethod(u2seg.io.atomic.os.replace)
-
-
-@pytest.mark.slow
-def test_interrupted_anywhere_and_resumed_gives_the_same_bytes(
-    run: Path,
-    photos: Path,
-    settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    expected = tree(run)
-    output = tmp_path / "run"
-    stops = 0
-    for after in range(1, 60, 4):  # each attempt gets a little further, at a new place
-        monkeypatch.setattr(u2seg.io.atomic.os, "replace", Killer(after))
-        try:
-            label(settings, photos, output)
-        except KeyboardInterrupt:
-            stops += 1
-            continue
-        finally:
-            monkeypatch.undo()
-        break
-    assert stops > 3
-    label(settings, photos, output)
-    assert tree(output) == expected
 
 
 def test_changed_settings_are_refused_and_overwrite_makes_anew(

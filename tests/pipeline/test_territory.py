@@ -29,14 +29,6 @@ def test_photographs_in_a_stage_folder_are_kept(
     assert sorted(own.rglob("*")) == before
 
 
-@pytest.mark.parametrize("place", [".", "labels", "deep/labels"])
-def test_results_among_the_photographs_are_refused(
-    own: Path, settings: Settings, place: str
-) -> None:
-    with pytest.raises(UserError, match="would be taken for photographs"):
-        label(settings, own, own / place)
-
-
 def test_an_output_folder_beside_the_photographs_is_fine(
     photos: Path, settings: Settings, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from u2seg.errors import UserError
-from u2seg.io.atomic import json_bytes, sha256_bytes, write_json
+from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_json
 from u2seg.io.images import BadImageError, check_jpeg, decode_image, read_content
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.paths import distinct_stems, image_file, stem_of
@@ -54,9 +54,11 @@ class ImagesStage(Stage):
         """List the photographs."""
         _ = self.found
 
-    def exports(self) -> tuple[Path, ...]:
-        """The list for all who read labels."""
-        return (self.space.images_json,)
+    def hashes(self) -> dict[str, str]:
+        """Those of the parts, and of the list for all who read labels."""
+        listed = self.space.images_json
+        outside = {f"../{listed.name}": sha256_file(listed)} if listed.is_file() else {}
+        return {**super().hashes(), **outside}
 
     def shards(self) -> ShardFile:
         """Return the entries of every shard."""

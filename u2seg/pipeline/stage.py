@@ -157,10 +157,6 @@ class Stage(ABC):
         """Return further facts that must not change between runs into one folder."""
         return {}
 
-    def exports(self) -> tuple[Path, ...]:
-        """Return the files of the stage that lie in the output folder itself."""
-        return ()
-
     def check(self) -> None:
         """Raise UserError for settings that can be seen to be wrong before anything runs."""
         return
@@ -258,7 +254,7 @@ class Stage(ABC):
             stage=self.name,
             settings_hash=plan["settings_hash"],
             inputs=plan["inputs"],
-            files=self._hashes(),
+            files=self.hashes(),
             counts=counts,
             version=__version__,
             seed=self.seed(),
@@ -291,7 +287,7 @@ class Stage(ABC):
     def _intact(self) -> bool:
         """Return whether all files are as the manifest says; prepare to make the others again."""
         path = self.space.stage_manifest(self.name)
-        expected, hashes = read_json_object(path, "files")["files"], self._hashes()
+        expected, hashes = read_json_object(path, "files")["files"], self.hashes()
         changed = {name for name in expected if expected[name] != hashes.get(name)}
         if not changed:
             return True
@@ -306,12 +302,9 @@ class Stage(ABC):
                 (self.folder / name).unlink()
         return False
 
-    def _hashes(self) -> dict[str, str]:
-        outside = [path for path in self.exports() if path.is_file()]
-        return {
-            **hash_files(self.folder),
-            **{f"../{path.name}": sha256_file(path) for path in outside},
-        }
+    def hashes(self) -> dict[str, str]:
+        """Return relative name -> SHA-256 of the stage's files."""
+        return hash_files(self.folder)
 
     def readable(
         self, part: Part, records: Iterable[Record], skipped: list[Record]
