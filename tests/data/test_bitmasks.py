@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from u2seg.compat import prepare_host
-from u2seg.data.bitmasks import augmented_masks
+from u2seg.data.mapper import augmented_masks
 from u2seg.structures.masks import decode_mask, encode_mask
 
 pytestmark = pytest.mark.d2

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from u2seg.data.order import BatchOrder, Indices, epoch_permutation
+from u2seg.data.stream import BatchOrder, Indices, epoch_permutation
 
 
 def replay(
