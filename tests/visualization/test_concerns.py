@@ -90,8 +90,12 @@ def test_advice_on_masks_names_keys_with_values_that_are_not_those_in_use():
     text = advice(masks, "filter_bank")
     for word in ("REFINER none", "MAX_BORDER 1.0 (now 0.4)", "TAU 0.18 and 0.38", "dino_vits8"):
         assert word in text
-    text = advice({**masks, "refiner": "none", "max_border": 1.0, "maskcut": {}}, "dino_vits8")
+    text = advice(
+        {**masks, "refiner": "none", "max_border": 1.0, "maskcut": {"tau": 0.15}}, "dino_vits8"
+    )
     assert text.startswith("Try U2SEG.MASKS.MASKCUT.TAU 0.05 and 0.25 (now 0.15), on")
+    text = advice({"proposer": "my_own", "refiner": "none"}, "dino_vits8")
+    assert text.startswith("Try other settings in U2SEG.MASKS.MY_OWN, on")
     text = advice({"proposer": "cutler", "cutler": {"score": 0.5}}, "filter_bank")
     assert text.startswith("Try U2SEG.MASKS.CUTLER.SCORE 0.25 (now 0.5), on")
 

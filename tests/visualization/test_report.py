@@ -192,7 +192,7 @@ def test_garbled_files_become_notes(tmp_path):
         labels=folders.labels, train=folders.train, predictions=folders.predictions, title="t"
     )
     words = "\n".join(page.notes)
-    for what in ("masks", "STEGO losses", "skipped", "prediction of holiday/photo_000.png",
+    for what in ("masks", "losses of the stuff", "skipped", "prediction of holiday/photo_000.png",
                  "training curves"):  # fmt: skip
         assert re.search(rf"^{re.escape(what)}.* left out", words, re.M), (what, words)
     assert len(page.samples) == 3

@@ -247,12 +247,15 @@ def _without_masks(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
 
 def mask_advice(run: LabelRun) -> str:
     """Return what to try for more masks, judged by the settings of the mask stage."""
-    if _setting(run, "masks", "proposer", "maskcut") == "cutler":
-        score = _setting(run, "masks", "cutler.score", 0.5)
-        tried = [f"U2SEG.MASKS.CUTLER.SCORE {score / 2:g} (now {score:g})"]
+    proposer, tried = str(_setting(run, "masks", "proposer", "maskcut")), []
+    node = f"U2SEG.MASKS.{proposer.upper()}"
+    score = _setting(run, "masks", f"{proposer}.score", None)
+    tau = _setting(run, "masks", f"{proposer}.tau", None)
+    if score is not None:
+        tried.append(f"{node}.SCORE {score / 2:g} (now {score:g})")
     else:
-        tau = _setting(run, "masks", "maskcut.tau", 0.15)
-        tried = [f"U2SEG.MASKS.MASKCUT.TAU {tau - 0.1:.2f} and {tau + 0.1:.2f} (now {tau:g})"]
+        if tau is not None:
+            tried.append(f"{node}.TAU {tau - 0.1:.2f} and {tau + 0.1:.2f} (now {tau:g})")
         if _setting(run, "masks", "refiner", "none") != "none":
             tried.append(
                 "U2SEG.MASKS.REFINER none (refinement drops what it changes to an IoU below "
@@ -263,7 +266,8 @@ def mask_advice(run: LabelRun) -> str:
             tried.append(f"U2SEG.MASKS.MAX_BORDER 1.0 (now {border:g})")
         if _setting(run, "masks", "name", "") == "filter_bank":
             tried.append("U2SEG.FEATURES.NAME dino_vits8 with U2SEG.MASKS.MASKCUT.TAU 0.15")
-    return f"Try {', or '.join(tried)}, on a few images first: --dry-run 8."
+    words = ", or ".join(tried or [f"other settings in {node}"])
+    return f"Try {words}, on a few images first: --dry-run 8."
 
 
 def _setting(run: LabelRun, stage: str, name: str, default: Any) -> Any:

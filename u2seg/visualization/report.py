@@ -255,7 +255,7 @@ def _add_labels(page: Page, run: LabelRun, found: Predictions | None, notes: Not
     for name, values in run.losses.items():
         points = {name: (range(1, len(values) + 1), values)}
         draw = partial(charts.line_chart, points, "step", "loss")
-        page.curves.append(charts.Chart(f"STEGO: {name}", draw, name == "total"))
+        page.curves.append(charts.Chart(f"Stuff: {name}", draw, name == "total"))
 
 
 def _add_statistics(page: Page, numbers: LabelStatistics, clusters: int) -> None:

@@ -131,7 +131,7 @@ def read_label_run(root: Path, notes: Notes) -> LabelRun:
         run.instances = notes.attempt("clusters", [], _instances, run.labels.folder)
     losses, quality = root / "semantics" / "losses.json", root / "clusters" / "quality.json"
     if losses.exists():
-        run.losses = notes.attempt("STEGO losses", {}, _losses, losses)
+        run.losses = notes.attempt("losses of the stuff", {}, _losses, losses)
     if quality.exists():
         run.quality = notes.attempt("quality of the clusters", empty, read_json_object, quality)
     run.timings = read_timings(root, notes)
