@@ -26,9 +26,8 @@ from benchmarks.masks import RowSpec
 from benchmarks.rows import Row, Target, judged
 from benchmarks.setting import Setting
 from benchmarks.timing import Pair, alternate, check_repeats
-from u2seg.clusters.assign import assign
 from u2seg.clusters.kmeans import KMeans
-from u2seg.clusters.lloyd import lloyd
+from u2seg.clusters.lloyd import assign, lloyd
 from u2seg.clusters.rows import FileRows
 from u2seg.errors import StageError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from u2seg.clusters import assign as module
-from u2seg.clusters.assign import assign
+from u2seg.clusters import lloyd as module
+from u2seg.clusters.lloyd import assign
 from u2seg.errors import UserError
 
 

@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from u2seg.clusters.descriptors import (
+from u2seg.clusters.describe import (
     MAX_RATIO,
     center_square,
     mask_crops,
     masked_mean,
-    normalize_rows,
-    patch_coverage,
 )
+from u2seg.clusters.transform import normalize_rows
 from u2seg.structures.features import PatchFeatures
+
+
+def patch_coverage(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The share of every patch under a mask: its weight in the mean of features that name it."""
+    count = grid[0] * grid[1]
+    names = np.eye(count, dtype=np.float32).reshape(count, *grid)
+    weights = masked_mean(PatchFeatures(names, mask.shape), [mask])[0].reshape(grid)
+    return weights * mask.sum() * count / mask.size
 
 
 def _brute_coverage(mask: np.ndarray, grid: tuple[int, int], fine: int) -> np.ndarray:

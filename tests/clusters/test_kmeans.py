@@ -16,10 +16,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tests.shared import SHARED, needs_shared
 from u2seg.clusters import kmeans as module
-from u2seg.clusters.assign import assign
-from u2seg.clusters.descriptors import normalize_rows
 from u2seg.clusters.kmeans import KMeans
+from u2seg.clusters.lloyd import assign
 from u2seg.clusters.rows import ArrayRows, FileRows, Rows
+from u2seg.clusters.transform import normalize_rows
 from u2seg.config.schema import ClusterSettings, KMeansSettings
 from u2seg.errors import UserError
 

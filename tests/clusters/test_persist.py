@@ -142,15 +142,6 @@ def test_another_pca_is_refused(reduced: Path, other: np.ndarray) -> None:
         load_centroids(reduced)
 
 
-def test_centroids_of_earlier_versions_name_fewer_keys(saved: Path) -> None:
-    path = saved.with_suffix(".json")
-    note = json.loads(path.read_text())
-    for key in ("whiten", "pca", "crop_fit", "crop_padding", "crop_resample"):
-        del note[key]
-    path.write_text(json.dumps(note))
-    assert load_centroids(saved, INFO).info == INFO
-
-
 @pytest.mark.parametrize(("key", "value"), [("pca", True), ("pca", "2"), ("normalize", 1)])
 def test_odd_notes_are_named(saved: Path, key: str, value: object) -> None:
     path = saved.with_suffix(".json")

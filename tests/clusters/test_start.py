@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from u2seg.clusters import kmeans as module
-from u2seg.clusters.assign import assign
 from u2seg.clusters.kmeans import plus_plus, start_centers
+from u2seg.clusters.lloyd import assign
 from u2seg.clusters.rows import ArrayRows
 
 

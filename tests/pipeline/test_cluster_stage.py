@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.pipeline import conftest
 from tests.pipeline.conftest import changed
-from u2seg.clusters.descriptors import center_square, mask_crops
+from u2seg.clusters.describe import center_square, mask_crops
 from u2seg.clusters.persist import load_centroids
 from u2seg.clusters.rows import FileRows
 from u2seg.config.schema import Settings

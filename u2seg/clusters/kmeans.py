@@ -20,8 +20,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from u2seg.clusters.assign import assign
-from u2seg.clusters.lloyd import farthest, lloyd, minibatch
+from u2seg.clusters.lloyd import assign, farthest, lloyd, minibatch
 from u2seg.clusters.rows import ArrayRows, Rows, Table, one_blas_thread_each
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError

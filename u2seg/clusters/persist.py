@@ -22,15 +22,8 @@ FILE_NAME = "centroids.npy"
 class CentroidInfo:
     """What descriptors must be like to be compared with some centroids.
 
-    Args:
-        feature: Name of the feature extractor.
-        descriptor: ``masked_mean``, ``crop_cls`` or ``masked_crop``.
-        normalize: Whether descriptors were scaled to unit length.
-        whiten: ``none``, ``scale`` or ``pca``.
-        pca: Principal components kept; 0 = no PCA.
-        crop_fit: ``squash`` or ``center``; of crops only.
-        crop_padding: Share of the box; of crops only.
-        crop_resample: Filter that resized them; of crops only.
+    ``feature`` names the extractor; the others are ``ClusterSettings``, of crops only where the
+    descriptor sees crops.
     """
 
     feature: str
@@ -124,9 +117,8 @@ def load_centroids(
             f"{path} does not exist: give a saved centroids.npy, or leave "
             "U2SEG.CLUSTERS.CENTROIDS empty to fit new ones"
         )
-    note = read_json_object(
-        path.with_suffix(".json"), "feature", "descriptor", "normalize", "K", "D", "sha256"
-    )
+    names = [field.name for field in fields(CentroidInfo)]
+    note = read_json_object(path.with_suffix(".json"), *names, "K", "D", "sha256")
     array = _load_array(path)
     if sha256_file(path) != note["sha256"] or list(array.shape) != [note["K"], note["D"]]:
         raise _apart(path, path.with_suffix(".json"))
@@ -142,8 +134,7 @@ def load_centroids(
 
 
 def _info(path: Path, note: dict[str, Any]) -> CentroidInfo:
-    # Runs of earlier versions do not name the later keys: their defaults are what was done.
-    values = {f.name: note.get(f.name, f.default) for f in fields(CentroidInfo)}
+    values = {f.name: note[f.name] for f in fields(CentroidInfo)}
     for name, kind in get_type_hints(CentroidInfo).items():
         good = isinstance(values[name], (int, float) if kind is float else kind)
         if not good or (kind is int and isinstance(values[name], bool)):

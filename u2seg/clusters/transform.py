@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.clusters.descriptors import normalize_rows
 from u2seg.clusters.rows import MappedRows, Rows, Table, one_blas_thread_each
 from u2seg.config.schema import ClusterSettings
 from u2seg.errors import UserError
@@ -65,6 +64,18 @@ class Transform:
             return rows
         dim = rows.dim if self.affine is None else self.affine.shape[1]
         return MappedRows(rows, self, dim)
+
+
+def normalize_rows(descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return rows scaled to unit Euclidean length; rows of zeros stay zero.
+
+    Examples:
+        >>> normalize_rows(np.array([[3, 4], [0, 0]], dtype=np.float32)).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    norms = np.linalg.norm(descriptors.astype(np.float64), axis=1, keepdims=True)
+    lengths = np.where(norms > 0, norms, 1.0).astype(np.float32)
+    return np.asarray(descriptors / lengths, dtype=np.float32)
 
 
 def fit_transform(rows: Rows, settings: ClusterSettings) -> Transform:

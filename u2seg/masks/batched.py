@@ -18,7 +18,7 @@ from torch import Tensor
 
 from u2seg.config.schema import MaskCutSettings
 from u2seg.masks.batched_ncut import BatchGraph, cut_vectors, first_index
-from u2seg.masks.maskcut import TIE
+from u2seg.masks.maskcut import TIE, ncut
 from u2seg.masks.ncut import DENSE_LIMIT
 
 
@@ -244,9 +244,5 @@ def cut_scores(graph: BatchGraph, degrees: Tensor, side: Tensor, eps: float) -> 
     inside = side.double()
     total, touching = degrees.sum(dim=1), (degrees * inside).sum(dim=1)
     crossing = ((1 - inside) * graph.multiply(inside)).sum(dim=1)
-    cut = crossing + eps * (size * (n - size) - crossing)
-    assoc = touching + eps * (size * n - touching)
-    rest = total - touching + eps * ((n - size) * n - (total - touching))
-    split = (size > 0) & (size < n)
-    ncut = cut / assoc.masked_fill(~split, 1.0) + cut / rest.masked_fill(~split, 1.0)
-    return (1 - 0.5 * ncut).clamp(0.0, 1.0).masked_fill(~split, 0.0)
+    quality: Tensor = 1 - 0.5 * ncut(n, size, total, touching, crossing, eps)
+    return quality.clamp(0.0, 1.0).masked_fill((size == 0) | (size == n), 0.0)

@@ -16,6 +16,7 @@ from TokenCut. Deliberate differences from that code:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -258,7 +259,21 @@ def cut_score(graph: BitGraph, side: npt.NDArray[np.bool_], eps: float) -> float
     degrees = graph.degrees
     total, touching = int(degrees.sum()), int(degrees[side].sum())
     crossing = round(float(graph.multiply(side.astype(np.float64))[~side].sum()))
+    return float(np.clip(1 - 0.5 * ncut(n, size, total, touching, crossing, eps), 0.0, 1.0))
+
+
+def ncut(n: int, size: Any, total: Any, touching: Any, crossing: Any, eps: float) -> Any:
+    """Return NCut of a side, from counts (numbers, arrays or tensors).
+
+    Args:
+        n: Patches.
+        size: Of them on the side.
+        total: Entries of the graph's matrix that are edges.
+        touching: Those in rows of the side.
+        crossing: Those in columns of the other side too.
+        eps: Affinity of pairs without an edge.
+    """
     cut = crossing + eps * (size * (n - size) - crossing)
     assoc = touching + eps * (size * n - touching)
     rest = total - touching + eps * ((n - size) * n - (total - touching))
-    return float(np.clip(1 - 0.5 * (cut / assoc + cut / rest), 0.0, 1.0))
+    return cut / assoc + cut / rest

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.clusters.assign import assign
 from u2seg.clusters.describe import DESCRIPTORS, facets_of
 from u2seg.clusters.kmeans import KMeans
+from u2seg.clusters.lloyd import assign
 from u2seg.clusters.persist import CentroidInfo, Centroids, load_centroids, save_centroids
 from u2seg.clusters.quality import draw_sample, quality, spread, summary
 from u2seg.clusters.rows import FileRows
