@@ -145,6 +145,20 @@ def test_protocol_and_key_that_disagree(arguments: list[object]) -> None:
     assert run(*arguments, "--protocol", "coups").returncode == 2
 
 
+def test_a_protocol_of_a_plug_in(arguments: list[object], tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from u2seg.evaluation.protocols.rules import PROTOCOLS, EvalProtocol\n"
+        "@PROTOCOLS.register('mine')\n"
+        "def mine(settings, num_things):\n"
+        "    return EvalProtocol('mine', 'majority', note='of my own')\n"
+    )
+    words = ["U2SEG.PLUGINS", json.dumps([str(plugin)]), "U2SEG.EVAL.BOOTSTRAP", "0"]
+    done = run(*arguments, "--protocol", "mine", *words)
+    assert done.returncode == 0, done.stderr
+    assert "protocol mine, majority matching" in done.stdout and "of my own" in done.stdout
+
+
 def test_keys_are_checked_beside_the_options(arguments: list[object], tmp_path: Path) -> None:
     """One key's meaning depends on another that an option sets."""
     words = [str(word) for word in arguments]

@@ -76,7 +76,7 @@ def with_protocol_key(args: argparse.Namespace) -> argparse.Namespace:
     """
     if not (args.eval_only and args.protocol):
         return args
-    opts = [*args.opts, "U2SEG.EVAL.PROTOCOL", expand_names([args.protocol])[0]]
+    opts = [*args.opts, "U2SEG.EVAL.PROTOCOL", expand_names([args.protocol], check=False)[0]]
     return argparse.Namespace(**{**vars(args), "opts": opts})
 
 

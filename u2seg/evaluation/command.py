@@ -208,7 +208,7 @@ def _settings(args: argparse.Namespace) -> EvalSettings:
     from u2seg.config.load import load_settings
     from u2seg.evaluation.protocols.rules import expand_names
 
-    names = expand_names(args.protocol)
+    names = expand_names(args.protocol, check=False)  # a plug-in may bring them
     given = {
         "PROTOCOL": names[0] if names else None,
         "FIT_SHARE": args.fit_fraction,

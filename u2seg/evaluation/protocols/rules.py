@@ -165,11 +165,12 @@ of the protocol
     return protocol
 
 
-def expand_names(names: Sequence[str]) -> list[str]:
+def expand_names(names: Sequence[str], *, check: bool = True) -> list[str]:
     """Return the protocols of a ``--protocol`` option: ``all`` spelt out, each once, in order.
 
     Args:
         names: Words; one may hold several names with commas between them.
+        check: Look the names up; False before plug-ins are loaded.
 
     Raises:
         UserError: if a name is unknown.
@@ -180,7 +181,7 @@ def expand_names(names: Sequence[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for name in (part for word in names for part in word.split(",")):
-        if name != ALL:
+        if check and name != ALL:
             PROTOCOLS.get(name)
         found.update(dict.fromkeys(COMPARED if name == ALL else (name,)))
     return list(found)
