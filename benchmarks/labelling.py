@@ -31,7 +31,7 @@ from u2seg.errors import StageError
 from u2seg.features import FeatureExtractor, build_extractor
 from u2seg.io.images import read_image
 from u2seg.masks.propose import propose_masks
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs, PatchFeatures
 
 Images = Sequence[npt.NDArray[np.uint8]]
 TIME_FACTOR = Target("<=", 1.35)
@@ -56,7 +56,7 @@ def label_images(
     """
     results = []
     for index, (image, _) in enumerate(zip(images, extractor.extract(images), strict=True)):
-        masks = propose_masks(image, cut_in, (side, side), REFERENCE_MASKS)
+        masks = propose_masks(ImageInputs(image, {"key": cut_in}), (side, side), REFERENCE_MASKS)
         results += [mask.to_result(index) for mask in masks]
     return results
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from u2seg.io.atomic import write_json
 from u2seg.labels.write import export_image, merge_parts
+from u2seg.structures.features import ImageInputs, PatchFeatures
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.panoptic import PanopticLabel, Segment
 
@@ -97,6 +98,13 @@ def make_labels(
 def data_words(labels: Path, output: Path) -> list[str]:
     """Return the overrides for a tiny run on ``labels``."""
     return [*TINY, "U2SEG.DATA.LABELS", str(labels), "OUTPUT_DIR", str(output)]
+
+
+def seen(
+    features: PatchFeatures, image: npt.NDArray[np.uint8], facet: str = "token"
+) -> ImageInputs:
+    """Return an image with the features of one facet, as a method is given them."""
+    return ImageInputs(image, {facet: features})
 
 
 def with_values(settings: Any, **values: Any) -> Any:

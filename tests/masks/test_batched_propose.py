@@ -7,17 +7,22 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.factories import seen
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import MaskCutSettings, MaskSettings
 from u2seg.io.images import read_image, resize_image
 from u2seg.io.transfer import Download
 from u2seg.masks.batched_propose import Proposed, propose_batch
 from u2seg.masks.propose import propose_masks
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs, PatchFeatures
 
 GOLDEN = sorted((SHARED / "golden" / "maskcut").glob("img_*.npz"))
 PHOTOS = SHARED / "data" / "coco_train128" / "images"
 NO_CRF = MaskSettings(refiner="none")
+
+
+def inputs(image: np.ndarray, grid: np.ndarray) -> ImageInputs:
+    return seen(PatchFeatures(grid, (image.shape[0], image.shape[1])), image, "key")
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +56,14 @@ def test_every_photograph_gets_its_own_size() -> None:
     features, pixels = torch.from_numpy(np.stack(grids)), torch.zeros(3, 48, 48, 3).byte()
     found = propose_batch(features, pixels, sizes, NO_CRF).collect()
     for image, grid, one in zip(images, grids, found, strict=True):
-        alone = propose_masks(image, PatchFeatures(grid, image.shape[:2]), (48, 48), NO_CRF)
+        alone = propose_masks(inputs(image, grid), (48, 48), NO_CRF)
         assert len(alone) == 2 and one == Proposed(alone)
 
 
 def test_a_photograph_too_small_for_a_mask_loses_it() -> None:
     features, pixels = torch.from_numpy(two_squares())[None], torch.zeros(1, 48, 48, 3).byte()
     (found,) = propose_batch(features, pixels, [(1, 1)], NO_CRF).collect()
-    alone = propose_masks(
-        np.zeros((1, 1, 3), np.uint8), PatchFeatures(two_squares(), (1, 1)), (48, 48), NO_CRF
-    )
+    alone = propose_masks(inputs(np.zeros((1, 1, 3), np.uint8), two_squares()), (48, 48), NO_CRF)
     assert found == Proposed(alone)
 
 
@@ -131,7 +134,7 @@ def test_reference_images_give_the_very_masks_of_one_image() -> None:
         torch.from_numpy(np.stack(grids)), torch.from_numpy(pixels), sizes, settings
     ).collect()
     for image, grid, one in zip(images, grids, found, strict=True):
-        alone = propose_masks(image, PatchFeatures(grid, image.shape[:2]), size, settings)
+        alone = propose_masks(inputs(image, grid), size, settings)
         assert one.left == "" and one.masks is not None and len(one.masks) == len(alone) > 0
         for mine, theirs in zip(one.masks, alone, strict=True):
             # A pixel may fall to the other side of 1/2 by rounding; on most machines none does.

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.factories import seen
 from u2seg.config.schema import MaskCutSettings, MaskSettings
 from u2seg.masks.maskcut import PatchMask
 from u2seg.masks.propose import border_share, propose_masks, selected
@@ -62,7 +63,8 @@ def test_photographs_get_what_is_selected(proposer: str) -> None:
         settings = MaskSettings(
             proposer=proposer, refiner="none", maskcut=MaskCutSettings(tau=0.5, num_masks=1)
         )
-        return propose_masks(image, features, (16, 24), replace(settings, **changes))
+        inputs = seen(features, image, "key")
+        return propose_masks(inputs, (16, 24), replace(settings, **changes))
 
     [cut], [border] = propose(), propose(score="border")
     assert cut.area == border.area == 16 * 8

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 from scipy.linalg import eigh
 
+from tests.factories import seen
 from u2seg.config.schema import MaskSettings, TokenCutSettings
-from u2seg.masks.base import MASK_PROPOSERS
 from u2seg.masks.propose import propose_masks
 from u2seg.masks.tokencut import salient_component, tokencut
 from u2seg.structures.features import PatchFeatures
@@ -69,11 +69,7 @@ def test_one_mask_and_its_box_in_pixels_of_the_photograph() -> None:
     grid[0] = 1
     grid[:, 2:4, 3:6] = np.array([0, 1])[:, None, None]  # 2 x 3 patches of 10 pixels
     image = np.zeros((60, 80, 3), dtype=np.uint8)
-    (mask,) = propose_masks(image, PatchFeatures(grid, (60, 80)), (60, 80), MASKS)
+    inputs = seen(PatchFeatures(grid, (60, 80)), image, "key")
+    (mask,) = propose_masks(inputs, (60, 80), MASKS)
     assert mask.bbox == (30.0, 20.0, 30.0, 20.0)
     assert mask.area == 600
-
-
-def test_it_is_known_by_name() -> None:
-    assert MASK_PROPOSERS.names() == ["cutler", "maskcut", "tokencut"]
-    assert MASK_PROPOSERS.get("tokencut") is tokencut

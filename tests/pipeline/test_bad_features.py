@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.factories import with_values
+from tests.factories import seen, with_values
 from tests.pipeline.conftest import changed, label
 from u2seg.config.schema import MaskSettings, Settings
 from u2seg.features import filter_bank
@@ -19,13 +19,14 @@ from u2seg.masks.base import MASK_PROPOSERS
 from u2seg.structures.features import ImageInputs, PatchFeatures
 
 CUTS = ["maskcut", "tokencut"]
+PIXEL = np.zeros((1, 1, 3), np.uint8)
 
 
 def propose(grid: np.ndarray, proposer: str, **changes: object) -> list[np.ndarray]:
     features = PatchFeatures(grid.astype(np.float32), (8 * grid.shape[1], 8 * grid.shape[2]))
     settings = with_values(MaskSettings(), proposer=proposer, **changes)
     own = MASK_PROPOSERS.own(proposer, settings)
-    return [mask.grid for mask in MASK_PROPOSERS.get(proposer)(features, own)]
+    return [mask.grid for mask in MASK_PROPOSERS.get(proposer)(seen(features, PIXEL, "key"), own)]
 
 
 def test_a_tile_without_finite_features_only_loses_its_masks(

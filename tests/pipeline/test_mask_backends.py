@@ -106,7 +106,7 @@ def test_batches_are_refined_like_images(
             start += 1
             size = target_size(*image.shape[:2], extractor.patch_size, wanted.features)
             assert part.work.shape[:2] == size
-            alone = propose_masks(image, extractor.extract([image])[0].facets["key"], size, masks)
+            alone = propose_masks(extractor.extract([image])[0], size, masks)
             assert mine is not None and len(mine) == len(alone)
             for a, b in zip(mine, alone, strict=True):
                 assert np.mean(a.to_array() == b.to_array()) >= 0.999

@@ -46,7 +46,7 @@ def test_a_detector_s_masks_go_through_all_stages(
 ) -> None:
     wanted = changed(settings, "masks", proposer="cutler")
     wanted = changed(wanted, "clusters", descriptor=descriptor, num_clusters=1)
-    with pytest.raises(UserError, match=r"cutler needs a detector"):
+    with pytest.raises(UserError, match=r"cutler needs a trained model"):
         label(wanted, photos, tmp_path / "none")
     detector = Corner()
     run = label(wanted, photos, tmp_path / "run", detector=detector)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.factories import seen
 from u2seg.config.schema import SemanticSettings
 from u2seg.errors import UserError
 from u2seg.semantics import SEMANTIC_SEGMENTERS
@@ -41,7 +42,7 @@ def test_the_nearest_centre_wins_not_the_largest_product() -> None:
     model = KMeansProbe(PLAIN, 2)
     model.centers = torch.tensor([[1.0, 0.0], [0.4, 0.3]])
     # Unit feature (0.8, 0.6): products 0.8 and 0.5, squared distances 0.4 and 0.25.
-    label = model.predict(PatchFeatures(_grid((8, 6)), (1, 1)), None, BLACK[:, :1])
+    label = model.predict(seen(PatchFeatures(_grid((8, 6)), (1, 1)), BLACK[:, :1]))
     assert label.tolist() == [[1]]
     scores = model._log_probs(torch.tensor([8.0, 6.0]).reshape(1, 2, 1, 1)).exp().flatten()
     # Softmax of 2 * 0.8 - 1 and 2 * 0.5 - 0.25.
@@ -53,7 +54,7 @@ def test_features_are_enlarged_before_they_are_compared() -> None:
     model = KMeansProbe(PLAIN, 2)
     model.centers = torch.eye(2)
     # Patches (1, 0) and (0, 3) at four pixels: (1, 0), (0.75, 0.75), (0.25, 2.25), (0, 3).
-    label = model.predict(PatchFeatures(_grid((1, 0), (0, 3)), (1, 4)), None, BLACK)
+    label = model.predict(seen(PatchFeatures(_grid((1, 0), (0, 3)), (1, 4)), BLACK))
     assert label.tolist() == [[0, 0, 1, 1]]
 
 
@@ -62,8 +63,8 @@ def test_mirror_image_is_turned_back_and_averaged() -> None:
     model.centers = torch.eye(2)
     here = PatchFeatures(_grid((3, 2), (0, 1)), (1, 2))
     mirror = PatchFeatures(_grid((0, 1), (0, 2)), (1, 2))  # turned back: (0, 2), (0, 1)
-    assert model.predict(here, None, BLACK[:, :2]).tolist() == [[0, 1]]
-    assert model.predict(here, mirror, BLACK[:, :2]).tolist() == [[1, 1]]
+    assert model.predict(seen(here, BLACK[:, :2])).tolist() == [[0, 1]]
+    assert model.predict(seen(here, BLACK[:, :2]), seen(mirror, BLACK[:, :2])).tolist() == [[1, 1]]
 
 
 def test_seed_decides(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_bad_sources_are_refused() -> None:
     with pytest.raises(UserError, match="fewer than 2 patches of these images differ"):
         model.fit([np.zeros((2, 4, 4), np.float32)], progress=False)
     with pytest.raises(ValueError, match="5 channels, the model 2"):
-        model.predict(PatchFeatures(np.ones((5, 2, 2), np.float32), (8, 8)), None, BLACK)
+        model.predict(seen(PatchFeatures(np.ones((5, 2, 2), np.float32), (8, 8)), BLACK))
 
 
 def test_saved_model_is_the_same_and_takes_the_run_s_way_to_predict(tmp_path: Path) -> None:

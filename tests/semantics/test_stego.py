@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import u2seg.semantics
-from tests.factories import with_values
+from tests.factories import seen, with_values
 from u2seg.config.schema import SemanticSettings, StegoSettings
 from u2seg.errors import UserError
 from u2seg.semantics import SEMANTIC_SEGMENTERS
@@ -58,7 +58,7 @@ def test_three_materials_are_told_apart(dense: bool) -> None:
     votes = np.zeros((3, 3), dtype=int)
     for grid, truth in SCENES:
         features = PatchFeatures(grid, truth.shape)
-        label = model.predict(features, None, np.zeros((*truth.shape, 3), dtype=np.uint8))
+        label = model.predict(seen(features, np.zeros((*truth.shape, 3), dtype=np.uint8)))
         np.add.at(votes, (label, truth), 1)
     assert (votes.max(axis=1) == votes.sum(axis=1)).all()  # every cluster is one material
     assert (votes.sum(axis=1) > 0).all()
@@ -121,9 +121,9 @@ def test_saved_model_predicts_the_same(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (30, 45, 3)).astype(np.uint8)
     features = PatchFeatures(GRIDS[0], (30, 45))
     mirror = PatchFeatures(GRIDS[0][:, :, ::-1].copy(), (30, 45))
-    expected = model.predict(features, mirror, image)
+    expected = model.predict(seen(features, image), seen(mirror, image))
     assert expected.max() < 3
-    assert np.array_equal(loaded.predict(features, mirror, image), expected)
+    assert np.array_equal(loaded.predict(seen(features, image), seen(mirror, image)), expected)
     again = tmp_path / "again.safetensors"
     loaded.save(again)
     assert again.read_bytes() == path.read_bytes()
@@ -146,12 +146,11 @@ def test_unfitting_features_are_refused() -> None:
     model = StegoSegmenter(SMALL, 12)
     image = np.zeros((8, 8, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="5 channels, the model 12"):
-        model.predict(PatchFeatures(np.ones((5, 2, 2), np.float32), (8, 8)), None, image)
+        model.predict(seen(PatchFeatures(np.ones((5, 2, 2), np.float32), (8, 8)), image))
     with pytest.raises(ValueError, match="mirror image"):
         model.predict(
-            PatchFeatures(np.ones((12, 2, 2), np.float32), (8, 8)),
-            PatchFeatures(np.ones((12, 2, 3), np.float32), (8, 8)),
-            image,
+            seen(PatchFeatures(np.ones((12, 2, 2), np.float32), (8, 8)), image),
+            seen(PatchFeatures(np.ones((12, 2, 3), np.float32), (8, 8)), image),
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.factories import CONFIGS, with_values
+from tests.factories import CONFIGS, seen, with_values
 from tests.shared import SHARED, needs_shared
 from u2seg.config.load import load_settings
 from u2seg.config.schema import SemanticSettings
@@ -48,7 +48,7 @@ def test_stego_beats_k_means_on_the_same_features(tmp_path: Path) -> None:
         model = SEMANTIC_SEGMENTERS.get(method)(plain, extractor.dim)
         model.fit([features[name].grid for name in names[::6]], False)
         for name in scored:
-            label = model.predict(features[name], None, pixels[name])
+            label = model.predict(seen(features[name], pixels[name]))
             write_label_png(tmp_path / method / f"{Path(name).stem}.png", label)
         value: float = score_maps(tmp_path / method, truth)["mIoU"]
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,24 +12,36 @@ from u2seg.config.schema import DetectorSettings, MaskCutSettings
 from u2seg.errors import UserError
 from u2seg.masks.maskcut import PatchMask, maskcut
 from u2seg.registry import Registry
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 from u2seg.structures.masks import InstanceMask
 
 MASK_PROPOSERS = Registry("mask proposer", locations=("u2seg.masks.tokencut",), section="MASKS")
-DETECTOR = "cutler"
-"""The proposer that looks at photographs instead of features: a trained detector."""
+MODEL = "model"
+"""Need of a proposer that asks a trained model: ``inputs.model`` is called."""
 
 
 class MaskProposer(Protocol):
-    """Finds object masks in the patch features of one image. Members of ``MASK_PROPOSERS``."""
+    """Finds object masks in one image. Members of ``MASK_PROPOSERS``.
 
-    def __call__(self, features: PatchFeatures, settings: Any) -> list[PatchMask]:
-        """Return masks at patch resolution, best first; possibly none."""
+    A member says what it needs: ``pixels``, facets of the patch features, or ``model``.
+    """
+
+    def __call__(self, inputs: ImageInputs, settings: Any) -> Sequence[PatchMask | InstanceMask]:
+        """Return masks, best first; possibly none.
+
+        Args:
+            inputs: What it needs.
+            settings: Its own, of the dataclass it was registered with.
+
+        Returns:
+            Masks of patches, which are selected and refined; or masks at the size of the image,
+            which are taken as they are and may be a hierarchy (``parent``, ``level`` ...).
+        """
         ...
 
 
-class ImageProposer(Protocol):
-    """Finds object masks in a photograph: what ``U2SEG.MASKS.PROPOSER cutler`` calls.
+class Model(Protocol):
+    """A trained model that masks are asked of.
 
     Label generation knows no such model: whoever starts it hands one over.
     """
@@ -42,18 +55,24 @@ class ImageProposer(Protocol):
         ...
 
 
-MASK_PROPOSERS.register("maskcut", settings=MaskCutSettings, needs=("key",))(maskcut)
+@MASK_PROPOSERS.register("maskcut", settings=MaskCutSettings, needs=("key",))
+def cut_masks(inputs: ImageInputs, settings: MaskCutSettings) -> list[PatchMask]:
+    """Return the masks of MaskCut."""
+    return maskcut(inputs.facets["key"], settings)
 
 
-@MASK_PROPOSERS.register(DETECTOR, settings=DetectorSettings)
-def needs_detector(features: PatchFeatures, settings: DetectorSettings) -> list[PatchMask]:
-    """Raise UserError: a detector looks at photographs, not at features."""
-    raise detector_missing()
+@MASK_PROPOSERS.register("cutler", settings=DetectorSettings, needs=("pixels", MODEL))
+def predicted_masks(inputs: ImageInputs, settings: DetectorSettings) -> list[InstanceMask]:
+    """Return what a trained model predicts; its thresholds are applied by the model."""
+    found: list[InstanceMask] = inputs.model(inputs.pixels)
+    return found
 
 
-def detector_missing() -> UserError:
-    """Return the error for masks asked of a detector that nobody handed over."""
-    return UserError(
-        f"U2SEG.MASKS.PROPOSER {DETECTOR} needs a detector: label with u2seg label, "
-        "which loads U2SEG.MASKS.CUTLER.CONFIG, or give generate_labels(..., detector=...)"
-    )
+def check_model(proposer: str, model: Model | None) -> None:
+    """Raise UserError if a proposer needs a model and there is none."""
+    if MODEL in MASK_PROPOSERS.needs(proposer) and model is None:
+        raise UserError(
+            f"U2SEG.MASKS.PROPOSER {proposer} needs a trained model: label with u2seg label or "
+            "u2seg.label, which load the one of U2SEG.MASKS.CUTLER.CONFIG, or give "
+            "generate_labels(..., detector=...)"
+        )

@@ -14,38 +14,37 @@ from u2seg.io.images import resize_image
 from u2seg.masks.base import MASK_PROPOSERS
 from u2seg.masks.maskcut import PatchMask
 from u2seg.masks.refine import MASK_REFINERS, Masks, agrees
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 from u2seg.structures.masks import InstanceMask
 
 
 def propose_masks(
-    image: npt.NDArray[np.uint8],
-    features: PatchFeatures,
-    work_size: tuple[int, int],
-    settings: MaskSettings,
+    inputs: ImageInputs, work_size: tuple[int, int], settings: MaskSettings
 ) -> list[InstanceMask]:
     """Return the instance masks of one photograph.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        features: Its patch features.
+        inputs: The photograph and what the proposer needs of it.
         work_size: (height, width) in pixels at which masks are refined: the size the features
             were computed at, as in MaskCut (480 x 480).
         settings: Everything of ``U2SEG.MASKS``.
 
     Returns:
-        Masks at H x W in the order they were proposed. One that refinement changes too much,
-        or that is empty at full resolution, is dropped.
+        Masks at H x W in the order they were proposed. One of patches that refinement changes
+        too much, or that is empty at full resolution, is dropped.
 
     Raises:
         UserError: if the proposer or refiner is unknown.
     """
-    cuts: list[PatchMask] = MASK_PROPOSERS.get(settings.proposer)(
-        features, MASK_PROPOSERS.own(settings.proposer, settings)
+    image = inputs.pixels
+    found = MASK_PROPOSERS.get(settings.proposer)(
+        inputs, MASK_PROPOSERS.own(settings.proposer, settings)
     )
+    whole = [mask for mask in found if isinstance(mask, InstanceMask)]
+    cuts = [mask for mask in found if isinstance(mask, PatchMask)]
     proposals = [kept for cut in cuts if (kept := selected(cut, settings))]
     if not proposals:
-        return []
+        return whole
     coarse = np.stack([upsample_nearest(p.grid, work_size) for p in proposals])
     work_image = resize_image(image, work_size, Image.Resampling.LANCZOS)
     own = MASK_REFINERS.own(settings.refiner, settings)
@@ -55,7 +54,7 @@ def propose_masks(
         final_mask(before, after, cut.score, size, settings)
         for cut, before, after in zip(proposals, coarse, refined, strict=True)
     ]
-    return [mask for mask in masks if mask is not None]
+    return [*whole, *(mask for mask in masks if mask is not None)]
 
 
 def selected(cut: PatchMask, settings: MaskSettings) -> PatchMask | None:

@@ -24,10 +24,15 @@ from u2seg.masks.maskcut import (
     seed_component,
 )
 from u2seg.masks.ncut import fix_sign
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs, PatchFeatures
 
 
 @MASK_PROPOSERS.register("tokencut", settings=TokenCutSettings, needs=("key",))
+def cut_object(inputs: ImageInputs, settings: TokenCutSettings) -> list[PatchMask]:
+    """Return the mask of TokenCut."""
+    return tokencut(inputs.facets["key"], settings)
+
+
 def tokencut(features: PatchFeatures, settings: TokenCutSettings) -> list[PatchMask]:
     """Return the one object of an image.
 

@@ -50,7 +50,9 @@ def with_features(
     for start in range(0, len(records), step):
         loaded = list(stage.readable(part, records[start : start + step], skipped))
         views = [image[:, ::way] for _, image in loaded for way in ((1, -1) if mirror else (1,))]
-        inputs = stage.context.extractor.extract(views, facets, resample)
+        inputs = [ImageInputs(view) for view in views]
+        if facets:
+            inputs = stage.context.extractor.extract(views, facets, resample)
         each = len(views) // max(len(loaded), 1)
         for number, (record, _) in enumerate(loaded):
             ours = inputs[number * each : (number + 1) * each]

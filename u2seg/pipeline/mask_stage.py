@@ -6,6 +6,7 @@ the photographs of the next, queues its work, and only then waits for the masks 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -21,10 +22,9 @@ import numpy as np
 from u2seg.clusters.describe import facets_of
 from u2seg.config.schema import FeatureSettings, MaskSettings, Settings
 from u2seg.errors import UserError
-from u2seg.features import FeatureExtractor
-from u2seg.features.base import check_name, image_inputs, target_size
+from u2seg.features.base import FACETS, check_name, image_inputs, target_size
 from u2seg.io.atomic import write_npy
-from u2seg.masks.base import DETECTOR, MASK_PROPOSERS, ImageProposer, detector_missing
+from u2seg.masks.base import MASK_PROPOSERS, MODEL, check_model
 from u2seg.masks.ncut import DENSE_LIMIT, image_name, image_named
 from u2seg.masks.propose import propose_masks
 from u2seg.masks.refine import MASK_REFINERS
@@ -38,7 +38,7 @@ from u2seg.pipeline.batches import (
     read_masks,
     with_features,
 )
-from u2seg.pipeline.stage import Stage
+from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.shards.attempts import Part, Work
 from u2seg.shards.records import Record
 from u2seg.structures.features import ImageInputs, PatchFeatures
@@ -76,7 +76,7 @@ class MaskStage(Stage):
     def extra_plan(self) -> dict[str, Any]:
         """Which detector predicts the masks, if one does."""
         detector = self.context.detector
-        return {"detector": detector.fingerprint()} if detector and self.predicts else {}
+        return {"detector": detector.fingerprint()} if detector and MODEL in self.needs else {}
 
     def check(self) -> None:
         """Look the names up, and whether they go together."""
@@ -84,13 +84,12 @@ class MaskStage(Stage):
         MASK_PROPOSERS.get(self.context.settings.masks.proposer)
         MASK_REFINERS.get(self.context.settings.masks.refiner)
         check_backend(self.context.settings.masks, self.context.settings.features)
-        if self.predicts and self.context.detector is None:
-            raise detector_missing()
+        check_model(self.context.settings.masks.proposer, self.context.detector)
 
     @property
-    def predicts(self) -> bool:
-        """Whether masks are predicted from photographs, not cut from features."""
-        return self.context.settings.masks.proposer == DETECTOR
+    def needs(self) -> frozenset[str]:
+        """What the proposer needs."""
+        return MASK_PROPOSERS.needs(self.context.settings.masks.proposer)
 
     def works(self) -> dict[str, Work]:
         """One phase."""
@@ -130,46 +129,24 @@ class MaskStage(Stage):
         """Yield images with their masks and what describes these; others go to ``skipped``."""
         context, settings = self.context, self.context.settings
         facets = facets_of(settings.clusters) if context.describe else ()
-        if self.predicts:
-            first = self._predicted(part, facets, skipped)
-        elif is_batched(settings.masks, context.extractor):
+        if FACET in self.needs and is_batched(settings.masks, context.extractor):
             first = self._batched(part, facets, skipped)
         else:
             first = self._one_by_one(part, facets, skipped)
-        propose = functools.partial(
-            masks_of_crops,
-            extractor=None if self.predicts else context.extractor,
-            detector=context.detector,
-            settings=settings,
-        )
+        propose = functools.partial(masks_of_crops, context=context)
         for record, inputs, masks in first:
             if settings.masks.tiles:
                 with image_named(record["file_name"]):
                     masks = second_pass(inputs.pixels, masks, settings.masks, propose)
             yield record, inputs, masks
 
-    def _predicted(
-        self, part: Part, facets: Sequence[str], skipped: list[Record]
-    ) -> Iterator[tuple[Record, ImageInputs, list[InstanceMask]]]:
-        detector = self.context.detector
-        if detector is None:
-            raise detector_missing()
-        for record, image in self.readable(part, part.records, skipped):
-            inputs = ImageInputs(image)
-            if facets:
-                (inputs,) = self.context.extractor.extract([image], facets)
-            yield record, inputs, detector(image)
-
     def _one_by_one(
         self, part: Part, facets: Sequence[str], skipped: list[Record]
     ) -> Iterator[tuple[Record, ImageInputs, list[InstanceMask]]]:
-        settings, patch = self.context.settings, self.context.extractor.patch_size
-        asked = (FACET, *facets)
+        asked = tuple(dict.fromkeys((*sorted(self.needs.intersection(FACETS)), *facets)))
         for record, inputs, _ in with_features(self, part, part.records, asked, skipped):
-            image = inputs.pixels
-            size = target_size(image.shape[0], image.shape[1], patch, settings.features)
             with image_named(record["file_name"]):
-                masks = propose_masks(image, inputs.facets[FACET], size, settings.masks)
+                masks = masks_of(inputs, self.context)
             yield record, inputs, masks
 
     def _batched(
@@ -234,16 +211,26 @@ def is_batched(masks: MaskSettings, extractor: Any) -> bool:
     return on_gpu and known and hasattr(extractor, EXTRACT)
 
 
+def masks_of(inputs: ImageInputs, context: RunContext) -> list[InstanceMask]:
+    """Return the masks of one image, refined at the size that its features were computed at."""
+    height, width = inputs.pixels.shape[:2]
+    size = (height, width)
+    if inputs.facets:
+        size = target_size(height, width, context.extractor.patch_size, context.settings.features)
+    if context.detector is not None:
+        inputs = dataclasses.replace(inputs, model=context.detector)
+    return propose_masks(inputs, size, context.settings.masks)
+
+
 def masks_of_crops(
-    crops: Sequence[Image],
-    *,
-    extractor: FeatureExtractor | None,
-    detector: ImageProposer | None,
-    settings: Settings,
+    crops: Sequence[Image], *, context: RunContext
 ) -> list[list[InstanceMask] | None]:
     """Return the masks of parts of one photograph; None where features are not finite."""
-    if extractor is None:
-        return [detector(crop) if detector else None for crop in crops]
+    settings = context.settings
+    facets = sorted(MASK_PROPOSERS.needs(settings.masks.proposer).intersection(FACETS))
+    if not facets:
+        return [masks_of(ImageInputs(crop), context) for crop in crops]
+    extractor = context.extractor
     if is_batched(settings.masks, extractor):
         record = {"file_name": image_name()}
         works = map(extractor.work_image, crops)  # type: ignore[attr-defined]
@@ -251,12 +238,8 @@ def masks_of_crops(
         groups = group_by_size(parts, settings.features.batch_size)
         batches = masks_of_batches(groups, extractor, settings)
         return [masks for _, batch in batches for _, masks in batch]
-    masks: list[list[InstanceMask] | None] = []
-    for crop, inputs in zip(crops, extractor.extract(crops, (FACET,)), strict=True):
-        size = target_size(crop.shape[0], crop.shape[1], extractor.patch_size, settings.features)
-        features = inputs.facets.get(FACET)
-        masks.append(propose_masks(crop, features, size, settings.masks) if features else None)
-    return masks
+    found = extractor.extract(crops, facets)
+    return [masks_of(inputs, context) if inputs.has(*facets) else None for inputs in found]
 
 
 def read_ahead(
@@ -342,5 +325,6 @@ def _collect(
         alone = PatchFeatures(grid, (part.image.shape[0], part.image.shape[1]))
         size = (part.work.shape[0], part.work.shape[1])
         with image_named(name):
-            results.append((inputs, propose_masks(part.image, alone, size, settings)))
+            whole = ImageInputs(part.image, {FACET: alone})
+            results.append((inputs, propose_masks(whole, size, settings)))
     return group, results

@@ -18,7 +18,7 @@ from u2seg.io.atomic import sha256_file, write_json
 from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.lock import only_run
 from u2seg.io.sources import open_source
-from u2seg.masks.base import ImageProposer
+from u2seg.masks.base import Model
 from u2seg.pipeline.batches import collect_skips, skipped_by
 from u2seg.pipeline.cluster_stage import ClusterStage
 from u2seg.pipeline.ingest import ImagesStage
@@ -52,7 +52,7 @@ def generate_labels(  # noqa: PLR0913 - all but three have a default
     retry_failed: bool = False,
     limit: int = 0,
     progress: bool = True,
-    detector: ImageProposer | None = None,
+    detector: Model | None = None,
     pool: WorkerPool | None = None,
 ) -> Path:
     """Label photographs; running it again resumes.

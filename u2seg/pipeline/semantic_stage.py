@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.features.base import check_name
+from u2seg.config.schema import SemanticSettings
+from u2seg.features.base import FACETS, check_name
 from u2seg.io.atomic import json_bytes, sha256_bytes, sha256_file, write_bytes, write_json
 from u2seg.io.images import BadImageError
 from u2seg.io.paths import label_stem, safe_join
@@ -24,6 +25,7 @@ from u2seg.semantics.neighbors import NeighborCache
 from u2seg.shards.attempts import Part, Work
 from u2seg.shards.records import Record
 from u2seg.shards.threads import cores, exactly
+from u2seg.structures.features import ImageInputs
 
 CACHE_BYTES = 2 << 30
 """Features kept in memory while fitting; beyond this they are computed again when visited."""
@@ -59,28 +61,31 @@ class ImageFeatures:
         self._kept.move_to_end(index)
         return self._kept[index]
 
-    def pixels(self, index: int) -> npt.NDArray[np.uint8] | None:
-        """Return a training image, (H, W, 3) uint8 RGB; None if it cannot be used."""
+    def _compute(self, index: int) -> npt.NDArray[np.float32]:
+        inputs = self.inputs(index)
+        if inputs.has("token"):
+            return inputs.facets["token"].grid
+        return np.zeros((self.context.extractor.dim, 2, 2), dtype=np.float32)
+
+    def inputs(self, index: int) -> ImageInputs:
+        """Return a training image and its facets; one that cannot be used is black, without."""
         number, part = divmod(index, self._each)
         record, settings = self.records[number], self.context.settings.semantics
+        blank = ImageInputs(np.zeros((2, 2, 3), dtype=np.uint8))
         if record["file_name"] in self._aside:
-            return None
+            return blank
         try:
-            image: npt.NDArray[np.uint8] = self.context.read(record)
+            image = self.context.read(record)
         except BadImageError:
-            return None
+            return blank
         height, width = image.shape[:2]
         box = crop_box(settings.crops, part, height, width, settings.crop_ratio)
-        return image[box[0] : box[2], box[1] : box[3]]
-
-    def _compute(self, index: int) -> npt.NDArray[np.float32]:
-        extractor, image = self.context.extractor, self.pixels(index)
-        if image is not None:
-            resample = self.context.settings.semantics.resample
-            (inputs,) = extractor.extract([image], ("token",), resample)
-            if inputs.has("token"):
-                return inputs.facets["token"].grid
-        return np.zeros((extractor.dim, 2, 2), dtype=np.float32)
+        crop = image[box[0] : box[2], box[1] : box[3]]
+        facets = facets_of(settings)
+        if not facets:
+            return ImageInputs(crop)
+        (inputs,) = self.context.extractor.extract([crop], facets, settings.resample)
+        return inputs
 
     def key(self) -> str:
         """Return a digest of what decides all features.
@@ -93,9 +98,14 @@ class ImageFeatures:
             asdict(settings.features),
             [settings.semantics.crops, settings.semantics.crop_ratio, settings.semantics.resample],
             [record["sha256"] for record in self.records],
-            sha256_bytes(self[0].tobytes()) if len(self) else "",
+            sha256_bytes(self[0].tobytes()) if len(self) and facets_of(settings.semantics) else "",
         ]
         return sha256_bytes(json_bytes(facts))
+
+
+def facets_of(settings: SemanticSettings) -> tuple[str, ...]:
+    """Return the facets that the segmenter of some settings needs; none = pixels alone."""
+    return tuple(sorted(SEMANTIC_SEGMENTERS.needs(settings.method).intersection(FACETS)))
 
 
 class SemanticStage(Stage):
@@ -148,7 +158,8 @@ class SemanticStage(Stage):
             write_bytes(self.model_path, Path(settings.model).read_bytes())
         if self.model_path.is_file():
             return
-        model = SEMANTIC_SEGMENTERS.get(settings.method)(settings, self.context.extractor.dim)
+        dim = self.context.extractor.dim if facets_of(settings) else 0
+        model = SEMANTIC_SEGMENTERS.get(settings.method)(settings, dim)
         source = ImageFeatures(self.context)
         cache = NeighborCache(self.folder / NEIGHBORS_FILE, source.key())
         with exactly(self.context.settings.run.threads or cores()):
@@ -177,11 +188,10 @@ class SemanticStage(Stage):
         written = []
         settings = self.context.settings.semantics
         for record, inputs, mirrored in with_features(
-            self, part, part.records, ("token",), skipped,
+            self, part, part.records, facets_of(settings), skipped,
             resample=settings.resample, mirror=settings.flip,
         ):  # fmt: skip
-            flipped = mirrored.facets["token"] if mirrored else None
-            stuff = self.model.predict(inputs.facets["token"], flipped, inputs.pixels)
+            stuff = self.model.predict(inputs, mirrored)
             name = label_stem(record) + ".png"
             write_label_png(safe_join(self.folder, name), stuff)
             written.append(name)

@@ -29,7 +29,7 @@ from u2seg.io.jsonfile import read_json, read_json_object
 from u2seg.io.paths import image_file
 from u2seg.io.progress import Bar
 from u2seg.io.sources import ImageSource
-from u2seg.masks.base import ImageProposer
+from u2seg.masks.base import Model
 from u2seg.pipeline.workspace import LEDGER, Workspace, check_owned
 from u2seg.shards.attempts import Part, Phase, Work
 from u2seg.shards.driver import drive
@@ -68,7 +68,7 @@ class RunContext:
     source: ImageSource
     limit: int = 0
     progress: bool = True
-    detector: ImageProposer | None = None
+    detector: Model | None = None
     pool: WorkerPool | None = None
     describe: bool = False
 

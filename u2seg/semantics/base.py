@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from u2seg.config.schema import SemanticSettings
 from u2seg.registry import Registry
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 
 if TYPE_CHECKING:
     from u2seg.semantics.neighbors import NeighborCache
@@ -35,7 +35,11 @@ class FeatureSource(Protocol):
         ...
 
     def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
-        """Return (D, h, w) float32; h and w may differ from image to image."""
+        """Return the (D, h, w) float32 tokens; h and w may differ from image to image."""
+        ...
+
+    def inputs(self, index: int) -> ImageInputs:
+        """Return the image and what the segmenter needs of it."""
         ...
 
 
@@ -61,17 +65,13 @@ class SemanticSegmenter(Protocol):
         ...
 
     def predict(
-        self,
-        features: PatchFeatures,
-        flipped: PatchFeatures | None,
-        image: npt.NDArray[np.uint8],
+        self, inputs: ImageInputs, mirrored: ImageInputs | None = None
     ) -> npt.NDArray[np.uint8]:
         """Return the stuff cluster of every pixel.
 
         Args:
-            features: Of the photograph.
-            flipped: Of its left-right mirror image, or None.
-            image: (H, W, 3) uint8 RGB, the photograph.
+            inputs: The photograph and what the segmenter needs of it.
+            mirrored: The same of its left-right mirror image, or None.
 
         Returns:
             (H, W) uint8, 0..S-1.

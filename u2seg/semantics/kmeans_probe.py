@@ -24,7 +24,7 @@ from u2seg.semantics.neighbors import NeighborCache
 from u2seg.semantics.persist import load_model, save_model
 from u2seg.semantics.predict import check_features, label_map
 from u2seg.semantics.sampling import sample_rows, unit_centers
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 
 METHOD = "kmeans_probe"
 
@@ -74,10 +74,7 @@ class KMeansProbe:
 
     @torch.no_grad()
     def predict(
-        self,
-        features: PatchFeatures,
-        flipped: PatchFeatures | None,
-        image: npt.NDArray[np.uint8],
+        self, inputs: ImageInputs, mirrored: ImageInputs | None = None
     ) -> npt.NDArray[np.uint8]:
         """Return the (H, W) uint8 map of nearest centres; see ``SemanticSegmenter``.
 
@@ -85,11 +82,13 @@ class KMeansProbe:
             ValueError: if the features have another number of channels, or the mirror image's
                 another grid.
         """
+        features = inputs.facets["token"]
+        flipped = mirrored.facets["token"] if mirrored else None
         check_features(features, flipped, self.in_dim)
         grid = grid_tensor(features.grid)
         if flipped is not None:
             grid = (grid + grid_tensor(flipped.grid).flip(dims=(3,))) / 2
-        return label_map(self._log_probs, grid, image, self.settings)
+        return label_map(self._log_probs, grid, inputs.pixels, self.settings)
 
     def _log_probs(self, features: Tensor) -> Tensor:
         """Return (1, S, H, W): log-softmax of minus the squared distance of unit features.

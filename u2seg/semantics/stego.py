@@ -31,7 +31,7 @@ from u2seg.semantics.predict import check_features, code_of, label_map
 from u2seg.semantics.sampling import sample_rows
 from u2seg.semantics.shifts import settle_shifts
 from u2seg.semantics.training import CURVES, Trainer, start_probe
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs
 
 PROBE_SHARE = 0.25
 """The probe starts from K-means when this share of the steps is left, to follow from there."""
@@ -123,10 +123,7 @@ class StegoSegmenter:
         return Decoder(self.settings.stego.code_dim, self.in_dim, self._generator)
 
     def predict(
-        self,
-        features: PatchFeatures,
-        flipped: PatchFeatures | None,
-        image: npt.NDArray[np.uint8],
+        self, inputs: ImageInputs, mirrored: ImageInputs | None = None
     ) -> npt.NDArray[np.uint8]:
         """Return the (H, W) uint8 stuff map, 0..S-1; see ``SemanticSegmenter``.
 
@@ -134,9 +131,11 @@ class StegoSegmenter:
             ValueError: if the features have another number of channels, or the mirror image's
                 another grid.
         """
+        features = inputs.facets["token"]
+        flipped = mirrored.facets["token"] if mirrored else None
         check_features(features, flipped, self.in_dim)
         code = code_of(self.head, features, flipped)
-        return label_map(self.probe.log_probs, code, image, self.settings)
+        return label_map(self.probe.log_probs, code, inputs.pixels, self.settings)
 
     def save(self, path: Path | str) -> None:
         """Write weights and settings as one safetensors file, atomically."""

@@ -6,6 +6,7 @@ Shapes: D channels, h x w patches, H x W pixels of the photograph.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +49,13 @@ class ImageInputs:
         facets: Facet (``key``, ``token``, ``attention``) -> features; one that is not finite is
             left out.
         cls: (D,) float32 descriptor of the whole image; None if not asked for, or not finite.
+        model: A trained model, (H, W, 3) uint8 -> masks; None unless a method needs one.
     """
 
     pixels: npt.NDArray[np.uint8]
     facets: dict[str, PatchFeatures] = field(default_factory=dict)
     cls: npt.NDArray[np.float32] | None = None
+    model: Any = None
 
     def has(self, *facets: str) -> bool:
         """Return whether all of these are there."""

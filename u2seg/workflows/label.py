@@ -119,8 +119,8 @@ def report_labels(labels: Path) -> str:
 def detector_of(settings: Settings) -> Detector | None:
     """Return the trained model that predicts the masks, if the settings ask for one."""
     from u2seg.inference.detector import Detector
-    from u2seg.masks.base import DETECTOR
+    from u2seg.masks.base import MASK_PROPOSERS, MODEL
 
-    if settings.masks.proposer != DETECTOR:
+    if MODEL not in MASK_PROPOSERS.needs(settings.masks.proposer):
         return None
     return Detector(settings.masks.cutler, settings.features.device)
