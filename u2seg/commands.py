@@ -141,20 +141,6 @@ def train(args: Arguments) -> int:
     return launch_run(args)
 
 
-def evaluate_parser() -> Parser:
-    """Return the parser of ``evaluate``."""
-    from u2seg.evaluation.command import evaluate_parser as parser
-
-    return parser()
-
-
-def parse_evaluate(parser: Parser, words: Sequence[str]) -> Arguments:
-    """Return the options of ``evaluate``."""
-    from u2seg.evaluation.command import parse_evaluate as parse
-
-    return parse(parser, words)
-
-
 def evaluate(args: Arguments) -> int:
     """Score a folder and print the tables."""
     from u2seg.evaluation.command import evaluate_files
@@ -169,13 +155,6 @@ def evaluate(args: Arguments) -> int:
         parts["train"] = training
     print(report_line(results, f"Evaluation: {results.resolve().name}", **parts))
     return 0
-
-
-def predict_parser() -> Parser:
-    """Return the parser of ``predict``."""
-    from u2seg.host.arguments import demo_parser
-
-    return demo_parser()
 
 
 def predict(args: Arguments) -> int:
@@ -444,6 +423,11 @@ def _settings(p: Parser) -> Parser:
     return p
 
 
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that is imported when it is called."""
+    return lambda *args: getattr(importlib.import_module(module), name)(*args)
+
+
 def _first(mark: str, *folders: Path) -> Path | None:
     """Return the first folder that holds a file of that name."""
     return next((folder for folder in folders if (folder / mark).is_file()), None)
@@ -481,6 +465,7 @@ def labels(args: Arguments) -> int:
 
 
 BOTH = "labels,train"
+EVALUATE = "u2seg.evaluation.command"
 COMMANDS = {
     "label": Command(
         "label a folder of photographs without any annotation", "labels", label_parser, label
@@ -491,10 +476,11 @@ COMMANDS = {
     "train": Command("train a model on labels, or evaluate one", BOTH, train_parser, train),
     "evaluate": Command(
         "score a folder of predictions against truth", "labels",
-        evaluate_parser, evaluate, parse_evaluate,
+        _later(EVALUATE, "evaluate_parser"), evaluate, _later(EVALUATE, "parse_evaluate"),
     ),
     "predict": Command(
-        "segment photographs with a trained model", BOTH, predict_parser, predict
+        "segment photographs with a trained model", BOTH,
+        _later("u2seg.host.arguments", "demo_parser"), predict,
     ),
     "run": Command(
         "everything: label, train, evaluate, predict, report", BOTH, run_parser, run

@@ -58,14 +58,7 @@ def run_demo(args: argparse.Namespace) -> int:
 def draw_image(args: argparse.Namespace, inputs: Sequence[ImageFile], output: Path) -> int:
     """Write the segmentation on top of a single photograph, as Detectron2's demo does; return 0.
 
-    Args:
-        args: As for ``run_demo``; ``input`` and ``output`` are not looked at.
-        inputs: The photograph.
-        output: The picture to write; its ending says the format.
-
-    Raises:
-        UserError: as ``run_demo``, if there are several photographs, the photograph cannot be
-            read, or it is the output itself.
+    UserError if there are several, it cannot be read, or it is the output itself.
     """
     if len(inputs) != 1:
         raise UserError(
@@ -147,14 +140,9 @@ def _segmenter(args: argparse.Namespace) -> Segmenter:
 
 
 def check_apart(inputs: Sequence[str], output: Path) -> None:
-    """Raise UserError if the results would lie among photographs.
+    """Raise UserError if results would lie in a searched folder, or right beside a photograph.
 
-    The next run would take the pictures and label maps there for photographs: those in a searched
-    folder, or right beside a photograph.
-
-    Args:
-        inputs: As for ``name_inputs``.
-        output: Folder of the results.
+    The next run would take the pictures and label maps there for photographs.
     """
     for text in inputs:
         matches = [text] if Path(text).exists() else glob.glob(text, recursive=True)

@@ -92,12 +92,7 @@ class Folders:
 
 
 def anew(folders: Folders, *, labels: bool) -> str:
-    """Return which folders to remove so that a round's labels, or only its training, start anew.
-
-    Args:
-        folders: Of the round.
-        labels: Make its labels anew too.
-    """
+    """Return which folders to remove so that a round's labels, or only its training, start anew."""
     root, number = folders.root, folders.number
     later = [root / "rounds"]
     if number:
@@ -124,14 +119,9 @@ def rounds_left_out(root: Path, rounds: int) -> str:
 
 
 def changed_opts(then: Sequence[str], now: Sequence[str]) -> Changes:
-    """Return the keys that two lists of ``KEY VALUE`` set differently, with both values.
+    """Return the keys that two lists of ``KEY VALUE`` set differently: (value then, value now).
 
-    Args:
-        then: Of the folder. The last value of a key counts.
-        now: Of this run.
-
-    Returns:
-        Key -> (value then, value now), in the order they were given; empty text = not set.
+    The last value of a key counts; empty text = not set.
 
     Examples:
         >>> changed_opts(["SEED", "1", "SOLVER.MAX_ITER", "9"], ["SEED", "2"])
@@ -171,12 +161,6 @@ def changes_in_words(changes: Changes) -> str:
 
 def evaluation_command(config_file: str, opts: Sequence[str], weights: Path, output: Path) -> str:
     """Return the command that evaluates a trained model with other settings, beside its training.
-
-    Args:
-        config_file: Of the training.
-        opts: ``KEY VALUE`` of the evaluation; the last value of a key counts.
-        weights: The checkpoint.
-        output: ``OUTPUT_DIR`` of the evaluation.
 
     Examples:
         >>> opts = ["SOLVER.STEPS", "(1,)", "OUTPUT_DIR", "run/train"]

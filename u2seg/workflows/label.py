@@ -78,14 +78,7 @@ def label(  # noqa: PLR0913 - all but two have a default
 
 
 def dry_run(output: Path, count: int, workers: int, **given: Any) -> str:
-    """Label ``count`` images below ``output``; return what labelling all of them will take.
-
-    Args:
-        output: Of the whole run; nothing else in it is touched.
-        count: > 0.
-        workers: Processes.
-        given: As for ``label``.
-    """
+    """Label ``count`` images in a folder below ``output``; return what all of them will take."""
     from u2seg.pipeline.runner import estimate
     from u2seg.pipeline.workspace import remove_run
 

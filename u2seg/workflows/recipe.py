@@ -92,15 +92,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Round:
-    """A round with its own settings.
-
-    Args:
-        folders: Where it leaves what it makes.
-        words: ``KEY VALUE`` of its labels and its training.
-        settings: Of its labels.
-        rule: Relabel rule; empty = its labels come from the label stages or a folder.
-        trains: Whether it has a student.
-    """
+    """A round; without a ``rule`` its labels come from the label stages or a folder."""
 
     folders: Folders
     words: list[str]
