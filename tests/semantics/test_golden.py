@@ -14,7 +14,6 @@ from torch import Tensor
 from tests.factories import with_values
 from tests.shared import SHARED, needs_shared
 from u2seg.config.schema import SemanticSettings, StegoSettings
-from u2seg.semantics.draws import StepDraws
 from u2seg.semantics.head import ClusterProbe, CodeHead, Decoder, drop_channels
 from u2seg.semantics.losses import (
     Correspondence,
@@ -23,6 +22,7 @@ from u2seg.semantics.losses import (
     similarity_volume,
     unit,
 )
+from u2seg.semantics.sampling import StepDraws
 from u2seg.semantics.training import Trainer
 
 pytestmark = [pytest.mark.shared, needs_shared("golden", "stego")]

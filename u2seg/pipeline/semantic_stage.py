@@ -20,8 +20,8 @@ from u2seg.io.png import write_label_png
 from u2seg.pipeline.batches import check_skipped, with_features
 from u2seg.pipeline.stage import RunContext, Stage
 from u2seg.semantics import SEMANTIC_SEGMENTERS, SemanticSegmenter
-from u2seg.semantics.crops import CROPS, crop_box
 from u2seg.semantics.neighbors import NeighborCache
+from u2seg.semantics.sampling import CROPS, crop_box
 from u2seg.shards.attempts import Part, Work
 from u2seg.shards.records import Record
 from u2seg.shards.threads import cores, exactly

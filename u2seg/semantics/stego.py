@@ -23,13 +23,11 @@ from u2seg.config.schema import SemanticSettings, StegoSettings
 from u2seg.errors import UserError
 from u2seg.io.progress import Bar
 from u2seg.semantics.base import SEMANTIC_SEGMENTERS, FeatureSource
-from u2seg.semantics.draws import draw_batch, draw_step
 from u2seg.semantics.head import ClusterProbe, CodeHead, Decoder, grid_tensor
 from u2seg.semantics.neighbors import NeighborCache, neighbors_of
 from u2seg.semantics.persist import load_model, save_model
 from u2seg.semantics.predict import check_features, code_of, label_map
-from u2seg.semantics.sampling import sample_rows
-from u2seg.semantics.shifts import settle_shifts
+from u2seg.semantics.sampling import draw_batch, draw_step, sample_rows, settle_shifts
 from u2seg.semantics.training import CURVES, Trainer, start_probe
 from u2seg.structures.features import ImageInputs
 

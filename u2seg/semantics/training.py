@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from u2seg.config.schema import StegoSettings
-from u2seg.semantics.draws import StepDraws
 from u2seg.semantics.head import ClusterProbe, CodeHead, Decoder, drop_channels
 from u2seg.semantics.losses import Correspondence, sample, unit
-from u2seg.semantics.sampling import unit_centers
+from u2seg.semantics.sampling import StepDraws, unit_centers
 
 CURVES = ("total", "intra", "inter", "neg", "probe")
 """Losses of a step; ``rec`` as well with a decoder."""

@@ -1,4 +1,4 @@
-"""Shifts from quantiles: by hand, and what they are for."""
+"""Pairings, batches, positions and crops; shifts from quantiles, by hand and what they are for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ import torch
 from tests.factories import with_values
 from u2seg.config.schema import SemanticSettings, StegoSettings
 from u2seg.errors import UserError
-from u2seg.semantics.shifts import quantile, settle_shifts
+from u2seg.semantics.sampling import (
+    CROPS,
+    crop_box,
+    draw_batch,
+    draw_pairings,
+    draw_step,
+    quantile,
+    settle_shifts,
+)
 from u2seg.semantics.stego import StegoSegmenter
 
 AUTO = StegoSettings(shifts="auto", pointwise=False)
@@ -99,3 +107,63 @@ def test_unknown_words_and_shares_are_refused() -> None:
         StegoSettings(shifts="guess")
     with pytest.raises(UserError, match=r"QUANTILE_NEG is 1.5, expected 0\.\.1"):
         StegoSettings(quantile_neg=1.5)
+
+
+def test_pairings_are_permutations_without_fixed_points() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for images in (2, 3, 8):
+        rows = draw_pairings(images, 400, generator)
+        assert (rows.sort(dim=1).values == torch.arange(images)).all()
+        assert not (rows == torch.arange(images)).any()
+    # Every other image is an equally likely partner: 400 / 7 = 57 times on average.
+    counts = torch.bincount(rows[:, 0], minlength=8)
+    assert int(counts[0]) == 0 and int(counts[1:].min()) > 30 and int(counts[1:].max()) < 90
+
+
+def test_batches_hold_no_image_twice_and_pair_with_neighbours() -> None:
+    generator = torch.Generator().manual_seed(1)
+    neighbors = torch.tensor([[1, 2], [2, 3], [3, 4], [4, 0], [0, 1]])
+    seen = set()
+    for _ in range(50):
+        images, partners = draw_batch(neighbors, 3, generator)
+        assert len(images) == 3 and len(images.unique()) == 3
+        for image, partner in zip(images.tolist(), partners.tolist()):
+            assert partner in neighbors[image].tolist()
+            seen.add((image, partner))
+    assert len(seen) == 10
+    images, _ = draw_batch(neighbors, 16, generator)
+    assert sorted(images.tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_a_lone_image_is_paired_with_itself() -> None:
+    images, partners = draw_batch(torch.empty((1, 0), dtype=torch.int64), 4, torch.Generator())
+    assert images.tolist() == partners.tolist() == [0]
+
+
+def test_step_draws_cover_the_square() -> None:
+    settings = StegoSettings(samples=20, neg_samples=2)
+    draws = draw_step(settings, 3, 7, torch.Generator().manual_seed(2))
+    assert draws.coords.shape == (3, 20, 20, 2) and draws.permutations.shape == (2, 3)
+    assert -1 <= float(draws.coords.min()) < -0.95 and 0.95 < float(draws.coords.max()) <= 1
+    assert not torch.equal(draws.coords, draws.coords_paired)
+    assert draws.dropout is not None and draws.dropout.shape == (3, 3, 7)
+
+
+def test_five_crops_by_hand() -> None:
+    # 7 x 12 at ratio 0.5: 3 x 6; corners at 0 or 4, 0 or 6; centre at round(2), round(3).
+    boxes = [crop_box("five", i, 7, 12, 0.5) for i in range(5)]
+    assert boxes == [(0, 0, 3, 6), (0, 6, 3, 12), (4, 0, 7, 6), (4, 6, 7, 12), (2, 3, 5, 9)]
+
+
+def test_tiny_photographs_keep_a_pixel() -> None:
+    assert [crop_box("five", i, 1, 1, 0.5) for i in range(5)] == [(0, 0, 1, 1)] * 5
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.77, 1.0])
+def test_crops_lie_inside_and_have_one_size(ratio: float) -> None:
+    for height, width in ((5, 9), (480, 361)):
+        boxes = [crop_box("five", i, height, width, ratio) for i in range(CROPS["five"])]
+        assert all(0 <= t < b <= height and 0 <= x < r <= width for t, x, b, r in boxes)
+        assert {(b - t, r - x) for t, x, b, r in boxes} == {
+            (int(height * ratio), int(width * ratio))
+        }
