@@ -18,7 +18,7 @@ from u2seg.config.schema import Settings
 from u2seg.config.words import flatten
 from u2seg.io.packaged import config_path
 from u2seg.masks.base import MASK_PROPOSERS
-from u2seg.structures.features import PatchFeatures
+from u2seg.structures.features import ImageInputs, PatchFeatures
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -203,8 +203,9 @@ def test_the_plugin_of_the_guide_registers_and_runs(tmp_path):
     (tmp_path / "mine.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     settings = load_settings(tmp_path / "mine.yaml", []).masks
     own = settings.of(MASK_PROPOSERS.settings(settings.proposer))
-    features = PatchFeatures(np.arange(4, dtype=np.float32).reshape(1, 2, 2), (8, 8))
-    (mask,) = MASK_PROPOSERS.get(settings.proposer)(features, own)
+    keys = PatchFeatures(np.arange(4, dtype=np.float32).reshape(1, 2, 2), (8, 8))
+    inputs = ImageInputs(np.zeros((8, 8, 3), np.uint8), {"key": keys})
+    (mask,) = MASK_PROPOSERS.get(settings.proposer)(inputs, own)
     assert own.factor == 1.2 and mask.grid.tolist() == [[False, False], [False, True]]
 
 
