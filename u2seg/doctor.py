@@ -50,7 +50,7 @@ def _part(extra: str, purpose: str, words: str, optional: str = "") -> Part:
 CORE = _part(
     "core",
     "files and settings",
-    "numpy scipy pillow=PIL pycocotools pyyaml=yaml tqdm simplejpeg jinja2",
+    "numpy scipy pillow=PIL pycocotools pyyaml=yaml tqdm simplejpeg jinja2 matplotlib",
 )
 LABELS = _part(
     "labels",
