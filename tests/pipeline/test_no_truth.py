@@ -71,7 +71,7 @@ for method, stages in (("stego", ",".join(STAGES)), ("kmeans_probe", "semantics"
     u2seg.workflows.label.report_labels = lambda labels, method=method: report(method)
     code = generate_pseudo.main([
         "--config-file", str(config), "--images", photos, "--output-dir", f"{output}/{method}",
-        "--stages", stages, *FAST, "U2SEG.SEMANTICS.METHOD", method,
+        "--stages", stages, *FAST, "U2SEG.SEMANTICS.SEGMENTER", method,
     ])
     assert code == 0, code
 for name in "features masks clusters semantics panoptic pipeline structures io crf shards".split():

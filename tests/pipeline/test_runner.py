@@ -112,7 +112,7 @@ def test_wrong_arguments_say_what_to_do(
         ("features", {"name": "dino"}, "unknown feature extractor 'dino'"),
         ("masks", {"proposer": "maskcutt"}, "unknown mask proposer"),
         ("masks", {"refiner": "crf"}, "unknown mask refiner"),
-        ("semantics", {"method": "stegoo"}, "unknown semantic segmenter"),
+        ("semantics", {"segmenter": "stegoo"}, "unknown semantic segmenter"),
         ("clusters", {"centroids": "/no/such.npy"}, r"/no/such\.npy does not exist"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_fitted_model_labels_other_photographs(
     ("values", "message"),
     [
         ({"model": "none.safetensors"}, r"none.safetensors does not exist.*SEMANTICS.MODEL"),
-        ({"method": "kmeans_probe"}, "not a saved kmeans_probe model"),
+        ({"segmenter": "kmeans_probe"}, "not a saved kmeans_probe model"),
         ({"num_classes": 4}, "has 3 stuff clusters, .*NUM_CLASSES asks for 4"),
     ],
 )
@@ -114,7 +114,7 @@ def test_five_crops_are_five_images(photos: Path, settings: Settings, run: Path)
 def test_k_means_labels_through_the_same_stage(
     photos: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    quick = changed(settings, method="kmeans_probe")
+    quick = changed(settings, segmenter="kmeans_probe")
     run = label(quick, photos, tmp_path / "a")
     found = np.stack([read_label_png(run / "semantics" / name) for name in sorted(maps(run))])
     assert np.unique(found).tolist() == [0, 1, 2]

@@ -17,7 +17,7 @@ from u2seg.semantics.kmeans_probe import KMeansProbe
 from u2seg.semantics.stego import StegoSegmenter
 from u2seg.structures.features import PatchFeatures
 
-PLAIN = SemanticSettings(method="kmeans_probe", num_classes=2, crf=False)
+PLAIN = SemanticSettings(segmenter="kmeans_probe", num_classes=2, crf=False)
 BLACK = np.zeros((1, 4, 3), dtype=np.uint8)
 
 
@@ -107,5 +107,5 @@ def test_saved_model_is_the_same_and_takes_the_run_s_way_to_predict(tmp_path: Pa
     assert loaded == dataclasses.replace(PLAIN, crf=True, max_pixels=77, flip=False)
     with pytest.raises(UserError, match=r"has 2 stuff clusters, .*NUM_CLASSES asks for 3"):
         KMeansProbe.load(path, dataclasses.replace(PLAIN, num_classes=3))
-    with pytest.raises(UserError, match=r"not a saved stego model .*METHOD"):
+    with pytest.raises(UserError, match=r"not a saved stego model .*SEGMENTER"):
         StegoSegmenter.load(path)

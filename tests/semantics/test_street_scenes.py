@@ -43,7 +43,7 @@ def test_stego_beats_k_means_on_the_same_features(tmp_path: Path) -> None:
 
     def score(method: str) -> float:
         plain: SemanticSettings = with_values(
-            settings.semantics, method=method, steps=300, crf=False, flip=False
+            settings.semantics, segmenter=method, steps=300, crf=False, flip=False
         )
         model = SEMANTIC_SEGMENTERS.get(method)(plain, extractor.dim)
         model.fit([features[name].grid for name in names[::6]], False)

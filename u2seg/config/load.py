@@ -152,7 +152,9 @@ def _check_known(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> N
     if key in known:
         return
     # Only the last part is compared: with the sections in front everything looks alike.
-    names = {name.rpartition(".")[2]: name for name in reversed([*known, *inner])}
+    place = len(key.rpartition(".")[0]) + 1
+    names = {name[place:].replace(".", "_"): name for name in inner}  # as flat keys had it
+    names |= {name.rpartition(".")[2]: name for name in reversed([*known, *inner])}
     close = difflib.get_close_matches(key.rpartition(".")[2].upper(), names, n=1)
     hint = f"Did you mean {names[close[0]]}?" if close else f"Known are {', '.join(known)}"
     raise UserError(f"unknown key {key}. {hint}")

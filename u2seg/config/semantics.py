@@ -104,7 +104,7 @@ class SemanticSettings(Section):
     """A stuff label for every pixel.
 
     Args:
-        method: A registered semantic segmenter: ``stego``, or ``kmeans_probe`` (K-means on patch
+        segmenter: A registered semantic segmenter: ``stego``, or ``kmeans_probe`` (K-means on patch
             features, the baseline).
         model: Path of a ``model.safetensors`` of an earlier run to label with instead of fitting;
             empty = fit on these images.
@@ -121,7 +121,7 @@ class SemanticSettings(Section):
         seed: 0..2^32 - 1.
     """
 
-    method: str = "stego"
+    segmenter: str = "stego"
     model: str = ""
     num_classes: int = 27
     crops: str = "none"

@@ -105,7 +105,7 @@ class ImageFeatures:
 
 def facets_of(settings: SemanticSettings) -> tuple[str, ...]:
     """Return the facets that the segmenter of some settings needs; none = pixels alone."""
-    return tuple(sorted(SEMANTIC_SEGMENTERS.needs(settings.method).intersection(FACETS)))
+    return tuple(sorted(SEMANTIC_SEGMENTERS.needs(settings.segmenter).intersection(FACETS)))
 
 
 class SemanticStage(Stage):
@@ -125,7 +125,7 @@ class SemanticStage(Stage):
     def check(self) -> None:
         """Look the names up."""
         check_name(self.context.settings.features)
-        SEMANTIC_SEGMENTERS.get(self.context.settings.semantics.method)
+        SEMANTIC_SEGMENTERS.get(self.context.settings.semantics.segmenter)
         self.extra_plan()
 
     def extra_plan(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class SemanticStage(Stage):
         if self.model_path.is_file():
             return
         dim = self.context.extractor.dim if facets_of(settings) else 0
-        model = SEMANTIC_SEGMENTERS.get(settings.method)(settings, dim)
+        model = SEMANTIC_SEGMENTERS.get(settings.segmenter)(settings, dim)
         source = ImageFeatures(self.context)
         cache = NeighborCache(self.folder / NEIGHBORS_FILE, source.key())
         with exactly(self.context.settings.run.threads or cores()):
@@ -179,7 +179,7 @@ class SemanticStage(Stage):
 
     def _load(self, path: Path) -> SemanticSegmenter:
         settings = self.context.settings.semantics
-        kind = SEMANTIC_SEGMENTERS.get(settings.method)
+        kind = SEMANTIC_SEGMENTERS.get(settings.segmenter)
         model: SemanticSegmenter = kind.load(path, settings)  # type: ignore[attr-defined]
         return model
 

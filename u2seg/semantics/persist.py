@@ -83,7 +83,7 @@ def load_model(
     except Exception as error:
         raise UserError(
             f"{path} is not a saved {method} model ({error}): run the semantics stage again, or "
-            "name another U2SEG.SEMANTICS.METHOD or MODEL"
+            "name another U2SEG.SEMANTICS.SEGMENTER or MODEL"
         ) from error
     if current is not None and saved.num_classes != current.num_classes:
         raise UserError(
