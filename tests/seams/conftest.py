@@ -1,3 +1,3 @@
-"""Plug-ins are loaded by the package, not by pytest."""
+"""The plug-ins are imported by the package, as a user's are, not by pytest."""
 
-collect_ignore_glob = ["plugin_*.py"]
+collect_ignore_glob = ["plugins/*", "plugin_*"]
