@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.cuts import dense_crf, one_cut, three_cuts
 from benchmarks.gpu import gpu_rate, gpu_share
 from benchmarks.inputs import Sizes
-from benchmarks.labelling import labelling, memory
+from benchmarks.labelling import chain, labelling, memory
 from benchmarks.machine import describe, measure_rates, pin_threads, require, usable_cores
 from benchmarks.rows import Row
 from benchmarks.setting import Setting
@@ -33,6 +33,7 @@ ROWS: dict[str, RowSpec] = {
     "three_cuts": RowSpec(three_cuts),
     "crf": RowSpec(dense_crf, ("pydensecrf.densecrf", "skimage")),
     "labelling": RowSpec(labelling, ("timm", "safetensors", "skimage")),
+    "chain": RowSpec(chain, ("timm", "safetensors", "skimage")),
     "memory": RowSpec(memory, ("timm", "safetensors", "skimage")),
     "gpu_rate": RowSpec(gpu_rate, ("timm", "safetensors", "skimage")),
     "gpu_share": RowSpec(gpu_share, ("timm", "safetensors", "skimage")),

@@ -199,6 +199,12 @@ def test_labelling_row_runs_the_whole_chain():
     )  # an image without masks skips the CRF
 
 
+def test_chain_row_counts_the_passes_of_all_stages():
+    result = labelling.chain(SETTING)
+    assert "3 passes each" in result.note and result.target == "<= 1.2x"
+    assert result.ratio == pytest.approx(result.ours / result.peer)
+
+
 def test_memory_row_keeps_medians(monkeypatch):
     peaks = iter([1.2, 0.5, 1.6, 0.7, 1.4, 0.6])
     monkeypatch.setattr(labelling, "worker_peak", lambda mode, _: next(peaks))
