@@ -36,9 +36,6 @@ def prepare_host() -> None:
 
     Old names are given back to Pillow and NumPy where the host's code still uses them, and a
     stand-in takes the place of the compiled module if that is missing or cannot be loaded.
-
-    Raises:
-        UserError: if there is no Detectron2, or it cannot be imported; says what to run.
     """
     global _prepared
     if _prepared:
@@ -183,11 +180,6 @@ def name_machines(rank: int, world: int, local_world: int) -> None:
     """Tell the host which processes of a group share a machine, as its own ``launch`` does.
 
     All processes must call this, in a group of torch that they have joined.
-
-    Args:
-        rank: Number of this process.
-        world: Number of processes.
-        local_world: Processes per machine; those of one machine have successive numbers.
     """
     import torch.distributed as dist
     from detectron2.utils import comm

@@ -63,11 +63,7 @@ class InstallError(Exception):
 
 
 def install(args: argparse.Namespace) -> int:
-    """Install Detectron2 and return the exit code: 0 installed or there already, 1 no route worked.
-
-    Args:
-        args: With the options that ``add_options`` adds.
-    """
+    """Install Detectron2; return the exit code: 0 installed or there already, 1 no route worked."""
     found, _ = import_host()
     if found and not args.force:
         say(f"Detectron2 {found} is importable: nothing to do")
@@ -135,11 +131,7 @@ def host_answers(url: str, seconds: float) -> bool:
 
 
 def install_from_git(probe_seconds: float, url: str = GIT_URL, commit: str = GIT_COMMIT) -> None:
-    """Build and install upstream at the pinned commit.
-
-    Raises:
-        InstallError: if the host does not answer in time or the build fails.
-    """
+    """Build and install upstream at the pinned commit."""
     if not host_answers(url, probe_seconds):
         raise InstallError(f"{url} does not answer within {probe_seconds:g} s (or git is missing)")
     say(f"building {url} at {commit}; this may take 15 minutes")
@@ -150,11 +142,7 @@ def install_from_git(probe_seconds: float, url: str = GIT_URL, commit: str = GIT
 
 
 def install_from_sdist(local: Path | None) -> None:
-    """Install the Python files of the checked source distribution.
-
-    Raises:
-        InstallError: if it cannot be had, is not the expected file, or pip refuses the wheel.
-    """
+    """Install the Python files of the checked source distribution."""
     with tempfile.TemporaryDirectory(prefix="detectron2-") as folder:
         work = Path(folder)
         archive = local if local is not None else fetch_sdist(work)
@@ -201,11 +189,7 @@ def pip_setting(key: str) -> str:
 
 
 def find_link(page: str, base: str, name: str) -> str:
-    """Return the absolute address of file ``name`` on a simple index page (PEP 503).
-
-    Raises:
-        ValueError: if the page does not list the file.
-    """
+    """Return the absolute address of file ``name`` on a simple index page (PEP 503)."""
     for address in re.findall(r'href="([^"#]+)', page):
         absolute = urllib.parse.urljoin(base, html.unescape(address))
         if PurePosixPath(urllib.parse.urlparse(absolute).path).name == name:
@@ -237,12 +221,7 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def safe_extract(archive: Path, target: Path) -> Path:
-    """Unpack regular files of a tar.gz below ``target``; return its single top folder.
-
-    Raises:
-        InstallError: for a path that leaves ``target``, a link or device, more than
-            ``MAX_BYTES``, a damaged archive, or more than one top folder.
-    """
+    """Unpack regular files of a tar.gz below ``target``; return its single top folder."""
     total = 0
     tops = set()
     try:
@@ -270,11 +249,7 @@ def safe_extract(archive: Path, target: Path) -> Path:
 
 
 def wheel_files(source: Path) -> dict[str, bytes]:
-    """Return path in the wheel -> content, for the package, its projects and its configs.
-
-    Raises:
-        InstallError: if ``source`` has no ``detectron2/__init__.py``.
-    """
+    """Return path in the wheel -> content, for the package, its projects and its configs."""
     if not (source / "detectron2" / "__init__.py").is_file():
         raise InstallError(f"{source.name} holds no package detectron2")
     folders = {"detectron2": "detectron2", **PROJECTS}

@@ -50,11 +50,7 @@ def install(name: str) -> StandIn:
 
 
 def install_ops(namespace: str) -> None:
-    """Let ``torch.ops.<namespace>`` explain itself too: 0.5 calls one operator there, main all.
-
-    Args:
-        namespace: Whose operators of rotated boxes are missing.
-    """
+    """Let ``torch.ops.<namespace>`` explain itself too: 0.5 calls one operator there, main all."""
     import torch
 
     operators = getattr(torch.ops, namespace)

@@ -27,19 +27,7 @@ TREE_ADVICE = (
 
 
 def register_labels(name: str, root: Path | str, image_root: Path | str = "") -> LabelSpace:
-    """Register a label folder as a Detectron2 training set.
-
-    Args:
-        name: Catalog name, ``u2seg_pseudo`` in ``setup_cfg``.
-        root: As for ``LabelFolder.open``.
-        image_root: Where the photographs lie; empty = as recorded in the folder.
-
-    Returns:
-        The label space of the folder, to compare with the model's numbers of classes.
-
-    Raises:
-        UserError: if the folder is not a finished label folder, or the name is Detectron2's.
-    """
+    """Register a label folder as a Detectron2 training set."""
     labels = LabelFolder.open(root, image_root)
     space = labels.space
     metadata = {
@@ -74,13 +62,7 @@ def _training_records(root: Path | str, image_root: Path | str) -> list[dict[str
 
 @dataclass(frozen=True)
 class PanopticTruth:
-    """Where the parts of a COCO-panoptic data set lie.
-
-    Args:
-        images: Folder of the photographs.
-        panoptic_json: COCO panoptic annotations.
-        panoptic_pngs: Folder of the RGB id maps.
-    """
+    """Where the parts of a COCO-panoptic data set lie."""
 
     images: Path
     panoptic_json: Path
@@ -90,11 +72,7 @@ class PanopticTruth:
     def open(
         cls, root: Path | str, images: str, panoptic_json: str, panoptic_pngs: str
     ) -> PanopticTruth:
-        """Return the parts of a data set; paths are relative to ``root``.
-
-        Raises:
-            UserError: if the root, the JSON or one of the folders does not exist.
-        """
+        """Return the parts of a data set; paths are relative to ``root``."""
         base = Path(root)
         truth = cls(base / images, base / panoptic_json, base / panoptic_pngs)
         for path in (base, truth.images, truth.panoptic_pngs):
@@ -110,10 +88,6 @@ class PanopticTruth:
         """Return a record for every annotation, as ``LabelFolder.records`` without annotations.
 
         The category ids of ``segments_info`` are the file's own and may have gaps.
-
-        Raises:
-            UserError: if a file is missing or garbled, a file name leaves its root, an id is
-                unknown or used twice, or there is no annotated image.
         """
         source = self.panoptic_json
         content = read_panoptic(source)
@@ -142,21 +116,7 @@ def register_coco_panoptic_eval(
     panoptic_json: str = "annotations/panoptic_val2017.json",
     panoptic_pngs: str = "annotations/panoptic_val2017",
 ) -> PanopticTruth:
-    """Register a COCO-panoptic data set with truth as a Detectron2 test set.
-
-    Args:
-        name: Catalog name, ``u2seg_eval`` in ``setup_cfg``.
-        root: Its root folder.
-        images: Folder of the photographs, relative to ``root``.
-        panoptic_json: Annotations, relative to ``root``.
-        panoptic_pngs: Folder of the id maps, relative to ``root``.
-
-    Returns:
-        Where its parts lie.
-
-    Raises:
-        UserError: if a part is missing, or the name is Detectron2's.
-    """
+    """Register a COCO-panoptic data set with truth as a Detectron2 test set."""
     truth = PanopticTruth.open(root, images, panoptic_json, panoptic_pngs)
     categories = read_panoptic(truth.panoptic_json)["categories"]
     metadata = {
@@ -179,17 +139,7 @@ def register_records(
     reader: Callable[[], list[dict[str, Any]]],
     metadata: dict[str, Any],
 ) -> None:
-    """Register any records as a Detectron2 data set.
-
-    Args:
-        name: Catalog name.
-        arguments: What the data set is made from; to tell whether it replaces another.
-        reader: Returns the records.
-        metadata: Of the data set.
-
-    Raises:
-        UserError: if the name is Detectron2's.
-    """
+    """Register any records as a Detectron2 data set."""
     from u2seg.compat import prepare_host
 
     prepare_host()

@@ -33,12 +33,7 @@ _PLACES = 4
 
 
 class CopyPaste:
-    """Callable batch -> batch; keeps the objects of ``memory`` earlier batches.
-
-    Args:
-        settings: ``U2SEG.COPY_PASTE``.
-        seed: >= 0.
-    """
+    """Callable batch -> batch; keeps the objects of ``memory`` earlier batches."""
 
     def __init__(self, settings: CopyPasteSettings, seed: int) -> None:
         self.settings = settings

@@ -148,14 +148,7 @@ class Canvas:
         self._known = len(self.boxes)
 
     def paste(self, donor: Donor, top: int, left: int) -> bool:
-        """Paste an object with the corner of its box at (left, top), which may be outside.
-
-        Returns:
-            False, and nothing is changed, if the frame and ignored regions leave less of the
-            object than the rules ask for, or if it would cover an object too much that was
-            pasted before (with ``covered: refuse``, any object). The object has the next row of
-            ``masks`` else.
-        """
+        """Paste an object with the corner of its box at (left, top), which may be outside."""
         rows, columns, part = self._visible(donor, top, left)
         shown = int(np.count_nonzero(part))
         least = self.rules.min_visible * np.count_nonzero(donor.mask)

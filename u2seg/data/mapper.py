@@ -39,11 +39,7 @@ REMAKE = "Make the labels again with u2seg label --overwrite."
 
 
 def read_photograph(record: Record, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Return the photograph of a record, (H, W, 3) uint8 RGB, upright.
-
-    Raises:
-        StageError: if it cannot be decoded, or is not what it was when it was labelled.
-    """
+    """Return the photograph of a record, (H, W, 3) uint8 RGB, upright."""
     try:
         place = record["photograph"] if "photograph" in record else record["file_name"]
         content = read_content(place, max_pixels)
@@ -81,10 +77,6 @@ def build_augmentations(cfg: Any, is_train: bool) -> list[Any]:
 
     The host's resize rounds the short side of a very long and narrow photograph (1 x 4000 pixels)
     to 0 pixels, which no model can read; here it keeps at least one.
-
-    Args:
-        cfg: Its ``INPUT`` node is read.
-        is_train: Sizes and flips for training; else the test size alone.
     """
     from detectron2.data import detection_utils, transforms
 
@@ -150,13 +142,7 @@ class PanopticMapper:
     def from_cfg(
         cls, cfg: Any, is_train: bool, tasks: frozenset[str] = EVERYTHING
     ) -> PanopticMapper:
-        """Build from ``cfg.INPUT``: resize by choice, flip, crop if enabled.
-
-        Args:
-            cfg: From ``setup_cfg``.
-            is_train: As above.
-            tasks: As above.
-        """
+        """Build from ``cfg.INPUT``: resize by choice, flip, crop if enabled."""
         return cls(
             build_augmentations(cfg, is_train),
             is_train,
@@ -176,9 +162,6 @@ class PanopticMapper:
             ``gt_boxes`` (x0, y0, x1, y1), ``gt_classes`` 0..K-1 and ``gt_masks`` (bit masks,
             maybe none); and ``ignored``, (h, w) bool, if crowds are annotated, which are no
             instances, or with ``with_void``.
-
-        Raises:
-            StageError: as ``read_photograph``, or if the stuff target is damaged.
         """
         import torch
         from detectron2.data import transforms
@@ -272,9 +255,6 @@ def augmented_masks(
     Returns:
         (n, h, w) bool and (n, 4) x0, y0, x1, y1, where x1 and y1 are exclusive; the box of an
         empty mask is 0, 0, 0, 0.
-
-    Raises:
-        ValueError: as ``check_rle``, if the sizes differ, or ``augment`` returns another size.
 
     Examples:
         >>> rle = {"size": [1, 3], "counts": "21"}

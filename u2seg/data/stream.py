@@ -41,12 +41,7 @@ def step_seed(seed: int, iteration: int, rank: int) -> int:
 
 
 def seed_everything(seed: int, *, gpus: bool = True) -> None:
-    """Seed the generators that libraries share: ``random``, NumPy's and torch's.
-
-    Args:
-        seed: 0..2^63 - 1.
-        gpus: Also those of torch's GPUs.
-    """
+    """Seed the generators that libraries share: ``random``, NumPy's and torch's."""
     import torch
 
     random.seed(seed)
@@ -249,11 +244,7 @@ class TrainStream:
         return {"seed": self.seed, "images": len(self.records), "labels": self.labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on in the order of ``state_dict``, with its seed.
-
-        Raises:
-            UserError: if the data set has another number of images now, or other labels.
-        """
+        """Go on in the order of ``state_dict``, with its seed."""
         then, now = state.get("labels", ""), self.labels  # earlier versions did not note them
         changed = ""
         if state["images"] != len(self.records):
@@ -339,18 +330,7 @@ def _leave_interrupts(_worker: int) -> None:
 
 
 def build_train_loader(cfg: Any, tasks: frozenset[str] = EVERYTHING) -> TrainStream:
-    """Return the training stream of a config, for this process of the group.
-
-    Args:
-        cfg: From ``setup_cfg``: ``DATASETS.TRAIN``, ``DATALOADER``, ``INPUT``,
-            ``SOLVER.IMS_PER_BATCH``, ``U2SEG.COPY_PASTE``, ``SEED`` (< 0: drawn, the same in all
-            processes).
-        tasks: Of the student: what its samples hold.
-
-    Raises:
-        UserError: if no image has a thing and ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is on,
-            the sampler is not ``TrainingSampler``, or the batch cannot be shared evenly.
-    """
+    """Return the training stream of a config, for this process of the group."""
     from detectron2.data import DatasetCatalog, DatasetFromList
     from detectron2.utils import comm
 

@@ -35,14 +35,7 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Trial:
-    """What training steps with so many images in one process cost.
-
-    Args:
-        images: Per process and step.
-        seconds: Of one iteration, the median; 0 if it does not fit.
-        peak_gb: Peak memory in GB (1e9 bytes), as far as it is known.
-        obstacle: Why it does not fit; empty = it fits.
-    """
+    """What training steps with so many images in one process cost."""
 
     images: int
     seconds: float
@@ -79,18 +72,7 @@ def search(attempt: Callable[[int], Trial], most: int = MOST) -> list[Trial]:
 def advice(
     trials: Sequence[Trial], processes: int, batch: int, rate: float, iterations: int
 ) -> str:
-    """Return the table of the trials and the settings that follow: few images at a good rate.
-
-    Args:
-        trials: Of ``search``.
-        processes: Of the training.
-        batch: ``SOLVER.IMS_PER_BATCH`` of the config, as are ``rate`` and ``iterations``.
-        rate: ``SOLVER.BASE_LR``.
-        iterations: ``SOLVER.MAX_ITER``.
-
-    Raises:
-        StageError: if not even one image fits.
-    """
+    """Return the table of the trials and the settings that follow: few images at a good rate."""
     fitting = [trial for trial in trials if trial.rate]
     if not fitting:
         raise StageError(
@@ -116,17 +98,7 @@ def advice(
 
 
 def find_batch_size(args: argparse.Namespace) -> str:
-    """Return the table and the advice for a training command.
-
-    Args:
-        args: From ``host.arguments.train_parser``: ``config_file``, ``opts``, ``num_gpus``,
-            ``num_machines``, ``memory_limit`` (GB per process; 0 = 80 % of what is free now on a
-            CPU, all of a GPU).
-
-    Raises:
-        UserError: for settings that cannot be trained here, a limit below 0, or under ``torchrun``.
-        StageError: if a step fails for another reason than memory, or one image does not fit.
-    """
+    """Return the table and the advice for a training command."""
     from detectron2.data import DatasetCatalog
 
     if args.memory_limit < 0:
@@ -213,11 +185,7 @@ def worst_samples(
 def run_trial(
     words: tuple[str, tuple[str, ...]], worst: tuple[int, int, int], limit: float, images: int
 ) -> Trial:
-    """Run training steps in a new process, which is ended if it needs more than the limit.
-
-    Raises:
-        StageError: if it fails for another reason than memory.
-    """
+    """Run training steps in a new process, which is ended if it needs more than the limit."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     given = (words, worst, limit, images, there)

@@ -25,9 +25,6 @@ class WeightAverage:
     After each iteration: average = decay * average + (1 - decay) * model. Whole numbers (counts
     of batches) are copied. It begins with the weights that ``start`` is given.
 
-    Args:
-        decay: 0 <= d < 1.
-
     Examples:
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = model.weight.data.fill_(1.0)

@@ -34,13 +34,7 @@ EVALUATION_DIR = "evaluation"
 
 @dataclass(frozen=True)
 class EvalChoice:
-    """How an evaluation goes from clusters to classes.
-
-    Args:
-        mapping: ``mapping.json`` of an earlier evaluation; None = fit one.
-        protocols: Names; empty = the one of the settings.
-        instead: What to do to be rid of the mapping, for messages.
-    """
+    """How an evaluation goes from clusters to classes."""
 
     mapping: Path | None = None
     protocols: tuple[str, ...] = ()
@@ -48,12 +42,7 @@ class EvalChoice:
 
 
 def eval_choice(args: argparse.Namespace, settings: Settings) -> EvalChoice:
-    """Return the choice of a command line: ``mapping`` and ``protocol`` (names with commas).
-
-    Raises:
-        UserError: if one of the two options is given without ``--eval-only``; a name is unknown;
-            a setting contradicts the protocol; or the mapping is of another model.
-    """
+    """Return the choice of a command line: ``mapping`` and ``protocol`` (names with commas)."""
     mapping, words = getattr(args, "mapping", ""), getattr(args, "protocol", "")
     if (mapping or words) and not args.eval_only:
         raise UserError(
@@ -174,16 +163,7 @@ def evaluate(
 def comparison(
     cfg: Any, choice: EvalChoice, *, part: bool = False
 ) -> tuple[Settings, Truth, EvalChoice]:
-    """Return the settings of an evaluation, its truth, and what is used; refused if it cannot be.
-
-    Args:
-        cfg: From ``setup_cfg``; it has a test set.
-        choice: Of the command line.
-        part: Only some images will be scored, and none held out.
-
-    Raises:
-        UserError: as ``check_choice``, or if the truth is missing or garbled.
-    """
+    """Return settings, truth and choice of an evaluation; UserError if it cannot be."""
     settings, name = settings_from_cfg(cfg), cfg.DATASETS.TEST[0]
     if part:
         settings = replace(settings, eval=replace(settings.eval, fit_share=0.0))

@@ -29,9 +29,6 @@ class Stop:
 
     A second signal ends what is in hand at once. While ``held``, the weights are changing: then
     nothing is left half-way.
-
-    Args:
-        alone: Whether the training is of one process.
     """
 
     def __init__(self, alone: bool = True) -> None:

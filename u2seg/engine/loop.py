@@ -37,14 +37,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one iteration measured.
-
-    Args:
-        losses: Name -> mean over the processes.
-        images: Of all processes together.
-        data_s: Seconds that the slowest process waited for its batch.
-        seconds: Of the whole iteration.
-    """
+    """What one iteration measured."""
 
     losses: dict[str, float]
     images: int
@@ -201,9 +194,6 @@ class TrainingLoop:
         """Go on from ``state_dict``; of a Detectron2 trainer's own, the momentum is left out.
 
         Rates are left as they are, for the schedule to set.
-
-        Raises:
-            UserError: as ``optimizer.load_state``.
         """
         if "parameters" in state:
             names = parameter_names(self.model, self.optimizer)
@@ -271,13 +261,6 @@ def loss_shares(parts: Sequence[Batch], device: torch.device) -> list[Mapping[st
     The semantic loss has the share of the part's labelled pixels, which is exact. How many
     proposals will match an object is not known before the last part is computed: the mask loss
     has the share of the images with objects.
-
-    Args:
-        parts: Of this process; all processes call together, with as many parts.
-        device: That the processes exchange tensors on.
-
-    Returns:
-        Name of a loss -> its share, 0..1. A loss that is not named has the share of the images.
 
     Examples:
         >>> labels = torch.tensor([[255, 1], [2, 0]])

@@ -45,14 +45,7 @@ _JSONS = ("instances.json", "labelspace.json", "panoptic.json")
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A data set with COCO panoptic and COCO instance annotations of the same images.
-
-    Args:
-        images: Folder of the photographs.
-        panoptic_json: COCO panoptic annotations.
-        panoptic_pngs: Folder of their RGB id maps.
-        instances_json: COCO instances, crowds included.
-    """
+    """A data set with COCO panoptic and COCO instance annotations of the same images."""
 
     images: Path
     panoptic_json: Path
@@ -62,17 +55,7 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class Labels:
-    """The annotations of a ``LabelledSet``, read once for all shares.
-
-    Args:
-        source: Where they are from.
-        images: Image id -> record of the panoptic file, of annotated images alone.
-        panoptic: Image id -> annotation of the panoptic file.
-        instances: Image id -> annotations of the instances file, in its order.
-        categories: The file's category ids in the order of the model's: K things, S stuff.
-        space: Names of the classes.
-        hashes: File name -> sha256 of both JSON files.
-    """
+    """The annotations of a ``LabelledSet``, read once for all shares."""
 
     source: LabelledSet
     images: dict[int, Record]
@@ -85,14 +68,6 @@ class Labels:
 
 def choose_images(image_ids: Iterable[int], percent: float, seed: int) -> list[int]:
     """Return the image ids of a share, sorted: the first ones by the SHA-256 of "seed:id".
-
-    Args:
-        image_ids: Of the whole data set, each once.
-        percent: 0 < percent <= 100; the count is rounded to the nearest integer, at least 1.
-        seed: Any integer.
-
-    Raises:
-        UserError: if ``percent`` is out of range or there is no image.
 
     Examples:
         >>> choose_images(range(10), 20, 42), choose_images(range(10), 40, 42)
@@ -107,12 +82,7 @@ def choose_images(image_ids: Iterable[int], percent: float, seed: int) -> list[i
 
 
 def read_labels(source: LabelledSet) -> Labels:
-    """Return the annotations of a data set, checked.
-
-    Raises:
-        UserError: if a file is missing or garbled, the two JSON files disagree about an image's
-            size or about the thing classes, or the things or stuff classes are too many or none.
-    """
+    """Return the annotations of a data set, checked."""
     panoptic = read_panoptic(source.panoptic_json)
     things = [c for c in panoptic["categories"] if c["isthing"]]
     stuff = [c for c in panoptic["categories"] if not c["isthing"]]
@@ -154,12 +124,7 @@ def _check_same_images(
 
 
 def write_share(labels: Labels, image_ids: Sequence[int], folder: Path | str) -> Path:
-    """Write a label folder with the real labels of some images; return it.
-
-    Raises:
-        UserError: if a photograph or PNG is missing, a PNG has another size than its image or
-            holds an id that its annotation does not name, or a file cannot be written.
-    """
+    """Write a label folder with the real labels of some images; return it."""
     folder = Path(folder)
     target = folder / "panoptic"
     (target / "manifest.json").unlink(missing_ok=True)
@@ -235,9 +200,6 @@ def stuff_map(
 
     Returns:
         (H, W) uint8: 0 any thing, 1..S stuff, 255 void.
-
-    Raises:
-        UserError: if the map holds an id without a value.
 
     Examples:
         >>> stuff_map(np.array([[0, 7, 900]], dtype=np.int32), {900: 2, 7: 0}, "x").tolist()

@@ -38,9 +38,6 @@ def stop(found: NonFinite, model: nn.Module, output: Path) -> NoReturn:
     Writes ``<output>/nonfinite/iteration_0000123.json`` (ids, files, losses) and the same with
     ``.pth`` (samples, weights, positions of the random generators). In a distributed run each
     process whose own loss is not finite writes its own, ``iteration_0000123.rank_1.json``.
-
-    Raises:
-        StageError: always; it names the file and says what to do.
     """
     rank = f".rank_{comm.get_rank()}" if comm.get_world_size() > 1 else ""
     path = output / FOLDER / f"iteration_{found.iteration:07d}{rank}.json"
@@ -81,20 +78,7 @@ def save(found: NonFinite, model: nn.Module, path: Path) -> None:
 def replay(
     model: nn.Module, path: Path, *, parts: int = 1, dtype: torch.dtype | None = None
 ) -> str:
-    """Compute a saved batch again: as it was, then image by image.
-
-    Args:
-        model: Of the same config; its weights are replaced by the saved ones.
-        path: The JSON.
-        parts: As in ``TrainingLoop``.
-        dtype: As in ``TrainingLoop``.
-
-    Returns:
-        A table of the losses.
-
-    Raises:
-        UserError: if a file is missing or damaged, or the weights are of another model.
-    """
+    """Compute a saved batch again: as it was, then image by image."""
     told = read_json_object(path, "iteration", "images", "state")
     content = load_checkpoint(path.with_name(Path(str(told["state"])).name))
     missing = {"batch", "model", "random"} - content.keys()

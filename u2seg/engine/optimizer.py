@@ -16,15 +16,7 @@ Clip = Callable[[], None]
 
 
 def build_optimizer(cfg: Any, student: Any) -> torch.optim.Optimizer:
-    """Return the optimizer of ``U2SEG.TRAIN.OPTIMIZER`` on the groups that a student gives.
-
-    Args:
-        cfg: Its ``SOLVER`` and ``U2SEG.TRAIN`` say how.
-        student: See ``modeling.student.Student``.
-
-    Raises:
-        UserError: if a parameter that is to be trained is in no group, or in two.
-    """
+    """Return the optimizer of ``U2SEG.TRAIN.OPTIMIZER`` on the groups that a student gives."""
     solver, train = cfg.SOLVER, settings_from_cfg(cfg).train
     settings = OptimizerSettings(
         rate=float(solver.BASE_LR),
@@ -67,12 +59,7 @@ def _can_fuse(parameters: Sequence[Tensor]) -> bool:
 
 
 def build_clip(clipping: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Clip | None:
-    """Return what clips the gradients before a step; None if that is not configured.
-
-    Args:
-        clipping: ``cfg.SOLVER.CLIP_GRADIENTS``; each parameter is clipped by itself.
-        optimizer: Whose parameters are clipped.
-    """
+    """Return what clips the gradients before a step; None if that is not configured."""
     if not clipping["ENABLED"]:
         return None
     limit, norm = float(clipping["CLIP_VALUE"]), float(clipping["NORM_TYPE"])
@@ -125,16 +112,6 @@ def load_state(
     saved_names: Sequence[str],
 ) -> None:
     """Load the saved state of parameters by their names; the groups stay the optimizer's own.
-
-    Args:
-        optimizer: Changed in place.
-        state: From ``state_dict`` of an optimizer of the same parameters, in any groups.
-        names: From ``parameter_names``.
-        saved_names: Likewise, of the parameters in ``state``.
-
-    Raises:
-        UserError: if parameters differ in name or shape; torch would not notice the latter, and
-            its fused kernels would write beyond the end.
 
     Examples:
         >>> p, q = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))

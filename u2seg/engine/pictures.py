@@ -28,9 +28,6 @@ class BatchPictures:
 
     A watcher of ``TrainingLoop``. The images are counted from the first iteration of the run, so
     a resumed training draws none anew; of several processes the first one draws its share.
-
-    Args:
-        cfg: From ``setup_cfg``.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -41,11 +38,7 @@ class BatchPictures:
         self.folder = Path(cfg.OUTPUT_DIR) / PICTURES
 
     def __call__(self, iteration: int, batch: Sequence[dict[str, Any]]) -> None:
-        """Draw what belongs to the first images; files ``pictures/train_001.jpg`` and on.
-
-        Raises:
-            UserError: if a file cannot be written.
-        """
+        """Draw what belongs to the first images; files ``pictures/train_001.jpg`` and on."""
         from detectron2.utils import comm
         from detectron2.utils.events import get_event_storage
 

@@ -29,16 +29,6 @@ def run_in_processes(work: Callable[[argparse.Namespace], Any], args: argparse.N
 
     Started by ``torchrun``, this process joins the others, of this machine or of several: over
     NCCL on GPUs, over gloo on CPUs. Otherwise it starts a process per GPU, as the host does.
-
-    Args:
-        work: Importable function.
-        args: From ``host.arguments.train_parser``.
-
-    Raises:
-        UserError: for numbers of processes that contradict each other or the machine, or a bad
-            setting (found before workers start).
-        Interrupted: as ``work``, if it was asked to stop.
-        Exception: what ``work`` raised in a process.
     """
     check_processes(args)
     world = torchrun()
@@ -84,9 +74,6 @@ def _child(work: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
 def expected_error(text: str) -> UserError | StageError | Interrupted | None:
     r"""Return the error for the user that a process ended with; None if it was another.
 
-    Args:
-        text: What torch hands on of a process: its traceback.
-
     Examples:
         >>> expected_error("-- Process 1 terminated:\nTraceback ...\nu2seg.errors.UserError: no a")
         UserError('no a')
@@ -104,11 +91,7 @@ def expected_error(text: str) -> UserError | StageError | Interrupted | None:
 
 
 def check_processes(args: argparse.Namespace) -> None:
-    """Refuse impossible numbers of processes.
-
-    Raises:
-        UserError: names the flag and its value.
-    """
+    """Refuse impossible numbers of processes."""
     if args.num_gpus < 0:
         raise UserError(f"--num-gpus is {args.num_gpus}, expected >= 0 (0 or 1: one process)")
     if args.num_machines < 1:
@@ -131,15 +114,7 @@ def _refuse_both(args: argparse.Namespace, world: Torchrun) -> None:
 
 @contextmanager
 def joined(world: Torchrun, device: str) -> Iterator[None]:
-    """Belong to the group of processes that ``torchrun`` started, within the block.
-
-    Args:
-        world: This process's place.
-        device: ``cpu`` or ``cuda``; each process of a machine uses the GPU of its local rank.
-
-    Raises:
-        UserError: if this machine has fewer GPUs than processes.
-    """
+    """Belong to the group of processes that ``torchrun`` started, within the block."""
     if device == "cuda":
         present = torch.cuda.device_count()
         if world.local_world > present:
@@ -172,10 +147,6 @@ def share_buffers(model: nn.Module, average: WeightAverage | None = None) -> Non
     Trained in several processes, BN without Sync has running statistics of its own in each. An
     evaluation, of which every process predicts a part, must be that of the saved model. No loss
     depends on them.
-
-    Args:
-        model: Of this process; changed in place.
-        average: Its moving average, likewise.
     """
     if comm.get_world_size() == 1:
         return

@@ -42,11 +42,7 @@ DRY_IMAGES = 4
 
 
 def launch_run(args: argparse.Namespace) -> int:
-    """Run ``train_or_evaluate`` in one process or several; return the exit code.
-
-    Raises:
-        UserError: as ``processes.run_in_processes``, or for a limit that nothing would heed.
-    """
+    """Run ``train_or_evaluate`` in one process or several; return the exit code."""
     if args.memory_limit and not args.find_batch_size:
         raise UserError(
             f"--memory-limit {args.memory_limit:g} belongs to --find-batch-size; a training takes "
@@ -60,19 +56,7 @@ def launch_run(args: argparse.Namespace) -> int:
 
 
 def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Train and then evaluate, or with ``eval_only`` evaluate alone.
-
-    Args:
-        args: From ``host.arguments.train_parser``. With ``dry_run`` or ``replay`` what they find is
-            logged instead.
-
-    Returns:
-        The metrics; empty without evaluation data and in all but the first process.
-
-    Raises:
-        UserError: for bad settings, missing data, or an output folder that holds another run.
-        StageError: if training fails half-way.
-    """
+    """Train and then evaluate, or with ``eval_only`` evaluate alone."""
     if args.replay or args.dry_run:
         logger.info("%s", replay(args) if args.replay else dry_run(args))
         return {}
@@ -117,18 +101,6 @@ def train(cfg: Any, *, resume: bool = False) -> dict[str, Any]:
 
     With ``U2SEG.TRAIN.EMA_DECAY`` the average of the weights becomes ``model_final_ema.pth`` and
     is evaluated too, in ``<OUTPUT_DIR>/evaluation_ema``.
-
-    Args:
-        cfg: From ``setup_cfg``.
-        resume: Go on from the last checkpoint of ``OUTPUT_DIR`` if there is one.
-
-    Returns:
-        The metrics of the trained weights, with those of the average as ``ema``; empty without
-        evaluation data and in all but the first process.
-
-    Raises:
-        UserError: for bad settings or missing data.
-        StageError: if training fails half-way.
     """
     if comm.is_main_process():
         remember_settings(cfg, resume)
@@ -164,14 +136,7 @@ def _evaluate_trained(cfg: Any, trainer: Any, images: int = 0) -> dict[str, Any]
 
 
 def replay(args: argparse.Namespace) -> str:
-    """Return the losses of a batch that ``nonfinite.stop`` saved, computed again.
-
-    Args:
-        args: ``replay`` (the JSON), ``config_file``, ``opts``.
-
-    Raises:
-        UserError: if the file is missing or damaged, or of another model.
-    """
+    """Return the losses of a batch that ``nonfinite.stop`` saved, computed again."""
     cfg = build_cfg(args.config_file, args.opts)
 
     parts, dtype = cfg.U2SEG.TRAIN.ACCUMULATE, mixed_precision(cfg)
@@ -183,16 +148,6 @@ def dry_run(args: argparse.Namespace) -> str:
 
     Two iterations, a checkpoint written and read, an evaluation of four images, a report. An
     earlier rehearsal is removed.
-
-    Args:
-        args: As of ``train_or_evaluate``.
-
-    Returns:
-        Estimates for the whole training, in words.
-
-    Raises:
-        UserError: as training would, before it begins.
-        StageError: as training would half-way, or if the checkpoint read is not what was written.
     """
     folder = _empty_folder(args)
     opts = [*args.opts, "OUTPUT_DIR", str(folder), "TEST.PRECISE_BN.NUM_ITER", "1"]

@@ -73,13 +73,6 @@ class LossTable:
 
     A row that a killed process left half-written, and rows from ``start`` on, which a resumed
     training computes again, are removed first.
-
-    Args:
-        path: The file; it need not exist.
-        start: First iteration of this training.
-
-    Raises:
-        UserError: if the file there is another table.
     """
 
     def __init__(self, path: Path, start: int) -> None:
@@ -131,11 +124,6 @@ def drop_lines(path: Path, start: int) -> None:
 def progress_line(iteration: int, total: int, values: Mapping[str, float]) -> str:
     """Return what the log says of an iteration.
 
-    Args:
-        iteration: Its number, from 0.
-        total: Of the training.
-        values: Losses, ``lr`` and the figures of ``RATES``, as far as they are there.
-
     Examples:
         >>> rates = {"images_per_second": 7.5, "data_share": 0.031, "memory_gb": 1.25}
         >>> progress_line(19, 90, {"total_loss": 2.5, "lr": 0.01, "eta_seconds": 75, **rates})
@@ -163,13 +151,7 @@ def memory_gb(device: Any) -> float:
 
 
 class LineWriter(EventWriter):  # type: ignore[misc]
-    """Puts the rates into the host's storage, and writes the log's line and the table's row.
-
-    Args:
-        folder: ``OUTPUT_DIR``.
-        trainer: Its iterations and its loop's device are read.
-        meter: Counts its iterations.
-    """
+    """Puts the rates into the host's storage, and writes the log's line and the table's row."""
 
     def __init__(self, folder: Path, trainer: Any, meter: Meter) -> None:
         self.folder, self.trainer, self.meter = folder, trainer, meter
@@ -196,12 +178,7 @@ class LineWriter(EventWriter):  # type: ignore[misc]
 
 
 class JsonLines(EventWriter):  # type: ignore[misc]
-    """Drops what a resumed training computes again, then does what the host's writer does.
-
-    Args:
-        folder: ``OUTPUT_DIR``.
-        trainer: Its first iteration is read.
-    """
+    """Drops what a resumed training computes again, then does what the host's writer does."""
 
     def __init__(self, folder: Path, trainer: Any) -> None:
         self.path, self.trainer = folder / JSON_NAME, trainer

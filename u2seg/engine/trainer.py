@@ -39,13 +39,7 @@ FINAL = "model_final"
 
 
 class Trainer(DefaultTrainer):  # type: ignore[misc]
-    """The host's trainer with another loop, checkpointer, evaluation and other writers.
-
-    Args:
-        cfg: From ``setup_cfg``.
-        evaluate: Called with the trainer every ``TEST.EVAL_PERIOD`` iterations (0 = never). The
-            evaluation after the last iteration is the caller's.
-    """
+    """The host's trainer with another loop, checkpointer, evaluation and other writers."""
 
     def __init__(self, cfg: Any, evaluate: Callable[[Any], None]) -> None:
         TrainerBase.__init__(self)  # the host's own constructor would make its own parts
@@ -113,11 +107,7 @@ class Trainer(DefaultTrainer):  # type: ignore[misc]
         return {**TrainerBase.state_dict(self), "_trainer": self.loop.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``, or from the iteration and schedule of a Detectron2 trainer.
-
-        Raises:
-            UserError: if the optimizer's state is of other parameters.
-        """
+        """Go on from ``state_dict``, or from the iteration and schedule of a Detectron2 trainer."""
         TrainerBase.load_state_dict(self, state)
         optimizer = self.loop.optimizer
         # The saved schedule has one rate of each group that there was.
@@ -173,10 +163,6 @@ class FirstBatches:
     The host's hook keeps one iterator for all its calls, each of which takes ``number`` batches.
     As every call gets the same ones, the statistics depend on the weights alone, and not on how
     many calls there have been since the training was resumed.
-
-    Args:
-        stream: Of this process; its seed may still change.
-        number: Batches until they begin anew, >= 1.
     """
 
     def __init__(self, stream: TrainStream, number: int) -> None:
@@ -204,12 +190,7 @@ class Losses(nn.Module):
 
 
 def warn_without_things(cfg: Any, records: Iterable[dict[str, Any]]) -> None:
-    """Warn of labels without a single thing to a student that learns things.
-
-    Args:
-        cfg: From ``setup_cfg``.
-        records: Of the training set; read up to the first that has a thing.
-    """
+    """Warn of labels without a single thing to a student that learns things."""
     if not comm.is_main_process():
         return
     if any(not a.get("iscrowd", 0) for record in records for a in record.get("annotations", ())):
@@ -262,17 +243,7 @@ def _distributed(student: Any) -> Callable[[Batch], dict[str, Tensor]]:
 
 
 def run_training(trainer: Trainer, resume: bool) -> None:
-    """Load weights and train to the last iteration; a finished run is left as it is.
-
-    Args:
-        trainer: New.
-        resume: Go on from the last checkpoint of ``OUTPUT_DIR`` if there is one.
-
-    Raises:
-        StageError: if the loss is no longer finite.
-        UserError: if the weights cannot be loaded.
-        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
-    """
+    """Load weights and train to the last iteration; a finished run is left as it is."""
     # The host logs every error of the loop with its traceback; expected ones have their message.
     host_logger = logging.getLogger("detectron2.engine.train_loop")
     host_logger.addFilter(_unexpected)

@@ -22,17 +22,7 @@ _MAY_BE_NULL = ("SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM")
 
 
 def merge_values(cfg: Any, values: Flat, source: str) -> None:
-    """Set full keys of ``cfg`` to values from YAML.
-
-    Args:
-        cfg: A yacs node that is not frozen; changed in place.
-        values: As ``flatten`` returns.
-        source: What the message names: the file.
-
-    Raises:
-        UserError: for an unknown key (with the closest known one) or a value that is not of
-            the type of its default.
-    """
+    """Set full keys of ``cfg`` to values from YAML."""
     for key, value in values.items():
         node, leaf = _find(cfg, key, source)
         node[leaf] = _taken(key, value, node[leaf], source)
@@ -43,9 +33,6 @@ def merge_words(cfg: Any, words: Sequence[str]) -> Flat:
 
     Text keys take the word as it stands; all others are read as YAML, then as a Python literal
     such as ``(60000, 80000)``.
-
-    Raises:
-        UserError: as ``merge_values`` and ``override_pairs``.
     """
     given: Flat = {}
     for key, text in override_pairs(words):

@@ -59,17 +59,7 @@ _NORMALIZED = (
 
 
 def check_host_settings(cfg: Any) -> None:
-    """Refuse what cannot work, before anything is built.
-
-    Args:
-        cfg: Detectron2 config, merged; the device is resolved already.
-
-    Raises:
-        UserError: for a name no registry knows (lists the known ones), a choice the host does
-            not have, a number that is too small, image sizes or channels that make no sense,
-            cascade stages without weights of their boxes, or a device that does not exist; names
-            the key and the value.
-    """
+    """Refuse what cannot work, before anything is built."""
     _check_registries(cfg)
     for key, common in _CHOICES:
         value, allowed = _get(cfg, key), (*common, *_newer_choices(cfg, key))
@@ -101,16 +91,7 @@ def check_host_settings(cfg: Any) -> None:
 
 
 def check_training_settings(cfg: Any) -> None:
-    """Refuse what only a training stumbles over, some of it after the last iteration.
-
-    Args:
-        cfg: As of ``check_host_settings``.
-
-    Raises:
-        UserError: for steps of the schedule that are not in order or at its end, momentum of
-            Nesterov's kind without momentum, a batch that ``SOLVER.REFERENCE_WORLD_SIZE`` does
-            not divide, or ``TEST.EXPECTED_RESULTS``; names the key and the value.
-    """
+    """Refuse what only a training stumbles over, some of it after the last iteration."""
     solver = cfg.SOLVER
     if solver.NESTEROV and not solver.MOMENTUM:
         raise UserError("SOLVER.NESTEROV is True, it needs SOLVER.MOMENTUM > 0")

@@ -28,25 +28,12 @@ def truth_paths(settings: Settings) -> list[Path]:
 
 
 def truth_of(settings: Settings) -> Truth:
-    """Return the truth of the evaluation data, through the class set and crop of ``U2SEG.EVAL``.
-
-    Raises:
-        UserError: as ``scored_truth``.
-    """
+    """Return the truth of the evaluation data, through the class set and crop of ``U2SEG.EVAL``."""
     return scored_truth(settings.data.eval_format, truth_paths(settings), settings.eval)
 
 
 def register_eval(name: str, settings: Settings) -> None:
-    """Register the evaluation data as a Detectron2 test set, after a look at its truth.
-
-    Args:
-        name: Catalog name.
-        settings: ``U2SEG.DATA`` and ``U2SEG.EVAL``.
-
-    Raises:
-        UserError: if a part is missing, the truth does not fit its format or class set, or as
-            ``check_files``.
-    """
+    """Register the evaluation data as a Detectron2 test set, after a look at its truth."""
     from detectron2.data import DatasetCatalog
 
     from u2seg.data.catalog import register_coco_panoptic_eval, register_records
@@ -73,15 +60,7 @@ def register_eval(name: str, settings: Settings) -> None:
 
 
 def check_files(records: Sequence[dict[str, Any]]) -> None:
-    """Look at everything an evaluation reads, before hours of training; headers alone.
-
-    Args:
-        records: Of the test set.
-
-    Raises:
-        UserError: if a photograph or true map is missing, is none by its header, or has another
-            size than the truth says. In a distributed run the first process looks.
-    """
+    """Look at everything an evaluation reads, before hours of training; headers alone."""
     from detectron2.utils import comm
 
     if not comm.is_main_process():
@@ -102,20 +81,7 @@ def check_files(records: Sequence[dict[str, Any]]) -> None:
 def photograph_records(
     truth: Truth, folder: Path, extensions: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return a record for every image of a truth, in the order of their ids.
-
-    Args:
-        truth: Its ``stems`` name the photographs.
-        folder: Holds the photographs; sub-folders count.
-        extensions: Lower-case endings of photographs.
-
-    Returns:
-        ``file_name``, ``stem``, ``image_id``, ``height`` and ``width``; see ``image_records``.
-
-    Raises:
-        UserError: if the folder or a photograph is missing, or it cannot be told which of two
-            it is.
-    """
+    """Return a record for every image of a truth, in the order of their ids."""
     if not folder.is_dir():
         raise UserError(
             f"the folder of photographs {folder} does not exist: set U2SEG.DATA.EVAL_IMAGES, "

@@ -96,10 +96,6 @@ def build_stock_cfg(config_file: Path | str, overrides: Sequence[str] = ()) -> A
 
     As ``build_cfg``, but class numbers and data sets stay what the file says, as in the configs
     of Detectron2's model zoo. CutLER's own files are read too.
-
-    Raises:
-        UserError: for an unreadable file, an unknown key (of a project with code of its own,
-            say) or a bad value.
     """
     from u2seg.compat import prepare_host
 
@@ -117,12 +113,6 @@ def complete_cfg(cfg: Any) -> Any:
 
     ``U2SEG`` keys that it lacks are added. If it says nothing of them, as the files of the
     released code, its own class numbers hold and the numbers of clusters follow from them.
-
-    Args:
-        cfg: Frozen or not.
-
-    Raises:
-        UserError: for a bad value, or class numbers that disagree with the numbers of clusters.
     """
     from u2seg.compat import prepare_host
 
@@ -157,17 +147,7 @@ def label_space(settings: Settings) -> LabelSpace:
 def register_data(
     settings: Settings, config_file: str, tasks: frozenset[str], *, training: bool
 ) -> None:
-    """Register the data sets of ``U2SEG.DATA`` and check the labels' numbers of clusters.
-
-    Args:
-        settings: Its ``data`` says where they lie.
-        config_file: Named in the message.
-        tasks: Of the student.
-        training: The labels are needed even if there is truth to evaluate on.
-
-    Raises:
-        UserError: if data are missing, or K or S of the labels differ from the settings.
-    """
+    """Register the data sets of ``U2SEG.DATA`` and check the labels' numbers of clusters."""
     from u2seg.data.catalog import register_labels
     from u2seg.host.evaldata import register_eval
 
@@ -207,11 +187,7 @@ def check_tasks(settings: Settings, tasks: frozenset[str], name: str) -> None:
 def check_label_space(
     space: LabelSpace, settings: Settings, source: str, tasks: frozenset[str]
 ) -> None:
-    """Compare the labels with the model before it is built, as far as it learns from them.
-
-    Raises:
-        UserError: if a number differs; names both and the key to set.
-    """
+    """Compare the labels with the model before it is built, as far as it learns from them."""
     clusters, semantics = settings.clusters.num_clusters, settings.semantics.num_classes
     for task, found, expected, key in (
         ("things", space.num_things, clusters, "CLUSTERS.NUM_CLUSTERS"),

@@ -55,14 +55,6 @@ def setup_cfg(args: argparse.Namespace) -> Iterator[Any]:
     """Yield the frozen config of a training or evaluation run, logging and seeds set up.
 
     While the block lasts, no other run gets its ``OUTPUT_DIR``.
-
-    Args:
-        args: From ``host.arguments``: ``config_file``, ``opts``, ``eval_only``, ``resume``.
-
-    Raises:
-        UserError: as ``build_cfg``, as ``check_start`` if it trains, or if ``OUTPUT_DIR`` lies
-            among photographs, labels or ground truth, cannot be written, or another run is at work
-            there.
     """
     training = not args.eval_only
     cfg = build_cfg(args.config_file, args.opts, register=True, training=training)
@@ -80,17 +72,7 @@ def setup_cfg(args: argparse.Namespace) -> Iterator[Any]:
 
 
 def check_start(cfg: Any, resume: bool) -> None:
-    """Refuse a training that cannot begin or go on, before anything is written.
-
-    Args:
-        cfg: From ``build_cfg``.
-        resume: Go on from the last checkpoint of ``OUTPUT_DIR``.
-
-    Raises:
-        UserError: if there are no labels, the batch does not divide, the folder holds a training
-            and ``resume`` is false, or a resumed training began with other settings that change
-            its weights; names key and both values.
-    """
+    """Refuse a training that cannot begin or go on, before anything is written."""
     _check_batch(cfg)
     folder = Path(cfg.OUTPUT_DIR)
     if not (folder / "last_checkpoint").is_file():
@@ -119,13 +101,6 @@ def check_same(cfg: Any, remembered: dict[str, Any]) -> None:
 
     SyncBN and BN are taken as equal, with a warning: one process has BN for SyncBN, and the number
     of processes may change.
-
-    Args:
-        cfg: Of now.
-        remembered: Tree of nested keys, of the beginning.
-
-    Raises:
-        UserError: for the first keys whose values differ.
     """
     now, then = (_plain(flatten(tree)) for tree in (cfg, remembered))
     differ = [key for key in sorted(now.keys() & then.keys()) if now[key] != then[key]]
@@ -244,13 +219,7 @@ def _as_lists(value: Any) -> Any:
 
 
 def check_output(output: Path, settings: Settings, name: str) -> None:
-    """Raise UserError if results would lie among the photographs, labels or truth of a run.
-
-    Args:
-        output: Folder of the results.
-        settings: ``U2SEG.DATA``.
-        name: That of the labels in the host's catalogs, if there are any.
-    """
+    """Raise UserError if results would lie among the photographs, labels or truth of a run."""
     from detectron2.data import MetadataCatalog
 
     data = settings.data
@@ -291,10 +260,6 @@ def set_up_host(cfg: Any, args: argparse.Namespace) -> None:
     The log goes to stdout and ``OUTPUT_DIR/log.txt``, without colours; the file alone has what is
     hundreds of lines long, and what this package says too. Handlers that an earlier call added
     are removed first; those of others stay.
-
-    Args:
-        cfg: From ``build_cfg``; ``OUTPUT_DIR`` exists.
-        args: From ``host.arguments``; the log begins with them as ``command_words``.
     """
     import torch
     from detectron2.utils import comm

@@ -68,12 +68,7 @@ class PanopticCascadeRCNN(HostStudent, CommonPadding, PanopticFPN):  # type: ign
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Return the constructor's arguments.
-
-        Raises:
-            UserError: if the config has no mask head, class-specific boxes, no semantic class, or
-                a threshold out of range.
-        """
+        """Return the constructor's arguments."""
         _check_config(cfg)
         weight = float(cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT)
         plain = with_own_parts(cfg)
@@ -92,17 +87,7 @@ class PanopticCascadeRCNN(HostStudent, CommonPadding, PanopticFPN):  # type: ign
         )
 
     def forward(self, batched_inputs: Sequence[Sample]) -> Any:
-        """Return the losses in training mode, the predictions else.
-
-        Args:
-            batched_inputs: As ``student.Student`` says, and maybe ``draw_seed`` (see
-                ``structures.draws``), which then decides what is sampled; in inference
-                optionally ``height`` and ``width`` of the output.
-
-        Returns:
-            Name -> scalar loss in training; else see ``inference``. With several processes,
-            which must all be here, the mean of their losses is that of the whole batch.
-        """
+        """Return the losses in training mode, the predictions else."""
         if not self.training:
             return self.inference(batched_inputs)
         give_seeds(self, batched_inputs)
@@ -133,11 +118,6 @@ class PanopticCascadeRCNN(HostStudent, CommonPadding, PanopticFPN):  # type: ign
 
     def inference(self, batched_inputs: Sequence[Sample], do_postprocess: bool = True) -> Any:
         """Return the predictions of a batch.
-
-        Args:
-            batched_inputs: As in ``forward``.
-            do_postprocess: False returns the raw (instances, semantic logits), as the host's
-                ``PanopticFPN`` does.
 
         Returns:
             One dictionary per image, at its output size H x W:
@@ -178,13 +158,6 @@ class InstanceCascadeRCNN(HostStudent, CommonPadding, GeneralizedRCNN):  # type:
 
     U2Seg trains instance segmentation with this model; its panoptic one is 2 AP50 worse at it
     (arXiv 2312.17243, Table A5).
-
-    Args:
-        cfg: Detectron2 config; ``MODEL.PANOPTIC_FPN.COMBINE`` says which instances become
-            segments of the panoptic map.
-
-    Raises:
-        UserError: as ``check_instance_heads``, or if a threshold is out of range.
     """
 
     tasks = frozenset({"things"})
@@ -306,11 +279,6 @@ def weigh_losses(losses: dict[str, Tensor], counts: Counts) -> dict[str, Tensor]
     A mean over n_r of n things counts W x n_r / n, so that the averaged gradients are those of
     one process with the whole batch. All of the W processes must call this together; one alone
     changes nothing.
-
-    Args:
-        losses: Name -> mean over this process's things; 0 where there is none.
-        counts: For the losses that are such means; the same names in all processes. Others, like
-            those of the RPN, are sums over images and stay as they are.
     """
     names = [name for name in sorted(counts) if name in losses]
     if comm.get_world_size() == 1 or not names:

@@ -84,18 +84,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         return str(self.last_in(self.save_dir))
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the last checkpoint if ``resume`` and there is one, else load weights.
-
-        Args:
-            path: Weights for a fresh start; empty = none.
-            resume: Whether to look for ``last_checkpoint`` first.
-
-        Returns:
-            Extra entries of the file, e.g. ``iteration``.
-
-        Raises:
-            UserError: as ``load``; a resumed file must fit the model exactly.
-        """
+        """Go on from the last checkpoint if ``resume`` and there is one, else load weights."""
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
         last = self.get_checkpoint_file()
@@ -110,18 +99,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             self.strict, self._resuming = before, False
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights, and the state of ``checkpointables``; return entries that were not used.
-
-        Args:
-            path: Local file, or a URL the host knows (``https://``, ``detectron2://``); empty =
-                nothing is loaded.
-            checkpointables: Names to load; None = all that are in the file.
-
-        Raises:
-            UserError: if the file is missing, damaged, unsafe or not weights; if it is of other
-                class numbers and ``skip_heads`` is not set; with ``strict`` if it does not fit
-                the model in any way. The model is unchanged then.
-        """
+        """Load weights, and the state of ``checkpointables``; return entries that were not used."""
         path = str(path)
         if path and not Path(path).is_file():
             path = _local_copy(path, self.path_manager)
@@ -132,16 +110,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         return result
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth``, its checksum and then ``last_checkpoint``, atomically.
-
-        Args:
-            name: File name without folder and suffix.
-            kwargs: Extra entries, e.g. ``iteration``.
-
-        Raises:
-            UserError: if the folder cannot be written or the disk is full; the checkpoints
-                written before stay as they are.
-        """
+        """Write ``<save_dir>/<name>.pth``, its checksum, then ``last_checkpoint``, atomically."""
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict()}
@@ -227,16 +196,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
 
 
 def load_weights(model: torch.nn.Module, weights: Path | str, *, strict: bool = False) -> None:
-    """Load a weight file into a model, in place.
-
-    Args:
-        model: Built for the numbers of clusters the file was trained with.
-        weights: ``.pth``, ``.pkl`` or ``.safetensors`` file, or URL.
-        strict: Refuse a file that does not fit the model exactly.
-
-    Raises:
-        UserError: as ``SafeCheckpointer.load``.
-    """
+    """Load a weight file into a model, in place."""
     SafeCheckpointer(model, strict=strict, save_to_disk=False).load(str(weights), [])
 
 

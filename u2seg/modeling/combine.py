@@ -82,9 +82,6 @@ def combine_panoptic(
         ``category_id`` (things: class 0..K-1; stuff: 1..S), ``score`` in 0..1, ``area`` in
         pixels; of things also ``instance_id``, their row.
 
-    Raises:
-        ValueError: if the shapes do not belong together.
-
     Examples:
         One row of three pixels: a thing on the first, stuff class 1 wins the other two.
 

@@ -65,14 +65,7 @@ _BLOCKS: dict[tuple[bool, tuple[int, ...]], int] = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted ResNet.
-
-    Args:
-        model: Detectron2's name without ``backbone.bottom_up.`` -> float32 array.
-        kind: Source: one of ``KINDS`` but ``auto``.
-        depth: 18, 34, 50, 101 or 152 layers.
-        left_out: Names of the source that a backbone has no place for: classifiers, counters.
-    """
+    """A converted ResNet."""
 
     model: Arrays
     kind: str
@@ -81,17 +74,7 @@ class Conversion:
 
 
 def convert_file(source: Path | str, target: Path | str, kind: str = "auto") -> str:
-    """Convert a weight file and return what was done, as text.
-
-    Args:
-        source: ``.pth``, ``.safetensors`` or ``.pkl``; nothing in it is executed.
-        target: ``.pkl`` (Detectron2's usual format) or ``.pth``.
-        kind: One of ``KINDS``.
-
-    Raises:
-        UserError: as ``convert_resnet``, if ``source`` cannot be read safely, or ``target`` has
-            another suffix or cannot be written.
-    """
+    """Convert a weight file and return what was done, as text."""
     target = Path(target)
     if target.suffix not in (".pkl", ".pth"):
         raise UserError(f"the output {target} must end with .pkl or .pth, got {target.suffix!r}")
@@ -116,19 +99,7 @@ def convert_file(source: Path | str, target: Path | str, kind: str = "auto") -> 
 
 
 def convert_resnet(content: Mapping[str, Any], name: str, kind: str = "auto") -> Conversion:
-    """Return the ResNet of a loaded weight file under Detectron2's names.
-
-    Args:
-        content: As ``load_checkpoint`` returns it.
-        name: Of the file, for messages.
-        kind: One of ``KINDS``; ``auto`` tells MoCo and full DINO checkpoints by their names and
-            calls everything else torchvision, whose names timm and DINO share.
-
-    Raises:
-        UserError: for an unknown kind, if there is no ResNet in the file or a whole model in
-            Detectron2's names, which needs no conversion, if it has parts that a plain ResNet has
-            not (attention, a deep stem), or an array is missing, of another shape, or not finite.
-    """
+    """Return the ResNet of a loaded weight file under Detectron2's names."""
     if kind not in KINDS:
         raise UserError(f"--kind is {kind!r}, expected one of {', '.join(KINDS)}")
     kinds = ("moco", "torchvision", "dino") if kind == "auto" else (kind,)
@@ -144,9 +115,6 @@ def convert_resnet(content: Mapping[str, Any], name: str, kind: str = "auto") ->
 
 def resnet_shapes(depth: int) -> dict[str, tuple[int, ...]]:
     """Return Detectron2's names of a ResNet's arrays and their shapes.
-
-    Args:
-        depth: 18, 34, 50, 101 or 152.
 
     Examples:
         >>> shapes = resnet_shapes(50)

@@ -105,9 +105,6 @@ def sample_labels(
         background: The negative label.
         generator: On the device of ``labels``.
 
-    Returns:
-        Indices of the positives and of the negatives, each in random order.
-
     Examples:
         Three positives, of which half of four may be taken, and one negative.
 
@@ -152,13 +149,7 @@ class SeededRPN(SeededSampling, RPN):  # type: ignore[misc]
 
 @ROI_HEADS_REGISTRY.register()
 class PseudoCascadeROIHeads(SeededSampling, CascadeROIHeads):  # type: ignore[misc]
-    """Cascade heads that do not punish predictions the pseudo-labels know nothing of.
-
-    Args:
-        droploss_iou: ``U2SEG.TRAIN.DROPLOSS_IOU``; None = the host's losses, unchanged.
-        parts: ``U2SEG.TRAIN.PARTS``.
-        host: Arguments of ``CascadeROIHeads``.
-    """
+    """Cascade heads that do not punish predictions the pseudo-labels know nothing of."""
 
     loss_counts: Counts = MappingProxyType({})
     """Of the last batch, for ``cascade.weigh_losses``."""
@@ -275,10 +266,6 @@ def kept_rows(predicted: Sequence[Tensor], targets: Sequence[Boxes], threshold: 
             every prediction is dropped.
         threshold: A prediction is dropped if its largest IoU is at most this, 0..1.
 
-    Returns:
-        (<= R,) int64 indices into all predictions, ascending. A box that is not finite is kept,
-        so that its loss still stops the training.
-
     Examples:
         Of two predictions one covers a quarter of the pseudo-box, the other lies elsewhere.
 
@@ -309,9 +296,6 @@ def stage_losses(
         proposals: With ``proposal_boxes``, ``gt_classes`` and, in an image with truth,
             ``gt_boxes``; one per image.
         kept: From ``kept_rows``.
-
-    Returns:
-        ``loss_cls`` and ``loss_box_reg``; with no row kept they are 0, with gradients of 0.
     """
     together = Instances(proposals[0].image_size)
     together.proposal_boxes = Boxes.cat([p.proposal_boxes for p in proposals])[kept]

@@ -20,13 +20,6 @@ def segmentation_of_outputs(outputs: dict[str, Any], space: LabelSpace) -> Segme
             0..K-1, ``pred_masks`` (N, H, W) bool), ``panoptic_seg`` (id map, segments with
             ``category_id`` 0..K-1 for things, 1..S for stuff), ``sem_seg`` (S + 1, H, W) logits.
         space: The model's label space.
-
-    Returns:
-        Instances, highest score first, with the predicted boxes, which need not be tight; what the
-        model does not know is None.
-
-    Raises:
-        UserError: if a class is outside the label space.
     """
     instances = outputs.get("instances")
     size, masks, stuff, confidence, label = (0, 0), None, None, None, None

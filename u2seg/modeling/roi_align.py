@@ -52,9 +52,6 @@ class PoolingWeights:
     def transposed(self, cells: int) -> PoolingWeights:
         """Return the matrix of cells x bins, for gradients.
 
-        Args:
-            cells: How many there are.
-
         Examples:
             >>> one = PoolingWeights(
             ...     torch.tensor([2, 0], dtype=torch.int32),
@@ -104,9 +101,6 @@ def pooling_weights(
         scale: Cells per pixel.
         ratio: Sample points a side of a bin; 0 = as many as it has cells, rounded up.
         aligned: The centre of the first cell is at 0.5, as it should; False = at 0.
-
-    Raises:
-        FloatingPointError: if a box is not finite.
 
     Examples:
         A map of 1 x 3 cells, a box from x = 0.5 to 2.5 in one bin: two points, at the centres of
@@ -216,9 +210,6 @@ class RowROIAlign(ROIAlign):  # type: ignore[misc]
         Args:
             input: (N, C, H, W); fastest with C last in memory.
             rois: (R, 5): number of the image, then x0, y0, x1, y1 in pixels of the image.
-
-        Raises:
-            FloatingPointError: as ``pooling_weights``.
         """
         traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if traced or input.device.type != "cpu" or input.dtype not in DTYPES:

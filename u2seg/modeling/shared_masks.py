@@ -83,9 +83,6 @@ class SharedMasks(BitMasks):  # type: ignore[misc]
 
         Returns:
             (N, M, M) bool.
-
-        Raises:
-            ValueError: if there are not as many boxes as rows.
         """
         if len(boxes) != len(self):
             raise ValueError(f"{len(boxes)} boxes for {len(self)} masks")

@@ -28,19 +28,7 @@ _OPTIONAL = re.compile(r"(^|\.)(pixel_mean|pixel_std|num_batches_tracked|cell_an
 
 
 def to_host_layout(content: dict[str, Any], file_name: str) -> dict[str, Any]:
-    """Return the content of a file in the host's layout.
-
-    Args:
-        content: What ``io.checkpoints.load_checkpoint`` returned.
-        file_name: Name of the file; its suffix tells Caffe2 (``.pkl``) and pycls (``.pyth``).
-
-    Returns:
-        ``model`` (name -> array or tensor) and, where names need matching, ``__author__`` and
-        ``matching_heuristics``, as the host's loader expects; other entries are kept.
-
-    Raises:
-        UserError: if it holds no weights, a whole DINO training, or numbers that are not finite.
-    """
+    """Return the content of a file in the host's layout."""
     suffix = PurePath(file_name).suffix
     if suffix == ".pkl" and not ("model" in content and "__author__" in content):
         blobs = content.get("blobs", content)
