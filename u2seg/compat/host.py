@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.machinery
 import importlib.metadata
+import importlib.resources
 import importlib.util
 import json
 import logging
 import re
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlparse
 
-from u2seg.compat import libraries, stand_in
 from u2seg.errors import UserError
 from u2seg.io.packaged import install_command
 
@@ -28,6 +32,11 @@ HOST = "detectron2"
 COMPILED = "detectron2._C"
 INSTALL_COMMAND = "u2seg doctor --install-detectron2"
 
+_NUMPY_ALIASES = {"bool": bool, "int": int, "float": float, "object": object, "str": str}
+_EXPLANATION = "not compiled (stand-in of u2seg.compat)"
+_OPERATORS = (
+    "nms_rotated", "box_iou_rotated", "roi_align_rotated_forward", "roi_align_rotated_backward",
+)  # fmt: skip
 _prepared = False
 
 
@@ -48,10 +57,10 @@ def prepare_host() -> None:
         )
     try:
         code = "".join(path.read_text("utf-8") for path in sorted(folder.rglob("*.py")))
-        libraries.mend_pillow(code)
-        libraries.mend_numpy(code)
-        libraries.mend_pkg_resources(code)
-        libraries.quiet_torch()
+        mend_pillow(code)
+        mend_numpy(code)
+        mend_pkg_resources(code)
+        quiet_torch()
         importlib.import_module(HOST)
     except ImportError as error:
         if error.name in ("fcntl", "resource"):  # not on Windows; nothing to install
@@ -173,7 +182,7 @@ def _mere_folder() -> str:
 def has_compiled_ops() -> bool:
     """Return whether the host's own C++ module is loaded (calls ``prepare_host``)."""
     prepare_host()
-    return not stand_in.is_stand_in(sys.modules.get(COMPILED))
+    return not isinstance(sys.modules.get(COMPILED), StandIn)
 
 
 def name_machines(rank: int, world: int, local_world: int) -> None:
@@ -206,5 +215,130 @@ def _ensure_compiled_module() -> None:
                 "Rebuild Detectron2 to have it back.",
                 error,
             )
-        stand_in.install(COMPILED)
-        stand_in.install_ops(HOST)
+        install_stand_in(COMPILED)
+        explain_operators(HOST)
+
+
+def mend_pillow(code: str) -> None:
+    """Give ``PIL.Image.LINEAR`` back (a default argument in 0.5 and 0.6); it is BILINEAR."""
+    from PIL import Image
+
+    if "Image.LINEAR" in code and not hasattr(Image, "LINEAR"):
+        Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]
+
+
+def mend_numpy(code: str) -> None:
+    """Give ``np.int`` and its like back (in 0.5's dataset statistics and evaluators).
+
+    They were other names of the Python types until NumPy 1.24.
+    """
+    import numpy as np
+
+    for name, python_type in _NUMPY_ALIASES.items():
+        if name not in vars(np) and re.search(rf"\bnp\.{name}\b", code):
+            setattr(np, name, python_type)
+
+
+def mend_pkg_resources(code: str) -> None:
+    """Stand in for the one function of ``pkg_resources`` that the host's model zoo calls.
+
+    setuptools 81 dropped the module, and Python 3.12 environments have no setuptools at all.
+    """
+    if "pkg_resources" not in code:
+        return
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated as an API")
+    if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
+        return
+    module = ModuleType("pkg_resources")
+    module.__dict__["resource_filename"] = resource_filename
+    sys.modules["pkg_resources"] = module
+
+
+def resource_filename(package: str, resource: str) -> str:
+    """Return the path of a package's data file, as ``pkg_resources`` did.
+
+    Examples:
+        >>> resource_filename("u2seg", "py.typed").endswith("u2seg/py.typed")
+        True
+    """
+    return str(importlib.resources.files(package).joinpath(resource))
+
+
+def quiet_torch() -> None:
+    """Keep torch from warning about calls that only the host can change.
+
+    ``torch.meshgrid`` without ``indexing`` warns once per process, from C++: the call here uses
+    that up. (A filter would be lost with the ``catch_warnings`` block it is set in.) The
+    ``torch.cuda.amp`` classes the host's AMP trainer uses work as before. Newer hosts ask
+    ``torch.fx`` whether a model is traced, which logs advice to them.
+    """
+    import torch
+
+    logging.getLogger("torch.fx._symbolic_trace").addFilter(_no_advice_on_tracing)
+
+    # That there is CUDA's compiler and no GPU concerns nobody who trains on a CPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.meshgrid(torch.zeros(1), torch.zeros(1))
+    warnings.filterwarnings(
+        "ignore", message=r"`torch\.cuda\.amp\.", category=FutureWarning
+    )  # fmt: skip
+
+
+def _no_advice_on_tracing(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("is_fx_tracing will return true")
+
+
+class StandIn(ModuleType):
+    """A module whose every function raises when called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _missing(f"{self.__name__}.{name}")
+
+    @staticmethod
+    def get_compiler_version() -> str:
+        """Return what the host's environment report prints as the compiler."""
+        return _EXPLANATION
+
+    get_cuda_version = get_compiler_version
+
+    @staticmethod
+    def has_cuda() -> bool:
+        """Return False: there are no CUDA kernels here."""
+        return False
+
+
+def install_stand_in(name: str) -> StandIn:
+    """Put a stand-in into ``sys.modules`` and into its parent package; return it."""
+    module = StandIn(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+    parent, _, child = name.rpartition(".")
+    sys.modules[name] = module
+    setattr(sys.modules[parent], child, module)
+    return module
+
+
+def explain_operators(namespace: str) -> None:
+    """Let ``torch.ops.<namespace>`` explain itself too: 0.5 calls one operator there, main all."""
+    import torch
+
+    operators = getattr(torch.ops, namespace)
+    for name in _OPERATORS:
+        if not hasattr(operators, name):
+            setattr(operators, name, _missing(f"torch.ops.{namespace}.{name}"))
+
+
+def _missing(name: str) -> Callable[..., NoReturn]:
+    """Return a function that raises, naming what is missing."""
+
+    def missing(*_args: Any, **_kwargs: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"{name} is compiled C++, which this Detectron2 lacks: rotated boxes, the old "
+            "deformable convolution and the fast COCO evaluator need a compiled Detectron2 "
+            "(u2seg doctor --install-detectron2 --force --route git)"
+        )
+
+    return missing

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,77 +59,55 @@ def _training_records(root: Path | str, image_root: Path | str) -> list[dict[str
     return records
 
 
-@dataclass(frozen=True)
-class PanopticTruth:
-    """Where the parts of a COCO-panoptic data set lie."""
-
-    images: Path
-    panoptic_json: Path
-    panoptic_pngs: Path
-
-    @classmethod
-    def open(
-        cls, root: Path | str, images: str, panoptic_json: str, panoptic_pngs: str
-    ) -> PanopticTruth:
-        """Return the parts of a data set; paths are relative to ``root``."""
-        base = Path(root)
-        truth = cls(base / images, base / panoptic_json, base / panoptic_pngs)
-        for path in (base, truth.images, truth.panoptic_pngs):
-            if not path.is_dir():
-                raise UserError(f"evaluation data: the folder {path} does not exist. {TREE_ADVICE}")
-        if not truth.panoptic_json.is_file():
-            raise UserError(
-                f"evaluation data: the file {truth.panoptic_json} does not exist. {TREE_ADVICE}"
-            )
-        return truth
-
-    def records(self) -> list[dict[str, Any]]:
-        """Return a record for every annotation, as ``LabelFolder.records`` without annotations.
-
-        The category ids of ``segments_info`` are the file's own and may have gaps.
-        """
-        source = self.panoptic_json
-        content = read_panoptic(source)
-        images = {image["id"]: image for image in content["images"]}
-        records = [
-            {
-                **photograph_record(self.images, images[row["image_id"]], source, TREE_ADVICE),
-                "pan_seg_file_name": existing_file(
-                    self.panoptic_pngs, row["file_name"], source, TREE_ADVICE
-                ),
-                "segments_info": [
-                    {**s, "iscrowd": int(s.get("iscrowd", 0))} for s in row["segments_info"]
-                ],
-            }
-            for row in content["annotations"]
-        ]
-        if not records:
-            raise UserError(f"{source} annotates no image: there is nothing to work on")
-        return records
-
-
 def register_coco_panoptic_eval(
     name: str,
     root: Path | str,
     images: str = "val2017",
     panoptic_json: str = "annotations/panoptic_val2017.json",
     panoptic_pngs: str = "annotations/panoptic_val2017",
-) -> PanopticTruth:
-    """Register a COCO-panoptic data set with truth as a Detectron2 test set."""
-    truth = PanopticTruth.open(root, images, panoptic_json, panoptic_pngs)
-    categories = read_panoptic(truth.panoptic_json)["categories"]
+) -> None:
+    """Register a COCO-panoptic data set with truth as a Detectron2 test set.
+
+    All paths are relative to ``root``. UserError if a part is missing.
+    """
+    base = Path(root)
+    photographs, source, pngs = base / images, base / panoptic_json, base / panoptic_pngs
+    for path in (base, photographs, pngs):
+        if not path.is_dir():
+            raise UserError(f"evaluation data: the folder {path} does not exist. {TREE_ADVICE}")
+    if not source.is_file():
+        raise UserError(f"evaluation data: the file {source} does not exist. {TREE_ADVICE}")
+    categories = read_panoptic(source)["categories"]
     metadata = {
         "thing_classes": [c["name"] for c in categories if c["isthing"]],
         "stuff_classes": [c["name"] for c in categories if not c["isthing"]],
-        "panoptic_json": str(truth.panoptic_json),
-        "panoptic_root": str(truth.panoptic_pngs),
-        "image_root": str(truth.images),
+        "panoptic_json": str(source),
+        "panoptic_root": str(pngs),
+        "image_root": str(photographs),
         "evaluator_type": "u2seg_panoptic",
         "ignore_label": 255,
     }
-    arguments = ("truth", *(str(p.resolve()) for p in vars(truth).values()))
-    register_records(name, arguments, truth.records, metadata)
-    return truth
+    arguments = ("truth", *(str(p.resolve()) for p in (photographs, source, pngs)))
+    register_records(name, arguments, lambda: panoptic_records(photographs, source, pngs), metadata)
+
+
+def panoptic_records(photographs: Path, source: Path, pngs: Path) -> list[dict[str, Any]]:
+    """Return a record for every COCO panoptic annotation, with the file's own category ids."""
+    content = read_panoptic(source)
+    images = {image["id"]: image for image in content["images"]}
+    records = [
+        {
+            **photograph_record(photographs, images[row["image_id"]], source, TREE_ADVICE),
+            "pan_seg_file_name": existing_file(pngs, row["file_name"], source, TREE_ADVICE),
+            "segments_info": [
+                {**s, "iscrowd": int(s.get("iscrowd", 0))} for s in row["segments_info"]
+            ],
+        }
+        for row in content["annotations"]
+    ]
+    if not records:
+        raise UserError(f"{source} annotates no image: there is nothing to work on")
+    return records
 
 
 def register_records(

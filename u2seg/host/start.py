@@ -285,7 +285,8 @@ def set_up_host(cfg: Any, args: argparse.Namespace) -> None:
         logging.getLogger(name).propagate = False
     host = logging.getLogger("detectron2.u2seg")
     host.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
-    host.info("Command line arguments: %s", command_words(args))
+    options = {name: value for name, value in vars(args).items() if value and name != "opts"}
+    host.info("Command line arguments: %s %s", options, shlex.join(map(str, args.opts)))
     host.debug("Environment info:\n%s", collect_env_info())
     host.debug("Running with full config:\n%s", cfg.dump())
     if not rank:
@@ -301,24 +302,3 @@ class _PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return _COLOUR.sub("", super().format(record))
-
-
-def command_words(args: argparse.Namespace) -> str:
-    """Return a command line of ``u2seg train``, as far as it says something.
-
-    Examples:
-        >>> words = ["SEED", "4", "SOLVER.STEPS", "(2, 3)"]
-        >>> command_words(argparse.Namespace(config_file="a.yaml", resume=True, opts=words))
-        "--config-file a.yaml --resume SEED 4 SOLVER.STEPS '(2, 3)'"
-    """
-    from u2seg.host.arguments import train_parser
-
-    parser = train_parser()
-    words: list[str] = []
-    for name, value in vars(args).items():
-        if name == "opts" or value == parser.get_default(name):
-            continue
-        words.append("--" + name.replace("_", "-"))
-        if value is not True:
-            words.append(str(value))
-    return shlex.join([*words, *map(str, args.opts)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import build_resnet_backbone
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_file, write_with
@@ -114,7 +117,7 @@ def convert_resnet(content: Mapping[str, Any], name: str, kind: str = "auto") ->
 
 
 def resnet_shapes(depth: int) -> dict[str, tuple[int, ...]]:
-    """Return Detectron2's names of a ResNet's arrays and their shapes.
+    """Return the host's names of a ResNet's arrays and their shapes.
 
     Examples:
         >>> shapes = resnet_shapes(50)
@@ -123,37 +126,12 @@ def resnet_shapes(depth: int) -> dict[str, tuple[int, ...]]:
         >>> resnet_shapes(18)["res5.0.conv1.norm.running_var"]
         (512,)
     """
-    bottleneck, blocks = next(key for key, value in _BLOCKS.items() if value == depth)
-    convolutions = {"stem.conv1": (64, 3, 7, 7)}
-    before = 64
-    for stage, count in enumerate(blocks):
-        width = 64 * 2**stage
-        after = width * (4 if bottleneck else 1)
-        for block in range(count):
-            for part, shape in _block(before, width, after, bottleneck, first=block == 0):
-                convolutions[f"res{stage + 2}.{block}.{part}"] = shape
-            before = after
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in convolutions.items():
-        shapes[f"{name}.weight"] = shape
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.norm.{part}"] = (shape[0],)
-    return shapes
-
-
-def _block(
-    before: int, width: int, after: int, bottleneck: bool, *, first: bool
-) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
-    """Yield name and shape of a residual block's convolutions."""
-    if bottleneck:
-        yield "conv1", (width, before, 1, 1)
-        yield "conv2", (width, width, 3, 3)
-        yield "conv3", (after, width, 1, 1)
-    else:
-        yield "conv1", (width, before, 3, 3)
-        yield "conv2", (width, width, 3, 3)
-    if first and before != after:
-        yield "shortcut", (after, before, 1, 1)
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.OUT_FEATURES = depth, ["res5"]
+    if depth < 50:
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    state = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
+    return {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
 
 
 def _encoder(
