@@ -12,7 +12,7 @@ from u2seg.compat import prepare_host
 prepare_host()
 from detectron2.config import defaults  # noqa: E402
 
-from u2seg.config.yacs_bridge import add_u2seg_config  # noqa: E402
+from u2seg.config.load import add_u2seg_config  # noqa: E402
 from u2seg.inference.segmenter import VisualizationDemo  # noqa: E402
 
 add_u2seg_config(defaults._C)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from u2seg.config.env import cache_dir
-from u2seg.config.load import settings_tree
+from u2seg.config.load import add_u2seg_config, settings_from_cfg, settings_tree
 from u2seg.config.schema import Settings
-from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
 from u2seg.errors import UserError
 
 yacs = pytest.importorskip("yacs.config")

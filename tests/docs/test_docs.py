@@ -240,7 +240,7 @@ def table_rows(page: Path, head: str) -> dict[str, list[str]]:
 
 
 def test_tables_of_formats_and_class_sets_are_the_codes():
-    from u2seg.config.evaldata import EVAL_FORMATS
+    from u2seg.config.evaluation import EVAL_FORMATS
     from u2seg.evaluation.truth.classes import class_sets
     from u2seg.evaluation.truth.formats import FORMATS, find_format
 

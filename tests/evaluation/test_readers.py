@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
 from tests.shared import SHARED, needs_shared
-from u2seg.config.evaldata import EVAL_FORMATS
+from u2seg.config.evaluation import EVAL_FORMATS
 from u2seg.errors import UserError
 from u2seg.evaluation.metrics.instance import truth_instances
 from u2seg.evaluation.metrics.panoptic import TruthSegment

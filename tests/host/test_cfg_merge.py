@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from yacs.config import CfgNode
 
-from u2seg.config.values import coerce
-from u2seg.config.words import flatten
+from u2seg.config.words import coerce, flatten
 from u2seg.errors import UserError
 from u2seg.host.cfg_merge import merge_values, merge_words
 
@@ -84,9 +83,9 @@ def test_merging_sets_what_was_given_and_nothing_else() -> None:
         ("MODEL.HEAD.IOU", "Did you mean MODEL.HEAD.IOUS?"),
         ("SOLVER.BASE_LRR", "Did you mean SOLVER.BASE_LR?"),
         ("BASE_LR", "Did you mean SOLVER.BASE_LR?"),
-        ("SOLVER.BASE_LR.X", "SOLVER.BASE_LR is a value, not a group of keys"),
-        ("MODEL.HEAD", "is a group of keys, not a value; it has MODEL.HEAD.IOUS"),
-        ("MODEL.ZZZZ", "MODEL has MASK_ON, DEVICE, HEAD."),
+        ("SOLVER.BASE_LR.X", "Did you mean SOLVER.BASE_LR?"),
+        ("MODEL.HEAD", "Known are MODEL.HEAD.IOUS"),
+        ("MODEL.ZZZZ", "Known are MODEL.MASK_ON, MODEL.DEVICE, MODEL.HEAD."),
     ],
 )
 def test_misspelt_keys_at_every_level(key: str, message: str) -> None:

@@ -15,8 +15,7 @@ from tests.evaluation import formats
 from tests.evaluation.datasets import write_truth
 from tests.factories import BASE_CONFIG, TINY, data_words, make_labels
 from u2seg.compat import prepare_host
-from u2seg.config.evaldata import EVAL_FORMATS
-from u2seg.config.evaluation import EvalSettings
+from u2seg.config.evaluation import EVAL_FORMATS, EvalSettings
 from u2seg.config.load import load_settings
 from u2seg.data.mapper import read_photograph
 from u2seg.engine.evaluate import EvalChoice

@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage
 
 import u2seg.modeling
 from tests.modeling.tiny import sample, tiny_cfg
-from u2seg.config.yacs_bridge import add_u2seg_config
+from u2seg.config.load import add_u2seg_config
 from u2seg.modeling.heads import kept_rows, stage_losses
 
 pytestmark = pytest.mark.d2

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 
 import u2seg.modeling
 from tests.modeling.tiny import tiny_cfg
-from u2seg.config.yacs_bridge import add_u2seg_config
+from u2seg.config.load import add_u2seg_config
 from u2seg.modeling.roi_align import RowROIAlign, pooling_weights
 
 pytestmark = pytest.mark.d2

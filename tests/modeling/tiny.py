@@ -8,7 +8,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from u2seg.config.yacs_bridge import add_u2seg_config
+from u2seg.config.load import add_u2seg_config
 
 THINGS, STUFF, SIDE = 5, 3, 64
 

@@ -208,7 +208,7 @@ def test_warnings_stand_at_the_top_worst_first_and_in_the_log(tmp_path, caplog):
     (labels / "images.json").write_text(json.dumps({"images": images}))
     (labels / "skipped.jsonl").write_text('{"file_name": "a.jpg", "reason": "too small"}\n')
     with caplog.at_level(logging.WARNING):
-        path = write_report(tmp_path, labels=labels, train=tmp_path, predictions=None, title="t")
+        path = write_report(tmp_path, labels=labels, train=tmp_path, title="t")
     assert [record.message[:18] for record in caplog.records] == [
         "The training loss ", "1 of 10 files (10 ",
     ]  # fmt: skip

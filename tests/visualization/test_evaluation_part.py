@@ -77,7 +77,7 @@ def test_pseudo_labels_are_not_called_truth(folder, tmp_path):
     (copy / "metrics.json").write_text(json.dumps(metrics))
     told = {}
     for name, root in (("truth", folder), ("pseudo-labels", copy)):
-        path = write_report(tmp_path, labels=None, train=None, predictions=root, title="t")
+        path = write_report(tmp_path, predictions=root, title="t")
         told[name] = path.read_text()
     assert "<figcaption>truth<" in told["truth"] and "What truly lies under" in told["truth"]
     assert "<figcaption>pseudo-labels<" in told["pseudo-labels"]
@@ -136,9 +136,7 @@ def test_the_reference_is_said_plainly():
 
 
 def test_the_page_shows_it_all(folder, tmp_path):
-    text = write_report(
-        tmp_path / "r.html", labels=None, train=None, predictions=folder, title="t"
-    ).read_text("utf-8")
+    text = write_report(tmp_path / "r.html", predictions=folder, title="t").read_text("utf-8")
     words = re.sub(r"<[^>]*>", " ", text)
     for sentence in (
         "one to one (Hungarian)", "fitted on the same 2 images that are scored",
@@ -146,9 +144,7 @@ def test_the_page_shows_it_all(folder, tmp_path):
         "In brackets: 95", "50 resamples", "Images ranked by panoptic quality",
     ):  # fmt: skip
         assert sentence in words, sentence
-    again = write_report(
-        tmp_path / "s.html", labels=None, train=None, predictions=folder, title="t"
-    )
+    again = write_report(tmp_path / "s.html", predictions=folder, title="t")
     assert again.read_text("utf-8") == text
 
 

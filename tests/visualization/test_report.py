@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -79,9 +80,14 @@ def test_page_is_whole_and_self_contained(folders, tmp_path):
     assert "left out" not in page.words, "nothing of a whole run is missing"
 
 
-def test_output_may_be_a_folder(folders, tmp_path):
-    path = write_report(tmp_path / "out", labels=None, train=None, predictions=None, title="t")
-    assert path == tmp_path / "out" / "report.html" and path.exists()
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_a_missing_library_costs_the_report_alone(folders, tmp_path, monkeypatch, library):
+    with monkeypatch.context() as patch:
+        for name in [library, *(n for n in sys.modules if n.startswith(f"{library}."))]:
+            patch.setitem(sys.modules, name, None)
+        line = report.report_line(tmp_path, "t", labels=folders.labels)
+    assert line.startswith("no report: ") and library in line and "u2seg doctor" in line
+    assert "\n" not in line and not (tmp_path / "report.html").exists()
 
 
 def test_file_names_cannot_inject(tmp_path):
@@ -114,7 +120,7 @@ def test_nothing_at_all_is_still_a_page(tmp_path):
 def test_label_half_alone_after_each_stage(tmp_path):
     folders = write_run(tmp_path, count=2)
     (folders.labels / "panoptic").rename(tmp_path / "gone")
-    page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
+    page = build_page(labels=folders.labels, title="t")
     captions = [p.caption for p in page.samples[0].pictures]
     assert captions[0] == "photograph" and captions[2] == "stuff map"
     assert "mask" in captions[1] and len(captions) == 3
@@ -173,7 +179,7 @@ def test_quality_of_the_clusters_whole_and_garbled(tmp_path):
         assert words in text
     for content in ('{"sizes": 3}', "[]"):
         (folders.labels / "clusters" / "quality.json").write_text(content)
-        page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
+        page = build_page(labels=folders.labels, title="t")
         assert any(note.startswith("quality of the clusters left out") for note in page.notes)
         assert report.render(page)
 
@@ -203,7 +209,7 @@ def test_unreadable_and_changed_photographs_are_left_out(tmp_path):
     photos = tmp_path / "photos" / "holiday"
     (photos / "photo_000.png").unlink()
     (photos / "photo_001.png").write_bytes((photos / "photo_002.png").read_bytes())
-    page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
+    page = build_page(labels=folders.labels, title="t")
     assert [s.name for s in page.samples] == ["holiday/photo_002.png", "holiday/photo_003.png"]
     assert "no such file" in page.notes[0] and "when it was labelled" in page.notes[1]
 
@@ -213,7 +219,7 @@ def test_names_that_leave_the_image_root_are_not_read(tmp_path):
     content = json.loads((folders.labels / "images.json").read_text())
     content["images"][0]["file_name"] = "../../secret.png"
     (folders.labels / "images.json").write_text(json.dumps(content))
-    page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
+    page = build_page(labels=folders.labels, title="t")
     assert page.samples == [] and "leaves its root" in page.notes[0]
 
 
@@ -221,7 +227,7 @@ def test_many_images_are_capped(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "MAX_SAMPLES", 2)
     monkeypatch.setattr(report, "MAX_CLUSTERS", 1)
     folders = write_run(tmp_path, count=5)
-    page = build_page(labels=folders.labels, train=None, predictions=None, title="t")
+    page = build_page(labels=folders.labels, title="t")
     assert [s.name for s in page.samples] == ["holiday/photo_000.png", "holiday/photo_002.png"]
     assert len(page.labels.images) == 5
     assert len(page.clusters) == len(page.stuff) == 1 < len(page.numbers.cluster_sizes)
@@ -232,7 +238,7 @@ def test_predictions_of_other_images_have_their_own_section(tmp_path):
     content = json.loads((folders.labels / "images.json").read_text())
     content["images"] = content["images"][:1]
     (folders.labels / "images.json").write_text(json.dumps(content))
-    page = build_page(labels=folders.labels, train=None, predictions=folders.predictions, title="t")
+    page = build_page(labels=folders.labels, predictions=folders.predictions, title="t")
     assert [s.name for s in page.predictions] == ["holiday/photo_001.png", "holiday/photo_002.png"]
     assert [p.caption for p in page.predictions[0].pictures] == ["photograph", "prediction"]
 
@@ -270,7 +276,7 @@ def test_training_trouble_is_red(tmp_path):
         ),
     ):
         (tmp_path / "metrics.json").write_text("\n".join(json.dumps(r) for r in rows))
-        page = build_page(labels=None, train=tmp_path, predictions=None, title="t")
+        page = build_page(train=tmp_path, title="t")
         assert [c.level for c in page.concerns] == ["red"]
         assert words in page.concerns[0].text
 
@@ -278,9 +284,7 @@ def test_training_trouble_is_red(tmp_path):
 def test_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        write_report(
-            tmp_path / "file" / "r.html", labels=None, train=None, predictions=None, title="t"
-        )
+        write_report(tmp_path / "file" / "r.html", title="t")
 
 
 def test_the_command_finds_the_parts_of_a_run(tmp_path, capsys):

@@ -82,18 +82,16 @@ def test_classes_outside_the_label_space_are_refused() -> None:
 def test_the_report_shows_them(tmp_path: Path) -> None:
     folders = write_run(tmp_path, count=2)
     assert 'id="training"' not in write_report(
-        tmp_path / "a.html", labels=None, train=folders.train, predictions=None, title="t"
+        tmp_path / "a.html", train=folders.train, title="t"
     ).read_text("utf-8")
     shown = folders.train / "pictures"
     shown.mkdir()
     (shown / "train_001.jpg").write_bytes(encode_picture(draw_training_sample(sample(), SPACE)))
     (shown / "train_002.jpg").write_bytes(b"no picture")
-    page = build_page(labels=None, train=folders.train, predictions=None, title="t")
+    page = build_page(train=folders.train, title="t")
     assert [picture.caption for picture in page.training] == ["training image 001"]
     assert any("training picture train_002.jpg" in note for note in page.notes)
-    path = write_report(
-        tmp_path / "b.html", labels=None, train=folders.train, predictions=None, title="t"
-    )
+    path = write_report(tmp_path / "b.html", train=folders.train, title="t")
     text = path.read_text("utf-8")
     assert 'id="training"' in text and page.training[0].uri in text
     assert len(training_pictures(folders.train, 0, Notes())) == 0

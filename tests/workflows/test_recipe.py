@@ -119,7 +119,7 @@ def test_without_truth_the_figures_of_rounds_are_not_compared(
         {"protocol": {"reference": reference}, "panoptic": {"all": {"PQ": pq}}}
         for pq in (10.0, 20.0, 30.0)
     )
-    monkeypatch.setattr("u2seg.visualization.report.write_report", lambda *_, **__: "page")
+    monkeypatch.setattr("u2seg.visualization.report.report_line", lambda *_, **__: "page")
     for name in ("train", "untrained"):
         monkeypatch.setattr(recipe._Run, name, lambda *_: next(results))
     monkeypatch.setattr(recipe, "_summary", lambda _, metrics: metrics)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from u2seg.config.checks import MAX_SEED, RESAMPLING, one_of, require
-from u2seg.config.section import Section
+from u2seg.config.section import MAX_SEED, RESAMPLING, Section, one_of, require
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from u2seg.config.checks import RESAMPLING, one_of, require
-from u2seg.config.section import Section
+from u2seg.config.section import RESAMPLING, Section, one_of, require
 
 
 @dataclass(frozen=True)

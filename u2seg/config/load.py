@@ -7,9 +7,8 @@ keys; training reads all of it through Detectron2's own config.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -19,8 +18,7 @@ import yaml
 from u2seg.config.plugins import load_plugins, plugin_digests
 from u2seg.config.schema import Settings
 from u2seg.config.section import Section
-from u2seg.config.values import coerce
-from u2seg.config.words import HOST_KEY, HOST_SECTIONS, flatten, override_pairs
+from u2seg.config.words import HOST_KEY, HOST_SECTIONS, coerce, flatten, override_pairs, unknown_key
 from u2seg.config.words import ROOT as ROOT
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes
@@ -57,11 +55,15 @@ def load_settings(
     """
     tree: dict[str, Any] = load_yaml(config_file) if config_file else {}
     tree = merge(tree, overrides_tree(overrides))
-    for key in tree:
-        _check_known(str(key), (ROOT, *HOST_SECTIONS))
+    for key in map(str, tree):
+        if key not in (ROOT, *HOST_SECTIONS):
+            raise unknown_key(key, (ROOT, *HOST_SECTIONS))
     node = tree.pop(ROOT, None) or {}
     for key in flatten(tree):
-        _check_host_key(key, host_keys)
+        if host_keys and key not in host_keys:
+            raise unknown_key(key, host_keys, "", "The installed Detectron2 has none such")
+        if not HOST_KEY.fullmatch(key):
+            raise UserError(f"unknown key {key}. Detectron2 writes its keys in capitals")
     if not isinstance(node, dict):
         raise UserError(f"{ROOT} must be a mapping of sections, found {node!r}")
     plugins = load_plugins(node.get("PLUGINS") or (), config_file)
@@ -119,7 +121,8 @@ def section_from_tree(default: S, content: Any, prefix: str) -> S:
     extras = {type(extra): extra for extra in getattr(default, "extras", ())}
     for key, value in content.items():
         full = f"{prefix}.{key}"
-        _check_known(full, [f"{prefix}.{name}" for name in (*known, *plugged)], inner)
+        if key not in known and key not in plugged:
+            raise unknown_key(full, [*(f"{prefix}.{name}" for name in (*known, *plugged)), *inner])
         if key in plugged:
             extras[plugged[key]] = section_from_tree(plugged[key](), value, full)
             continue
@@ -145,28 +148,6 @@ def _plugged(section: Any, prefix: str) -> dict[str, type]:
     own = {f.name.upper() for f in fields(section)}
     there = SETTINGS.get(prefix.rpartition(".")[2], {})
     return {name: kind for name, kind in there.items() if name not in own}
-
-
-def _check_known(key: str, known: Iterable[str], inner: Iterable[str] = ()) -> None:
-    known = list(known)
-    if key in known:
-        return
-    # Only the last part is compared: with the sections in front everything looks alike.
-    place = len(key.rpartition(".")[0]) + 1
-    names = {name[place:].replace(".", "_"): name for name in inner}  # as flat keys had it
-    names |= {name.rpartition(".")[2]: name for name in reversed([*known, *inner])}
-    close = difflib.get_close_matches(key.rpartition(".")[2].upper(), names, n=1)
-    hint = f"Did you mean {names[close[0]]}?" if close else f"Known are {', '.join(known)}"
-    raise UserError(f"unknown key {key}. {hint}")
-
-
-def _check_host_key(key: str, known: Collection[str]) -> None:
-    if known and key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"Did you mean {close[0]}?" if close else "The installed Detectron2 has none such"
-        raise UserError(f"unknown key {key}. {hint}")
-    if not HOST_KEY.fullmatch(key):
-        raise UserError(f"unknown key {key}. Detectron2 writes its keys in capitals")
 
 
 def settings_tree(settings: Settings) -> dict[str, Any]:
@@ -208,3 +189,20 @@ def _canonical(section: Any) -> dict[str, Any]:
         given = [extra for extra in section.extras if extra != type(extra)()]
         tree["extras"] = sorted([type(extra).__name__, asdict(extra)] for extra in given)
     return tree
+
+
+def add_u2seg_config(cfg: Any) -> None:
+    """Add ``cfg.U2SEG`` with every default; harmless if it is there already.
+
+    Args:
+        cfg: A Detectron2 or yacs ``CfgNode``; changed in place.
+    """
+    if ROOT in cfg:
+        return
+    cfg[ROOT] = type(cfg)(settings_tree(Settings()))
+
+
+def settings_from_cfg(cfg: Any) -> Settings:
+    """Return the validated settings of ``cfg.U2SEG``; UserError for a bad value."""
+    load_plugins(cfg[ROOT].PLUGINS)  # in a process that was handed the config alone
+    return settings_from_tree(cfg[ROOT])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from u2seg.config.checks import one_of, require
-from u2seg.config.section import CrfSettings, Section
+from u2seg.config.section import CrfSettings, Section, one_of, require
 
 
 def _shares(section: str, settings: object, *keys: str) -> None:

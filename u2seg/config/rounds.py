@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from u2seg.config.checks import one_of, require
-from u2seg.config.section import Section
+from u2seg.config.section import Section, one_of, require
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from u2seg.config.checks import one_of as _one_of
-from u2seg.config.checks import require as _require
 from u2seg.config.clusters import ClusterSettings as ClusterSettings
 from u2seg.config.clusters import CropSettings as CropSettings
 from u2seg.config.clusters import KMeansSettings as KMeansSettings
-from u2seg.config.evaldata import EVAL_FORMATS, EvalTree
+from u2seg.config.evaluation import EVAL_FORMATS, EvalTree
 from u2seg.config.evaluation import EvalSettings as EvalSettings
 from u2seg.config.features import FeatureSettings as FeatureSettings
 from u2seg.config.features import FilterBankSettings as FilterBankSettings
@@ -27,6 +25,7 @@ from u2seg.config.plugins import load_plugins
 from u2seg.config.rounds import RecipeSettings as RecipeSettings
 from u2seg.config.rounds import RoundSettings as RoundSettings
 from u2seg.config.section import CrfSettings as CrfSettings
+from u2seg.config.section import one_of, require
 from u2seg.config.semantics import SemanticSettings as SemanticSettings
 from u2seg.config.semantics import StegoSettings as StegoSettings
 from u2seg.config.semantics import StuffCrfSettings as StuffCrfSettings
@@ -54,8 +53,8 @@ class ImageSettings:
     def __post_init__(self) -> None:
         good = all(e.startswith(".") and e == e.lower() and len(e) > 1 for e in self.extensions)
         expected = "at least one ending such as .jpg, lower case, with the dot"
-        _require(good and len(self.extensions) > 0, "IMAGES.EXTENSIONS", self.extensions, expected)
-        _require(self.max_pixels > 0, "IMAGES.MAX_PIXELS", self.max_pixels, "> 0")
+        require(good and len(self.extensions) > 0, "IMAGES.EXTENSIONS", self.extensions, expected)
+        require(self.max_pixels > 0, "IMAGES.MAX_PIXELS", self.max_pixels, "> 0")
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,13 @@ class PanopticSettings:
     def __post_init__(self) -> None:
         for key in ("max_stuff_covered", "min_visible", "max_hole"):
             value = getattr(self, key)
-            _require(0 <= value <= 1, f"PANOPTIC.{key.upper()}", value, "0..1")
+            require(0 <= value <= 1, f"PANOPTIC.{key.upper()}", value, "0..1")
         for key in ("min_thing_area", "min_stuff_area"):
             value = getattr(self, key)
             expected = "a share of the image, 0 <= a < 1"
-            _require(0 <= value < 1, f"PANOPTIC.{key.upper()}", value, expected)
+            require(0 <= value < 1, f"PANOPTIC.{key.upper()}", value, expected)
         good = all(0 <= share <= 1 for share in self.stuff_covered)
-        _require(good, "PANOPTIC.STUFF_COVERED", self.stuff_covered, "shares in 0..1")
+        require(good, "PANOPTIC.STUFF_COVERED", self.stuff_covered, "shares in 0..1")
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,10 @@ class RunSettings:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.shard_size >= 1, "RUN.SHARD_SIZE", self.shard_size, ">= 1")
-        _require(0 <= self.max_bad <= 1, "RUN.MAX_BAD", self.max_bad, "0..1")
-        _require(self.lease_seconds > 0, "RUN.LEASE_SECONDS", self.lease_seconds, "> 0")
-        _require(self.threads >= 0, "RUN.THREADS", self.threads, ">= 0")
+        require(self.shard_size >= 1, "RUN.SHARD_SIZE", self.shard_size, ">= 1")
+        require(0 <= self.max_bad <= 1, "RUN.MAX_BAD", self.max_bad, "0..1")
+        require(self.lease_seconds > 0, "RUN.LEASE_SECONDS", self.lease_seconds, "> 0")
+        require(self.threads >= 0, "RUN.THREADS", self.threads, ">= 0")
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class DataSettings:
     eval_pngs: str = ""
 
     def __post_init__(self) -> None:
-        _one_of("DATA.EVAL_FORMAT", self.eval_format, tuple(EVAL_FORMATS))
+        one_of("DATA.EVAL_FORMAT", self.eval_format, tuple(EVAL_FORMATS))
 
     @property
     def eval_tree(self) -> EvalTree:
@@ -184,7 +183,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         both = self.clusters.num_clusters + self.semantics.num_classes
-        _require(both > 0, "CLUSTERS.NUM_CLUSTERS", 0, "> 0, as SEMANTICS.NUM_CLASSES is 0 too")
+        require(both > 0, "CLUSTERS.NUM_CLUSTERS", 0, "> 0, as SEMANTICS.NUM_CLASSES is 0 too")
 
     def left_out(self) -> frozenset[str]:
         """Return the stages that labels of things alone, or of stuff alone, do not need."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from u2seg.config.checks import MAX_SEED, RESAMPLING, one_of, require
-from u2seg.config.section import CrfSettings, Section
+from u2seg.config.section import MAX_SEED, RESAMPLING, CrfSettings, Section, one_of, require
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from u2seg.config.checks import one_of, require
+from u2seg.config.section import one_of, require
 
 PARTS = ("sampling", "masks", "pooling")
 

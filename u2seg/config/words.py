@@ -1,15 +1,21 @@
-"""The ``KEY VALUE`` words of a command line: one reader for every command."""
+"""Keys and values of settings: words of a command line, types, and what is misspelt."""
 
 from __future__ import annotations
 
+import ast
+import difflib
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from u2seg.errors import UserError
 from u2seg.io.paths import expand_home
+from u2seg.io.yamlfile import parse_yaml
 
 ROOT = "U2SEG"
 HOST_SECTIONS = (
@@ -101,3 +107,122 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[full] = value
     return result
+
+
+def unknown_key(key: str, known: Iterable[str], source: str = "", otherwise: str = "") -> UserError:
+    """Return the error that names the known key closest to one that is not known.
+
+    Examples:
+        >>> print(unknown_key("SOLVER.BASE_LRR", ["SOLVER.BASE_LR", "SEED"], "a.yaml"))
+        unknown key SOLVER.BASE_LRR in a.yaml. Did you mean SOLVER.BASE_LR?
+        >>> print(unknown_key("SOLVER", ["SOLVER.BASE_LR"]))
+        unknown key SOLVER. Known are SOLVER.BASE_LR
+    """
+    known = [str(name) for name in known]
+    section, _, last = key.rpartition(".")
+    if any(name.startswith(f"{key}.") for name in known):  # a group of keys
+        section, last = key, ""
+    prefix = f"{section}." if section else ""
+    near = [name for name in known if name.startswith(prefix)]
+    # Only the last part is compared: with the sections in front everything looks alike.
+    names = {name[len(prefix) :].replace(".", "_"): name for name in near}  # as flat keys had it
+    names |= {name.rpartition(".")[2]: name for name in reversed([*near, *known])}
+    close = difflib.get_close_matches(last.upper(), names, n=1)
+    found = names[close[0]] if close else next(iter(difflib.get_close_matches(key, known, n=1)), "")
+    below = dict.fromkeys(prefix + name[len(prefix) :].split(".")[0] for name in near)
+    hint = f"Did you mean {found}?" if close or (found and not near) else otherwise
+    where = f" in {source}" if source else ""
+    return UserError(f"unknown key {key}{where}. {hint or 'Known are ' + ', '.join(below)}")
+
+
+def coerce(key: str, value: Any, default: Any, source: str = "") -> Any:
+    """Return ``value`` in the type of ``default``.
+
+    Allowed: int -> float, number -> text, list <-> tuple, numbers and literals written as text,
+    null -> empty text, and anything where the default is None. Floats are finite.
+
+    Args:
+        key: What the message names.
+        value: As it was read.
+        default: Of the key.
+        source: Where it was read, for the message; empty = not said.
+
+    Raises:
+        UserError: for anything else.
+
+    Examples:
+        >>> coerce("SOLVER.BASE_LR", 1, 0.01), coerce("SOLVER.BASE_LR", "1e-3", 0.01)
+        (1.0, 0.001)
+        >>> coerce("SOLVER.STEPS", "(10, 20)", (30000,)), coerce("TEST.AUG", [1], (0.5,))
+        ((10, 20), (1.0,))
+        >>> coerce("MODEL.MASK_ON", "true", False)
+        True
+    """
+    given = parse_value(value) if isinstance(value, str) and not isinstance(default, str) else value
+    if default is None:
+        return given
+    if isinstance(default, str):
+        if given is None or (isinstance(given, str | int | float) and not isinstance(given, bool)):
+            return "" if given is None else str(given)
+    elif isinstance(default, float):
+        if not isinstance(given, bool) and (number := _finite(given)) is not None:
+            return number
+    elif isinstance(default, tuple | list):
+        if isinstance(given, tuple | list) and _same_kind(given, default):
+            return _like(given, default)
+    elif type(given) is type(default):
+        return given
+    where = f" in {source}" if source else ""
+    raise UserError(
+        f"{key} is {value!r} ({type(value).__name__}){where}, expected "
+        f"{type(default).__name__} such as {default!r}"
+    )
+
+
+def parse_value(text: str) -> Any:
+    """Return text read as YAML, or as a Python literal; itself if it is neither.
+
+    Examples:
+        >>> parse_value("True"), parse_value("(1, 2)"), parse_value("cuda:1")
+        (True, (1, 2), 'cuda:1')
+    """
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = parse_yaml(text)
+    except (yaml.YAMLError, ValueError):
+        value = text
+    if isinstance(value, str):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text
+    return value
+
+
+def _finite(value: Any) -> float | None:
+    """Return a finite number, or None if ``value`` is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _like(value: Any, default: Any) -> Any:
+    """Return nested sequences as lists or tuples, whichever the default has at each depth."""
+    if isinstance(default, float) and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, tuple | list):
+        return value
+    inner = default[0] if isinstance(default, tuple | list) and default else value
+    kind = type(default) if isinstance(default, tuple | list) else type(value)
+    return kind([_like(item, inner) for item in value])
+
+
+def _same_kind(value: Sequence[Any], default: Sequence[Any]) -> bool:
+    """Whether the elements are numbers where the default's are, and likewise text and mappings."""
+    for kind in (str, bool, int | float, dict):
+        if default and all(isinstance(item, kind) for item in default):
+            return all(isinstance(item, kind) for item in value)
+    return True

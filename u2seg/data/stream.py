@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.config.load import settings_from_cfg
 from u2seg.data.copy_paste import CopyPaste
 from u2seg.data.mapper import EVERYTHING, PanopticMapper
 from u2seg.errors import UserError

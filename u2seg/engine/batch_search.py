@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from u2seg.config.env import torchrun
-from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.config.load import settings_from_cfg
 from u2seg.errors import StageError, UserError
 from u2seg.host.setup import build_cfg
 from u2seg.io.memory import available_gb, peak_gb, resident_gb

@@ -11,8 +11,8 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from u2seg.config.load import settings_from_cfg
 from u2seg.config.schema import Settings
-from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.engine.processes import process_group
 from u2seg.errors import UserError
 from u2seg.evaluation import evaluate_folder, format_metrics

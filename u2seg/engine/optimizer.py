@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.config.load import settings_from_cfg
 from u2seg.errors import UserError
 from u2seg.modeling.student import OptimizerSettings
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from detectron2.structures import BitMasks, Instances
 
-from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.config.load import settings_from_cfg
 from u2seg.data.consistency import disagreements
 from u2seg.host.setup import label_space
 from u2seg.io.atomic import write_bytes

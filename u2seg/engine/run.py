@@ -13,7 +13,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.config.load import settings_from_cfg
 from u2seg.engine import nonfinite
 from u2seg.engine.batch_search import find_batch_size
 from u2seg.engine.evaluate import comparison, eval_choice, evaluate, with_protocol_key

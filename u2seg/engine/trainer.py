@@ -17,8 +17,8 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from u2seg.config.load import settings_from_cfg
 from u2seg.config.training import TrainSettings
-from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.data.mapper import without_worker_traceback
 from u2seg.data.stream import Sample, TrainStream, build_train_loader, seed_everything, step_seed
 from u2seg.engine.ema import KEY, WeightAverage

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.config.env import tell_spinning
-from u2seg.config.load import overrides_tree
+from u2seg.config.load import add_u2seg_config, overrides_tree, settings_from_cfg
 from u2seg.config.plugins import load_plugins
 from u2seg.config.schema import Settings
 from u2seg.config.words import ROOT, flatten
-from u2seg.config.yacs_bridge import add_u2seg_config, settings_from_cfg
 from u2seg.errors import UserError
 from u2seg.host.cfg_merge import Flat, merge_values, merge_words
 from u2seg.host.checks import check_host_settings, check_training_settings

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.config.env import warn_unread
+from u2seg.config.load import settings_from_cfg
 from u2seg.config.schema import Settings
 from u2seg.config.words import flatten
-from u2seg.config.yacs_bridge import settings_from_cfg
 from u2seg.errors import UserError
 from u2seg.host.setup import PSEUDO_NAME, build_cfg
 from u2seg.io.atomic import write_text

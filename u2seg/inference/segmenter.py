@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.config.yacs_bridge import settings_from_cfg
+from u2seg.config.load import settings_from_cfg
 from u2seg.errors import UserError
 from u2seg.host.setup import build_cfg, build_stock_cfg, complete_cfg, label_space
 from u2seg.io.atomic import sha256_bytes, sha256_file

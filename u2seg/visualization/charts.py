@@ -58,14 +58,7 @@ class Chart:
 
 
 def line_chart(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
-    """Return curves over common axes; a note in words if there is no finite point.
-
-    Args:
-        series: Name -> (x values, y values); points that are not finite are left out; more than
-            300 are averaged in 300 bins.
-        x_label: Title of the x axis.
-        y_label: Title of the y axis.
-    """
+    """Return curves over common axes; a note in words if there is no finite point."""
     drawn = {name: _thin(*points) for name, points in series.items()}
     drawn = {name: points for name, points in drawn.items() if len(points)}
     if not drawn:
@@ -91,16 +84,7 @@ def histogram(
     integers: bool = False,
     log: bool = False,
 ) -> str:
-    """Return a histogram of the finite values; a note in words if there is none.
-
-    Args:
-        values: Any number of them.
-        x_label: Title of the x axis.
-        y_label: Title of the y axis.
-        bins: How many, at most.
-        integers: One bin per whole number (or per equal group of them).
-        log: Bins of equal width in log10 of those > 0.
-    """
+    """Return a histogram of the finite values; a note in words if there is none."""
     data = np.asarray([v for v in values if math.isfinite(v) and (v > 0 or not log)], dtype=float)
     if data.size == 0:
         return _empty("no values to draw")

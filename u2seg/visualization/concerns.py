@@ -167,14 +167,7 @@ def label_concerns(run: LabelRun, numbers: LabelStatistics) -> list[Concern]:
 
 
 def prediction_concerns(found: Predictions) -> list[Concern]:
-    """Return whether a model found hardly anything, or nothing.
-
-    Args:
-        found: Its predictions.
-
-    Raises:
-        UserError: if ``instances.json`` is not a COCO result file.
-    """
+    """Return whether a model found hardly anything, or nothing."""
     labels = found.labels
     records = [i for i in labels.by_file.values() if i.segments is not None] if labels else []
     if labels is None or not records or not labels.space.num_things:

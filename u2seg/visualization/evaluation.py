@@ -71,14 +71,7 @@ class EvaluationPart:
 
 
 def evaluation_part(found: Predictions, image_root: Path | None, notes: Notes) -> EvaluationPart:
-    """Return the evaluation part of a result folder; what is missing goes into ``notes``.
-
-    Args:
-        found: Metrics and predictions.
-        image_root: Folder of the evaluation's photographs; None = not known: segments are drawn
-            on grey.
-        notes: Gets what is left out.
-    """
+    """Return the evaluation part of a result folder; what is missing goes into ``notes``."""
     part = EvaluationPart(found.metrics, is_agreement(found.metrics))
     if not part.agreement:
         part.compared = comparison(found.metrics)
@@ -190,16 +183,10 @@ def _confusion(path: Path) -> dict[str, Any]:
 def confusion_table(lines: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """Return the clusters with most pixels against the classes that lie under them.
 
-    Args:
-        lines: Of ``clusters.csv``, in its order: clusters from large to small.
-
     Returns:
         ``heads``: at most 24 classes, those with most pixels under the clusters shown, the rest
         in a last column; ``rows``: (cluster, cells (share 0..1, whether the cluster was given the
         class), share of all predicted pixels, given class) of at most 28 clusters.
-
-    Raises:
-        KeyError, ValueError: if a column is missing or no number.
     """
     areas: Counter[str] = Counter()
     for line in lines:

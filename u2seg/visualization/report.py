@@ -15,9 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from u2seg.errors import UserError
 from u2seg.io.atomic import json_bytes, write_text
 from u2seg.io.lock import LOCK, only_run
@@ -98,30 +95,17 @@ class Page:
 
 
 def report_line(output: Path, title: str, **parts: Path | None) -> str:
-    """Write a report at the end of other work; return its path in words, or why there is none.
-
-    Args:
-        output: As for ``write_report``.
-        title: As there.
-        **parts: The rest. Errors become the line: the work that the report shows is done.
-    """
+    """Write a report at the end of other work; return its path in words, or why there is none."""
     try:
         return f"report: {write_report(output, title=title, **parts)}"
     except UserError as error:
         return f"no report: {error}"
+    except ImportError as error:
+        return f"no report: {error}; u2seg doctor says what to install"
 
 
 def write_report(output: Path, *, title: str, **parts: Path | None) -> Path:
     """Write the report of a run and return its path.
-
-    Args:
-        output: The HTML file, or a folder that gets ``report.html``.
-        title: Heading of the page.
-        **parts: Folders as for ``build_page``.
-
-    Raises:
-        UserError: if the file cannot be written. Missing or garbled inputs are no error: the
-            page says what is left out and why.
 
     Notes:
         The same inputs give the same bytes. At most 12 images, 24 clusters with 8 crops and
@@ -140,6 +124,8 @@ def write_report(output: Path, *, title: str, **parts: Path | None) -> Path:
 
 def render(page: Page) -> str:
     """Return the page as HTML."""
+    import jinja2  # not above: without it labels and trainings are made, and no report
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("u2seg.visualization", "templates"),
         autoescape=True,
@@ -162,7 +148,7 @@ def render(page: Page) -> str:
 
 def _shown(value: Any) -> Any:
     """Return a text of files as it may stand on the page; it is escaped afterwards."""
-    if isinstance(value, str) and not isinstance(value, Markup):
+    if isinstance(value, str) and not hasattr(value, "__html__"):
         return printable(value).replace(" %", "\u00a0%")
     return "" if value is None else value
 
@@ -176,16 +162,7 @@ def build_page(
     rounds: Path | None = None,
     results: Path | None = None,
 ) -> Page:
-    """Return the content of the report.
-
-    Args:
-        title: Heading of the page.
-        labels: Output folder of labelling; None = not part of the run, also below.
-        train: Output folder of a training.
-        predictions: Result folder of an evaluation.
-        rounds: ``rounds.json`` of a recipe.
-        results: Folder of the metrics; None = beside the predictions.
-    """
+    """Return the content of the report."""
     notes = Notes()
     page = Page(title)
     run = page.labels = read_label_run(labels, notes) if labels else None

@@ -58,15 +58,7 @@ class Rounds:
 def read_rounds(
     summary: Path, run: LabelRun | None, count: int, notes: Notes, agreement: bool = False
 ) -> Rounds:
-    """Return the section of a run, without rows if there was no round.
-
-    Args:
-        summary: ``rounds.json``.
-        run: The labels of the first training.
-        count: Show at most so many photographs.
-        notes: Gets a sentence for what cannot be read.
-        agreement: Whether figures are agreement with each round's own labels.
-    """
+    """Return the section of a run, without rows if there was no round."""
     found = Rounds(agreement)
     if not summary.is_file():
         return found

@@ -79,15 +79,7 @@ def label_samples(
     notes: Notes,
     stages: bool = True,
 ) -> list[Sample]:
-    """Return pictures of up to ``count`` images of a run.
-
-    Args:
-        run: Gives the photographs and, with ``stages``, masks and stuff maps.
-        folders: Caption -> labels or predictions to draw; images they lack are passed over.
-        count: Images, taken at equal steps.
-        notes: Gets what cannot be drawn.
-        stages: Show masks and stuff maps too.
-    """
+    """Return pictures of up to ``count`` images of a run."""
     samples = []
     for record in spread(run.images, count):
         name = record.file_name
@@ -138,14 +130,7 @@ def photograph(root: Path | None, image: LabelImage) -> tuple[Rgb, list[Picture]
 def cluster_gallery(
     run: LabelRun, sizes: Mapping[int, str], per_cluster: int, notes: Notes
 ) -> list[ClusterRow]:
-    """Return clusters of things or stuff with up to ``per_cluster`` crops of photographs each.
-
-    Args:
-        run: With labels.
-        sizes: Category id of each cluster to show -> how much of it there is, in words.
-        per_cluster: Masks of things, regions of stuff, at equal steps through all of them.
-        notes: Gets what cannot be drawn.
-    """
+    """Return clusters of things or stuff with up to ``per_cluster`` crops of photographs each."""
     if run.labels is None:
         return []
     space, members = run.labels.space, {category: list[Any]() for category in sizes}
@@ -188,11 +173,7 @@ def _add_crops(
 
 
 def thumbnail(root: Path | None, image: LabelImage) -> Rgb:
-    """Return a photograph at the size of the page.
-
-    Raises:
-        UserError: if it is missing, unreadable or of another size than the record says.
-    """
+    """Return a photograph at the size of the page."""
     return magnify(shrink(_full_photo(root, image), THUMBNAIL), THUMBNAIL)
 
 
@@ -251,9 +232,6 @@ def label_picture(labels: Labels, name: str, photo: Rgb, caption: str) -> list[P
     """Return the label of a photograph drawn on it; nothing if the folder has none of it.
 
     Of semantic labels alone the stuff map is drawn, of things alone the masks.
-
-    Raises:
-        UserError: if the PNG is missing or unreadable.
     """
     image, folder = labels.by_file.get(name), labels.folder
     if image is None or folder is None:

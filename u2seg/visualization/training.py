@@ -29,17 +29,8 @@ LETTERS = 15
 def draw_training_sample(sample: Sample, space: LabelSpace, image_format: str = "RGB") -> Rgb:
     """Return a training image beside its panoptic labels; pasted objects have a pink outline.
 
-    Args:
-        sample: What the model trains from: ``image``, ``instances``, maybe ``sem_seg`` and
-            ``pasted``.
-        space: Gives colours and names.
-        image_format: Channel order of ``image``, ``RGB`` or ``BGR``.
-
     Returns:
         (H, W, 3) uint8. Uncoloured pixels are void.
-
-    Raises:
-        UserError: if a class of the sample is not in ``space``.
     """
     photo = sample["image"].numpy().transpose(1, 2, 0)
     photo = np.ascontiguousarray(photo[:, :, ::-1] if image_format == "BGR" else photo)
@@ -67,13 +58,7 @@ def draw_training_batch(
 
 
 def training_pictures(folder: Path, count: int, notes: Notes) -> list[Picture]:
-    """Return the pictures that a training left in its ``OUTPUT_DIR``, for the report.
-
-    Args:
-        folder: ``OUTPUT_DIR``.
-        count: At most so many.
-        notes: Gets a sentence per picture that cannot be read.
-    """
+    """Return the pictures that a training left in its ``OUTPUT_DIR``, for the report."""
     paths = sorted((folder / PICTURES).glob("train_*.jpg"))[:count]
     found = [notes.attempt(f"training picture {path.name}", None, _picture, path) for path in paths]
     return [picture for picture in found if picture is not None]

@@ -158,7 +158,7 @@ class _Run:
 
     def go(self) -> str:
         """Do what is not done; return what to tell."""
-        from u2seg.visualization.report import write_report
+        from u2seg.visualization.report import report_line
 
         told: list[str] = []
         rows: list[dict[str, Any]] = []
@@ -195,15 +195,15 @@ class _Run:
         if teacher:
             self.predict(*teacher)
             told.append(f"pictures: {self.rounds[0].folders.predictions / 'pictures'}")
-        report = write_report(
-            self.root / "report.html",
+        report = report_line(
+            self.root,
+            f"u2seg: {self.root.name}",
             labels=self.rounds[0].folders.labels,
             train=teacher[0].folders.train if teacher else None,
-            title=f"u2seg: {self.root.name}",
             **self.scored(teacher),
             rounds=self.rounds[0].folders.summary,
         )
-        return "\n".join([*told, f"report: {report}"])
+        return "\n".join([*told, report])
 
     def scored(self, teacher: tuple[_Round, list[str]] | None) -> dict[str, Path]:
         """Return where the report finds what the run ends with, and its figures."""

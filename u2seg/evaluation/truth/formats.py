@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from u2seg.config.evaldata import TRUTH_CLASSES
-from u2seg.config.evaluation import EvalSettings
+from u2seg.config.evaluation import TRUTH_CLASSES, EvalSettings
 from u2seg.errors import UserError
 from u2seg.evaluation.truth.base import INSTANCES, SEMANTIC, Truth, paired_by_stem
 from u2seg.evaluation.truth.classes import find_class_set, with_classes
