@@ -126,7 +126,7 @@ def unknown_key(key: str, known: Iterable[str], source: str = "", otherwise: str
     near = [name for name in known if name.startswith(prefix)]
     # Only the last part is compared: with the sections in front everything looks alike.
     names = {name[len(prefix) :].replace(".", "_"): name for name in near}  # as flat keys had it
-    names |= {name.rpartition(".")[2]: name for name in reversed([*near, *known])}
+    names |= {name.rpartition(".")[2]: name for name in reversed(near)}
     close = difflib.get_close_matches(last.upper(), names, n=1)
     found = names[close[0]] if close else next(iter(difflib.get_close_matches(key, known, n=1)), "")
     below = dict.fromkeys(prefix + name[len(prefix) :].split(".")[0] for name in near)
