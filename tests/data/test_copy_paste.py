@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from u2seg.compat import prepare_host
 from u2seg.config.training import CopyPasteSettings
-from u2seg.data.consistency import disagreements, panoptic_ids
 from u2seg.data.copy_paste import CopyPaste
+from u2seg.data.copy_paste_pixels import disagreements, panoptic_ids
 
 pytestmark = pytest.mark.d2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")

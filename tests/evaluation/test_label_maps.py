@@ -68,7 +68,7 @@ def test_maps_that_do_not_fit_are_named(tmp_path: Path, truth: MapTruth) -> None
         score_maps(write(tmp_path / "few", a=[[0, 0, 0, 0]]), truth)
     with pytest.raises(UserError, match=r"a\.png is 4x1 pixels, its predicted map 3x1"):
         score_maps(write(tmp_path / "small", a=[[0, 0, 0]], b=[[0] * 4]), truth)
-    with pytest.raises(UserError, match="holds no PNG"):
+    with pytest.raises(UserError, match="does not exist: expected 8-bit label maps"):
         score_maps(tmp_path / "none", truth)
     high = MapTruth(truth.files, ("sky",), 9)
     with pytest.raises(UserError, match=r"a\.png holds class 1, expected 0\.\.0 or 9"):

@@ -15,10 +15,17 @@ from tests.evaluation import formats
 from tests.evaluation.datasets import relabelled, write_predictions, write_truth
 from u2seg.errors import UserError
 from u2seg.evaluation.metrics.panoptic import TruthSegment
-from u2seg.evaluation.truth.base import INSTANCES, SEMANTIC, TASKS, TrueImage, Truth
+from u2seg.evaluation.truth.base import (
+    INSTANCES,
+    SEMANTIC,
+    TASKS,
+    TrueImage,
+    Truth,
+    crop_map,
+    crop_truth,
+)
 from u2seg.evaluation.truth.classes import class_sets, with_classes
 from u2seg.evaluation.truth.coco import read_truth
-from u2seg.evaluation.truth.crop import crop_map, crop_truth
 from u2seg.evaluation.truth.formats import open_truth
 from u2seg.evaluation.truth.predictions import cropped, read_predictions
 from u2seg.structures.labels import LabelSpace

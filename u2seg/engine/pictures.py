@@ -12,7 +12,7 @@ import torch
 from detectron2.structures import BitMasks, Instances
 
 from u2seg.config.load import settings_from_cfg
-from u2seg.data.consistency import disagreements
+from u2seg.data.copy_paste_pixels import disagreements
 from u2seg.host.setup import label_space
 from u2seg.io.atomic import write_bytes
 from u2seg.structures.labels import LabelSpace

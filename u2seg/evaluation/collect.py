@@ -43,10 +43,8 @@ Floats = npt.NDArray[np.float64]
 class StuffPixels:
     """Pixels of one image by predicted stuff cluster and true class; the sum is the image.
 
-    Args:
-        cluster: (N,) int64 category ids of stuff clusters, ``ANY_THING`` or ``NONE``.
-        true_class: (N,) int64 class ids, things too; ``NONE`` for void and crowds.
-        pixels: (N,) int64, > 0.
+    Three (N,) int64: ``cluster`` category ids, ``ANY_THING`` or ``NONE``; ``true_class`` ids,
+    things too, ``NONE`` for void and crowds; ``pixels`` > 0.
     """
 
     cluster: Ints
@@ -56,14 +54,10 @@ class StuffPixels:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Predicted and true thing instances that overlap, crowds too.
+    """Predicted and true thing instances that overlap, crowds too; all arrays are (N,).
 
-    Args:
-        detection, instance: (N,) int64 indices among the image's detections and true instances.
-        cluster, true_class: (N,) int64 category ids of both.
-        crowd: (N,) bool, whether the true instance is a crowd.
-        score: (N,) float64 of the prediction.
-        mask_iou, box_iou: (N,) float64, 0..1; one of them is > 0.
+    ``detection`` and ``instance`` are places among the image's, ``cluster`` and ``true_class`` the
+    category ids of both, ``crowd`` that of the true one; one of the IoUs (0..1) is > 0.
     """
 
     detection: Ints
@@ -127,20 +121,12 @@ def collect(
     workers: int = 1,
     group: ProcessGroup | None = None,
 ) -> list[ImageTable]:
-    """Return the tables of images, sorted by image id.
+    """Return the tables of images (None = all of the truth), sorted by image id.
 
-    Args:
-        truth: Read image by image.
-        predicted: The same.
-        image_ids: Images of the truth; None = all.
-        workers: Processes of this machine; 1 = this one alone.
-        group: Of a distributed run: each makes a share of the tables, and the first gets all of
-            them; the others get an empty list. None = there is no such run.
-
-    Raises:
-        UserError: if ``workers`` is below 1, or as ``image_table``; wrong sizes are found before
-            any pixel is read. In a distributed run every rank raises what one found.
-        StageError: if a worker process dies.
+    The images are read by ``workers`` processes of this machine (1 = this one alone). In a
+    distributed run each of the ``group`` makes a share, and the first gets all of them, the others
+    an empty list; every rank raises what one found. UserError as ``image_table``, wrong sizes
+    before any pixel is read; StageError if a worker process dies.
     """
     if workers < 1:
         raise UserError(f"the number of workers is {workers}, expected at least 1")
@@ -223,10 +209,8 @@ def _work(image_ids: Sequence[int], instances: dict[int, Any]) -> list[ImageTabl
 def image_table(truth: Truth, predicted: Predictions, image_id: int) -> ImageTable:
     """Return the table of one image of the truth.
 
-    Raises:
-        UserError: if a file is missing or unreadable, sizes differ, a map holds ids that its
-            list of segments lacks or the other way round, or a true segment has another area
-            than the truth declares.
+    UserError if a file is missing or unreadable, sizes differ, or a map and its list of segments
+    (ids, true areas) do not belong together.
     """
     true = truth.read(image_id)
     panoptic = predicted.panoptic
@@ -279,11 +263,8 @@ def stuff_pixels(
 ) -> StuffPixels:
     """Return the pixels of an image by cluster and true class.
 
-    Args:
-        overlap: True segments against ids of a map.
-        clusters: Id of the map -> category id of its stuff cluster, or ``ANY_THING``; ids that
-            are missing are ``NONE``.
-        truth: True segment id -> segment.
+    ``clusters``: id of the map -> category id of its stuff cluster, or ``ANY_THING``; ids that are
+    missing are ``NONE``.
     """
     classes = {s: info.category for s, info in truth.items() if not info.crowd}
     cluster = np.array([clusters.get(p, NONE) for p in overlap.predicted.tolist()], np.int64)

@@ -20,8 +20,7 @@ from u2seg.errors import UserError
 from u2seg.evaluation.metrics.matching import Votes, match
 from u2seg.evaluation.metrics.semantic import class_iou, mean_iou, pixel_accuracy
 from u2seg.evaluation.report.table import align
-from u2seg.evaluation.truth.folders import read_class_list
-from u2seg.evaluation.truth.predictions import find_pngs
+from u2seg.evaluation.truth.folders import find_maps, read_class_list
 from u2seg.io.png import read_label_png
 from u2seg.io.progress import Bar
 
@@ -32,13 +31,7 @@ Labels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class MapTruth:
-    """True label maps.
-
-    Args:
-        files: Stem -> PNG of class indices.
-        names: C class names, in the order of their indices.
-        ignore: Index that is not scored.
-    """
+    """True label maps: stem -> PNG of class indices, C names, and the index not scored."""
 
     files: dict[str, Path]
     names: tuple[str, ...]
@@ -46,13 +39,9 @@ class MapTruth:
 
 
 def read_map_truth(folder: Path, classes: Path) -> MapTruth:
-    """Return the truth of a folder of 8-bit PNGs of class indices, named by a JSON.
-
-    Raises:
-        UserError: if there is no PNG, or as ``read_class_list``.
-    """
+    """Return the truth of a folder of 8-bit PNGs of class indices, and their JSON."""
     names, ignore = read_class_list(classes)
-    return MapTruth(find_pngs(folder), names, ignore)
+    return MapTruth(find_maps(folder, ".png", "8-bit label maps"), names, ignore)
 
 
 def score_maps(predictions: Path, truth: MapTruth, matching: str = "hungarian") -> dict[str, Any]:
@@ -67,11 +56,8 @@ def score_maps(predictions: Path, truth: MapTruth, matching: str = "hungarian") 
         ``mIoU``, ``mIoU_all_classes`` (classes that are nowhere count with 0, as in STEGO's
         evaluation) and ``pixel_accuracy`` in percent, ``per_class`` (IoU; None = nowhere),
         ``mapping`` (class index of every cluster, -1 = none), ``images``, ``matching``.
-
-    Raises:
-        UserError: if a map is missing, unreadable or has another size; names it.
     """
-    found = find_pngs(predictions)
+    found = find_maps(predictions, ".png", "8-bit label maps")
     missing = sorted(set(truth.files) - set(found))
     if missing:
         raise UserError(
@@ -101,9 +87,6 @@ def evaluate_maps(
     """Return the scores of several folders, repetitions of one another, and their table.
 
     With ``controls`` also those of ``random`` and ``single``.
-
-    Raises:
-        UserError: as ``read_map_truth`` and ``score_maps``; or if a folder is given twice.
     """
     if len(set(predictions)) < len(predictions):
         raise UserError(f"a folder is given twice: {' '.join(predictions)}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from u2seg.data.consistency import panoptic_ids
+from u2seg.data.copy_paste_pixels import panoptic_ids
 from u2seg.io.images import BadImageError, read_image
 from u2seg.structures.labels import LabelSpace
 from u2seg.structures.segmentation import panoptic_label

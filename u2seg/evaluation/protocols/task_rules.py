@@ -21,9 +21,8 @@ from u2seg.evaluation.collect import ImageTable
 from u2seg.evaluation.protocols.mapping import ClusterMapping, ClusterRow
 from u2seg.evaluation.protocols.rules import EvalProtocol, StuffRule, ThingRule
 from u2seg.evaluation.protocols.votes import pixel_counts
-from u2seg.evaluation.truth.base import INSTANCES, PANOPTIC, SEMANTIC, Truth
+from u2seg.evaluation.truth.base import INSTANCES, PANOPTIC, SEMANTIC, Truth, crop_side
 from u2seg.evaluation.truth.classes import class_view
-from u2seg.evaluation.truth.crop import crop_side
 
 
 def truth_words(truth: Truth) -> dict[str, object]:

@@ -98,12 +98,7 @@ class Truth(ABC):
         return (*self.maps(image_id), self.source)[0]
 
     def read(self, image_id: int) -> TrueImage:
-        """Return the truth of an image of ``stems``.
-
-        Raises:
-            UserError: if a file is missing, unreadable or garbled, or its map has another size
-                than ``sizes`` says.
-        """
+        """Return the truth of an image; UserError if missing, garbled or of another size."""
         image = self._read(self.numbers.get(image_id, image_id), self.sizes[image_id])
         if image_id in self.numbers and image.instances is not None:
             image = replace(image, instances=[{**r, "image_id": image_id} for r in image.instances])
@@ -130,16 +125,8 @@ def subset(truth: AnyTruth, image_ids: Iterable[int]) -> AnyTruth:
 def paired_by_stem(truth: AnyTruth, predicted: Mapping[int, str], source: Path) -> AnyTruth:
     """Return the truth with the image ids of predictions, joined by the photographs' names.
 
-    Args:
-        truth: Of a data set whose images have no ids of their own.
-        predicted: Image id -> name without suffix of the predicted photographs.
-        source: The predictions, for messages.
-
-    Returns:
-        The truth; images without prediction have ids above all others.
-
-    Raises:
-        UserError: if two predictions are of one name, or a name is not in the truth.
+    Images without prediction get ids above all others. UserError, of ``source``, if two
+    predictions (image id -> name without suffix) are of one name, or a name is not in the truth.
     """
     found = {stem: image_id for image_id, stem in predicted.items()}
     if len(found) < len(predicted):
@@ -183,12 +170,8 @@ def settled_areas(
     """Return true segments with their numbers of pixels in the map as areas.
 
     panopticapi counts with the areas of the JSON and never looks at the map, so a JSON that does
-    not belong to its maps gives figures without meaning, above 100 % too. What a tool has rounded
-    is mended, and told once.
-
-    Raises:
-        UserError: if an area differs by more than ``AREA_OFF`` of its pixels; names the segment
-            and both numbers.
+    not belong to its maps gives figures without meaning, above 100 % too: UserError if an area is
+    off by more than ``AREA_OFF``. What a tool has rounded is mended, and told once.
     """
     pixels = dict.fromkeys(segments, 0)
     for segment, number in zip(overlap.truth.tolist(), overlap.pixels.tolist(), strict=True):
@@ -242,3 +225,76 @@ def by_name(names: Mapping[int, str], values: Mapping[int, Any]) -> dict[str, An
         names[i] if every.count(names[i]) == 1 else f"{names[i]} ({i})": value
         for i, value in values.items()
     }
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A ``View`` on the square of ``crop_map``; the sizes of the truth stay those before it.
+
+    STEGO's protocol of COCO-Stuff with 27 classes lets the model see that crop of the photograph.
+    Here predictions are of whole photographs, and true and predicted maps are cropped alike; to
+    let the model see crops, crop the photographs and the maps first. An instance that is cut is
+    another instance, so the semantic task is left.
+    """
+
+    side: int
+    tasks: frozenset[str] = frozenset({SEMANTIC})
+
+    def __call__(self, image: TrueImage) -> TrueImage:
+        """Return the cropped truth of an image."""
+        ids = crop_map(image.ids, self.side)
+        found, counts = np.unique(ids, return_counts=True)
+        areas = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        segments = {i: replace(s, area=areas[i]) for i, s in image.segments.items() if i in areas}
+        return TrueImage(ids, segments)
+
+
+def crop_truth(truth: AnyTruth, side: int) -> AnyTruth:
+    """Return a truth on the square; UserError if it does not answer the semantic task."""
+    if SEMANTIC not in truth.tasks:
+        raise UserError(
+            f"U2SEG.EVAL.CROP is {side}, but {truth.source} answers "
+            f"{' and '.join(sorted(truth.tasks))}: only the semantic task is scored on crops, set "
+            "it to 0"
+        )
+    return replace(truth, views=(*truth.views, Crop(side)))
+
+
+def crop_side(truth: Truth) -> int:
+    """Return the side of the square that a truth is seen on; 0 = whole images."""
+    return next((view.side for view in truth.views if isinstance(view, Crop)), 0)
+
+
+def crop_map(labels: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Return a label map resized to a short side and cut to a (side, side) square from the middle.
+
+    The short side becomes ``side``, the long one in proportion, rounded down; each pixel takes the
+    label under its centre; of an odd remainder the larger part falls to the end, or, as Python
+    rounds halves to even, to the start. So do STEGO (commit 10c5a06, ``get_transform``) and PiCIE
+    with torchvision's ``Resize(320)`` and ``CenterCrop(320)`` on Pillow images.
+
+    Examples:
+        >>> crop_map(np.array([[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]]), 2).tolist()
+        [[3, 4], [9, 10]]
+    """
+    height, width = labels.shape
+    short = min(height, width)
+    rows = _nearest(height, side * height // short)
+    columns = _nearest(width, side * width // short)
+    return labels[np.ix_(_middle(rows, side), _middle(columns, side))]
+
+
+def _nearest(old: int, new: int) -> npt.NDArray[np.int64]:
+    """Return which of ``old`` pixels each of ``new`` takes: the one under its centre.
+
+    Centres are summed up in steps, as Pillow does: where one falls on the border of two pixels,
+    the rounding of that sum decides.
+    """
+    steps = np.full(new, old / new)
+    steps[0] /= 2
+    return np.minimum(np.cumsum(steps).astype(np.int64), old - 1)
+
+
+def _middle(indices: npt.NDArray[np.int64], side: int) -> npt.NDArray[np.int64]:
+    start = round((len(indices) - side) / 2)
+    return indices[start : start + side]

@@ -79,13 +79,7 @@ class ClassSet:
     ) -> dict[int, int]:
         """Return class id of a truth -> class id of the set; a class that is void is left out.
 
-        Args:
-            names: Class id of the truth -> name.
-            things: Class ids of the truth that are things.
-            who: The truth, for messages.
-
-        Raises:
-            UserError: if a name is none of the vocabulary, or no class is left.
+        UserError, of ``who``, if a name is none of the vocabulary, or no class is left.
 
         Examples:
             >>> class_sets()["coco-95"].collect({5: "cat", 9: "sea", 10: "river"}, {5}, "a.json")
@@ -184,13 +178,7 @@ def _ids(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ClassView:
-    """A ``View`` on the classes of a set.
-
-    Args:
-        class_set: The set.
-        collected: Class id of the truth -> class id of the set; all others are void.
-        merge_stuff: Whether the segments of one stuff class in an image are one segment.
-    """
+    """A ``View`` on the classes of a set: class id of the truth -> of the set, all others void."""
 
     class_set: ClassSet
     collected: dict[int, int]
@@ -222,17 +210,11 @@ class ClassView:
 
 
 def with_classes(truth: AnyTruth, class_set: ClassSet, merge_stuff: bool = False) -> AnyTruth:
-    """Return a truth whose classes are those of a set.
+    """Return a truth whose classes, recognised by name, are those of a set; the rest is void.
 
-    Args:
-        truth: The truth; its classes are recognised by their names.
-        class_set: The set. What none of its classes collects becomes void.
-        merge_stuff: Segments that belong to one stuff class in an image become one. U2Seg's
-            released evaluation does not do so (commit 8e9c709): of several segments only one can
-            be matched. Merging lies nearer to the definition of stuff and gives other numbers.
-
-    Raises:
-        UserError: if a class of the truth is unknown to the set, or nothing can be scored.
+    With ``merge_stuff`` segments of one stuff class in an image become one. U2Seg's released
+    evaluation does not do so (commit 8e9c709): of several segments only one can be matched. Merging
+    lies nearer to the definition of stuff and gives other numbers.
     """
     collected = class_set.collect(truth.names, set(truth.things), str(truth.source))
     view = ClassView(class_set, collected, merge_stuff)

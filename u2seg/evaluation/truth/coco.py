@@ -13,8 +13,15 @@ import numpy.typing as npt
 
 from u2seg.errors import UserError
 from u2seg.evaluation.metrics.panoptic import TruthSegment
-from u2seg.evaluation.truth.base import INSTANCES, TrueImage, Truth, check_ids, check_shape, some
-from u2seg.evaluation.truth.crop import crop_map
+from u2seg.evaluation.truth.base import (
+    INSTANCES,
+    TrueImage,
+    Truth,
+    check_ids,
+    check_shape,
+    crop_map,
+    some,
+)
 from u2seg.io.coco import image_sizes, read_instances, read_panoptic, segmentation_rle
 from u2seg.io.paths import Folder, stem_of
 from u2seg.io.png import read_label_png, read_panoptic_png
@@ -51,12 +58,7 @@ class PanopticSet(Truth):
     side: int = 0
 
     def read_ids(self, image_id: int) -> npt.NDArray[np.int32]:
-        """Return the (H, W) int32 id map of an image.
-
-        Raises:
-            UserError: if the PNG is missing or unreadable, or has another size than the JSON
-                declares for the image.
-        """
+        """Return the (H, W) int32 id map of an image; UserError if missing or of another size."""
         path = self.path(image_id)
         ids = read_label_png(path).astype(np.int32) if self.semantic else read_panoptic_png(path)
         check_shape(path, ids.shape, self.sizes[image_id], f"{self.source} declares")
@@ -65,12 +67,9 @@ class PanopticSet(Truth):
         return crop_map(ids, self.side) if self.side else ids
 
     def check_ids(self, image_id: int, found: Iterable[int], every: bool = False) -> None:
-        """Raise UserError if a PNG holds an id that the JSON lacks, or the other way round.
+        """Raise UserError if a PNG holds an id that the JSON lacks.
 
-        Args:
-            image_id: The image.
-            found: Ids in its PNG, 0 allowed.
-            every: Also ask that each segment of the JSON has a pixel, unless a crop is seen.
+        With ``every`` also if a segment of the JSON has no pixel, unless a crop is seen.
         """
         check_ids(self, image_id, self.segments[image_id], found)
         every = every and not self.side and not self.semantic
@@ -98,14 +97,9 @@ class PanopticSet(Truth):
 def read_truth(truth: GroundTruth, *, measure: bool = False) -> PanopticSet:
     """Return the truth of COCO panoptic files, its images known by the names of the PNGs.
 
-    Args:
-        truth: The files.
-        measure: Where a segment has the area 0, as in the labels that U2Seg published, count all
-            pixels instead; a segment without any is left out.
-
-    Raises:
-        UserError: if a file is missing or garbled, no image is annotated, no image has a segment,
-            or a segment has the area 0 or more pixels than its image.
+    With ``measure`` all pixels are counted where a segment has the area 0, as in the labels that
+    U2Seg published, and a segment without any is left out. UserError if a file is missing or
+    garbled, nothing can be scored, or a segment has area 0 or more pixels than its image.
     """
     if not Path(truth.panoptic_pngs).is_dir():
         raise UserError(f"the folder of true PNGs, {truth.panoptic_pngs}, does not exist")
@@ -122,15 +116,7 @@ def read_truth(truth: GroundTruth, *, measure: bool = False) -> PanopticSet:
 
 
 def open_coco_panoptic(annotations: Path, pngs: Path) -> PanopticSet:
-    """Return the truth of a COCO panoptic JSON, its images known by the names of photographs.
-
-    Args:
-        annotations: The JSON; images without an annotation are not scored.
-        pngs: Folder of the RGB id maps that the JSON names.
-
-    Raises:
-        UserError: as ``read_truth``.
-    """
+    """Return the truth of a COCO panoptic JSON, its images known by the names of photographs."""
     check_folder(pngs, f"the PNGs that {annotations} names")
     return panoptic_truth(read_panoptic(annotations), annotations, pngs)
 
@@ -151,13 +137,9 @@ def read_panoptic_set(source: Path, pngs: Path) -> PanopticSet:
 def panoptic_set(
     content: Record, source: Path, pngs: Path, stems: Mapping[int, str] | None = None
 ) -> PanopticSet:
-    """Return the checked content of a COCO panoptic file, whose PNGs are in a folder.
+    """Return the checked content of a COCO panoptic file.
 
-    Args:
-        content: ``images``, ``annotations`` and ``categories``.
-        source: The file.
-        pngs: The folder.
-        stems: Image id -> name of the image; None = those of the PNGs.
+    ``stems``: image id -> name of the image; None = those of the PNGs.
     """
     rows = sorted(content["annotations"], key=lambda record: record["image_id"])
     annotations = {record["image_id"]: record for record in rows}
@@ -212,11 +194,7 @@ def check_folder(folder: Path, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceTruth(Truth):
-    """Instances of a COCO JSON; they may overlap, so there is no map of ids.
-
-    Args:
-        annotations: Image id -> its annotations with compressed RLE.
-    """
+    """Instances of a COCO JSON; they may overlap, so there is no map of ids."""
 
     annotations: Mapping[int, list[Record]]
 
@@ -228,11 +206,7 @@ class InstanceTruth(Truth):
 
 
 def open_coco_instances(annotations: Path) -> InstanceTruth:
-    """Return the truth of a COCO instances JSON; all its images are scored.
-
-    Raises:
-        UserError: if it is missing or garbled, or has no image, category or annotation.
-    """
+    """Return the truth of a COCO instances JSON; all its images are scored."""
     content = read_instances(annotations)
     for key in ("images", "categories", "annotations"):
         if not content[key]:

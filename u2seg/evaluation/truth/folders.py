@@ -76,14 +76,9 @@ class FolderTruth(Truth):
 def folder_parts(
     maps: Mapping[str, Path], image_ids: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Return ``files``, ``stems`` and ``sizes`` of a ``FolderTruth``.
+    """Return ``files``, ``stems`` and ``sizes`` of a ``FolderTruth`` of stem -> PNG.
 
-    Args:
-        maps: Stem of the photograph -> PNG.
-        image_ids: Stem -> image id; None = 1, 2, ... in the order of the stems.
-
-    Raises:
-        UserError: if a file is no PNG.
+    Without ``image_ids`` (stem -> id) they are 1, 2, ... in the order of the stems.
     """
     ids = image_ids or {stem: number for number, stem in enumerate(sorted(maps), start=1)}
     return {
@@ -94,11 +89,7 @@ def folder_parts(
 
 
 def find_maps(folder: Path, ending: str, what: str) -> dict[str, Path]:
-    """Return relative name without ``ending`` -> file of the maps below a folder, sorted.
-
-    Raises:
-        UserError: if there is none; says ``what`` was expected.
-    """
+    """Return relative name without ``ending`` -> file; UserError if there is none."""
     check_folder(folder, what)
     found = [name for name in find_files(folder, (ending.lower(),)) if name.endswith(ending)]
     if not found:
@@ -107,11 +98,7 @@ def find_maps(folder: Path, ending: str, what: str) -> dict[str, Path]:
 
 
 def read_names(path: Path) -> list[str]:
-    """Return the names in a text file, one a line; what follows a blank in a line is left out.
-
-    Raises:
-        UserError: if it is missing, no text, empty, or names something twice.
-    """
+    """Return the names in a text file, the first word of each line; UserError if one is twice."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -164,15 +151,10 @@ def decode_class_map(path: Path, count: int, ignore: int, expected: str) -> True
 
 
 def open_cocostuff(maps: Path, names: Path | None = None) -> FolderTruth:
-    """Return the truth in COCO-Stuff's own maps.
+    """Return the truth in COCO-Stuff's own maps, such as ``stuffthingmaps/val2017``.
 
-    Args:
-        maps: Folder such as ``stuffthingmaps/val2017``; a map has its photograph's name.
-        names: List of the images to score, a name a line without suffix, such as the curated
-            list of STEGO; None = all. An image whose name is a number has it as id, as in COCO.
-
-    Raises:
-        UserError: if the folder holds no PNG, or lacks one that the list names.
+    ``names`` lists the images to score, a name a line, such as STEGO's curated list; None = all. An
+    image whose name is a number has it as id, as in COCO.
     """
     found = find_maps(maps, ".png", "the PNGs of COCO-Stuff's stuffthingmaps")
     if names is not None:
@@ -195,11 +177,7 @@ def open_cocostuff(maps: Path, names: Path | None = None) -> FolderTruth:
 def read_class_list(path: Path) -> tuple[tuple[str, ...], int]:
     """Return the names of classes 0..C-1 and the value that is not scored, from a JSON.
 
-    Args:
-        path: Has ``classes``, a list of ``id`` (0..C-1) and ``name``, and ``ignore_index``.
-
-    Raises:
-        UserError: if it is missing or garbled, or its ids are not 0..C-1.
+    It has ``classes``, a list of ``id`` (0..C-1) and ``name``, and ``ignore_index``.
     """
     content = read_json_object(path, "classes", "ignore_index")
     try:
@@ -219,15 +197,7 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], int]:
 
 
 def open_class_maps(classes: Path, maps: Path) -> FolderTruth:
-    """Return the truth of a folder of 8-bit maps and a JSON that names their values.
-
-    Args:
-        classes: See ``read_class_list``.
-        maps: Folder of PNGs; a map has its photograph's name. Class ids are the values plus 1.
-
-    Raises:
-        UserError: if the folder holds no PNG, or the JSON is missing or garbled.
-    """
+    """Return the truth of 8-bit maps named by a ``read_class_list``; ids are values plus 1."""
     found = find_maps(maps, ".png", "8-bit PNGs of classes")
     words, ignore = read_class_list(classes)
     expected = f"0..{len(words) - 1} or {ignore} (void), as the JSON of classes says"
@@ -245,15 +215,10 @@ def open_class_maps(classes: Path, maps: Path) -> FolderTruth:
 
 
 def open_voc(names: Path, classes: Path) -> FolderTruth:
-    """Return the truth in VOC's PNGs.
+    """Return the truth in VOC's PNGs that a list names, e.g. ``ImageSets/Segmentation/val.txt``.
 
-    Args:
-        names: List of the images to score, e.g. ``ImageSets/Segmentation/val.txt``.
-        classes: Folder ``SegmentationClass``. Objects are read from ``SegmentationObject`` beside
-            it; without that the truth answers the semantic task alone.
-
-    Raises:
-        UserError: if a file is missing.
+    Objects are read from ``SegmentationObject`` beside ``SegmentationClass``; without that folder
+    the truth answers the semantic task alone.
     """
     found = find_maps(classes, ".png", "the PNGs of SegmentationClass")
     stems = read_names(names)
@@ -281,9 +246,6 @@ def decode_voc(path: Path, objects_path: Path | None = None) -> TrueImage:
 
     With objects there is a segment for every object, its id the object's plus 1, and one for the
     background; a pixel that has a class but no object, or an object but no class, is void.
-
-    Raises:
-        UserError: also if an object has pixels of several classes.
     """
     values = read_label_png(path)
     known = (*range(VOC_BACKGROUND), VOID)
@@ -312,14 +274,9 @@ def decode_voc(path: Path, objects_path: Path | None = None) -> TrueImage:
 
 
 def open_cityscapes(folder: Path) -> FolderTruth:
-    """Return the truth in a split of ``gtFine``.
+    """Return the truth in a split such as ``gtFine/val``: a folder a city.
 
-    Args:
-        folder: Such as ``gtFine/val``: a folder a city. Where there are no maps of instance ids
-            those of label ids are read, which answer the semantic task alone.
-
-    Raises:
-        UserError: if the folder holds neither.
+    Without maps of instance ids those of label ids are read: the semantic task alone.
     """
     endings = ("_gtFine_instanceIds.png", "_gtFine_labelIds.png")
     instances = folder.is_dir() and any(folder.rglob(f"*{endings[0]}"))
@@ -359,18 +316,11 @@ def _cityscapes_segment(value: int, area: int) -> TruthSegment:
 
 
 def open_cityscapes_panoptic(annotations: Path, pngs: Path) -> PanopticSet:
-    """Return the truth in the panoptic files that Cityscapes' script makes.
+    """Return the truth in the panoptic files of Cityscapes' script, with label or train ids.
 
     They are COCO's format but for two things that are mended here: an image's id is its name
-    (images are numbered in the order of their names instead), and its ``file_name`` is without
-    the folder of the city and with ``_gtFine``. Files that were rewritten already are taken too.
-
-    Args:
-        annotations: Such as ``gtFine/cityscapes_panoptic_val.json``, with label or train ids.
-        pngs: Its folder of RGB id maps.
-
-    Raises:
-        UserError: if a file is missing or garbled, or no image is annotated.
+    (images are numbered in the order of their names instead), and its ``file_name`` is without the
+    folder of the city and with ``_gtFine``. Files that were rewritten already are taken too.
     """
     content = read_json_object(annotations, "images", "annotations", "categories")
     try:
@@ -423,12 +373,7 @@ def _photograph(file_name: str) -> str:
 def open_two_channel(images: Path, pngs: Path) -> FolderTruth:
     """Return the truth in 2-channel PNGs: red = category, green = instance.
 
-    Args:
-        images: JSON with ``images`` and ``categories`` as in COCO panoptic; all are scored.
-        pngs: Folder of a PNG for each, of the photograph's name.
-
-    Raises:
-        UserError: if the JSON is missing or garbled, or has a category id above 255.
+    ``images`` is a JSON with ``images``, all of which are scored, and ``categories`` up to 255.
     """
     content: dict[str, Any] = read_json_object(images, "images", "categories")
     check_panoptic(images, {**content, "annotations": []})

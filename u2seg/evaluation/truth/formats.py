@@ -9,10 +9,9 @@ from typing import Any, cast
 
 from u2seg.config.evaluation import TRUTH_CLASSES, EvalSettings
 from u2seg.errors import UserError
-from u2seg.evaluation.truth.base import INSTANCES, SEMANTIC, Truth, paired_by_stem
+from u2seg.evaluation.truth.base import INSTANCES, SEMANTIC, Truth, crop_truth, paired_by_stem
 from u2seg.evaluation.truth.classes import find_class_set, with_classes
 from u2seg.evaluation.truth.coco import open_coco_instances, open_coco_panoptic
-from u2seg.evaluation.truth.crop import crop_truth
 from u2seg.evaluation.truth.folders import (
     open_cityscapes,
     open_cityscapes_panoptic,
@@ -129,19 +128,9 @@ def open_truth(
     classes: str = TRUTH_CLASSES,
     merge_stuff: bool = False,
 ) -> Truth:
-    """Return a truth, seen through a set of classes.
+    """Return a truth, seen through a set of ``class_sets`` (``truth`` = its own classes).
 
     The first image is read at once, so that files of another format are refused before any work.
-
-    Args:
-        name: A member of ``FORMATS``.
-        paths: The files and folders of the format.
-        classes: A key of ``class_sets``, or ``truth`` for the classes of the truth.
-        merge_stuff: See ``with_classes``.
-
-    Raises:
-        UserError: for an unknown name, another number of paths than the format takes, files that
-            are missing or garbled, or classes that the set does not know.
     """
     truth: Any = find_format(name)(*paths)
     if classes != TRUTH_CLASSES:
@@ -160,15 +149,8 @@ def scored_truth(
 ) -> Truth:
     """Return a truth as the settings want it scored: through a class set, joined, cropped.
 
-    Args:
-        name: A member of ``FORMATS``.
-        paths: The files and folders of the format.
-        settings: ``classes``, ``merge_true_stuff`` and ``crop`` are used.
-        predictions: Result folder whose image ids are to be taken where the format has none of
-            its own; None = ids stay.
-
-    Raises:
-        UserError: as ``open_truth``, ``paired_by_stem`` and ``crop_truth``.
+    Where the format has no image ids of its own, those of the result folder ``predictions`` are
+    taken; None = ids stay.
     """
     truth = open_truth(name, paths, settings.classes, settings.merge_true_stuff)
     source = (predictions or Path()) / "panoptic.json"  # label folders are paired by name anyway

@@ -21,10 +21,12 @@ from u2seg.evaluation.truth.base import (
     TrueImage,
     Truth,
     check_shape,
+    crop_map,
+    crop_side,
     some,
 )
 from u2seg.evaluation.truth.coco import PanopticSet, read_panoptic_set
-from u2seg.evaluation.truth.crop import crop_map, crop_side
+from u2seg.evaluation.truth.folders import find_maps
 from u2seg.io.coco import check_score, image_sizes, read_instances, read_results, segmentation_rle
 from u2seg.io.jsonfile import read_json_object
 from u2seg.io.paths import safe_join, stem_of
@@ -49,7 +51,7 @@ class ResultFolders:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A result folder.
+    """Predictions of a result folder or a label folder.
 
     Args:
         folder: The folder.
@@ -70,11 +72,7 @@ class Predictions:
         return safe_join(self.folder / "stuff", self.panoptic.file_names[image_id])
 
     def read_stuff(self, image_id: int) -> npt.NDArray[np.uint8]:
-        """Return the (H, W) uint8 map of the semantic head: 0 any thing, 1..S stuff, 255 void.
-
-        Raises:
-            UserError: if it is missing, unreadable, of another shape or holds a value above S.
-        """
+        """Return the (H, W) uint8 map of the semantic head: 0 any thing, 1..S stuff, 255 void."""
         path = self.stuff_path(image_id)
         stuff = read_label_png(path)
         check_shape(path, stuff.shape, self.panoptic.sizes[image_id], "the true map has")
@@ -91,18 +89,11 @@ class Predictions:
 def read_predictions(folder: Path, truth: Truth) -> Predictions:
     """Return the predictions in a result folder, or the labels in a label folder.
 
-    Args:
-        folder: A result folder with ``panoptic.json``, ``panoptic/``, ``instances.json``, and
-            optionally ``stuff/`` and ``labelspace.json``; without things it needs no instances.
-            Or a label folder, as ``read_labels``.
-        truth: What they are to be compared with.
-
-    Raises:
-        UserError: if a file is missing or garbled, speaks of an image that the truth does not
-            annotate, has a mask of another size or a score outside 0..1, or disagrees with
-            ``labelspace.json``.
+    A result folder has ``panoptic.json``, ``panoptic/``, ``instances.json``, and optionally
+    ``stuff/`` and ``labelspace.json``; without things it needs no instances. UserError if a file is
+    missing or garbled, speaks of an image that the truth lacks, or disagrees with the others.
     """
-    if any((folder / "panoptic" / name).is_file() for name in ("panoptic.json", SPACE)):
+    if _is_labels(folder):
         return read_labels(folder, truth)
     if not (folder / "panoptic.json").is_file():  # written last: without it all is unfinished
         raise UserError(
@@ -124,20 +115,18 @@ def read_predictions(folder: Path, truth: Truth) -> Predictions:
     return Predictions(folder, panoptic, instances, (folder / "stuff").is_dir(), tasks)
 
 
+def _is_labels(folder: Path) -> bool:
+    return any((folder / "panoptic" / name).is_file() for name in ("panoptic.json", SPACE))
+
+
 def read_labels(folder: Path, truth: Truth) -> Predictions:
     """Return the labels of a labelling run as predictions.
 
-    Args:
-        folder: Output folder of the run. Its images are paired with the truth's by file name
-            (without suffix); others are passed over. A label without a score has 1.
-        truth: Gives the image ids.
-
-    Raises:
-        UserError: if a file is missing or garbled, no image is in the truth, a label has
-            another size than the true image, or a score is no number in 0..1.
+    Images are paired with the truth's by file name (without suffix); others are passed over. A
+    label without a score has 1.
     """
     root = Path(folder) / "panoptic"
-    if not any((root / name).is_file() for name in ("panoptic.json", SPACE)):
+    if not _is_labels(folder):
         raise UserError(
             f"{folder} holds no panoptic/panoptic.json: expected the output folder of a finished "
             "u2seg label"
@@ -145,15 +134,14 @@ def read_labels(folder: Path, truth: Truth) -> Predictions:
     whole, tasks = _panoptic_part(root)
     instances: dict[int, list[Record]] = {}
     path = root / "instances.json"
+    content: dict[str, list[Record]] = {"images": [], "annotations": []}
+    if INSTANCES in tasks:
+        content = read_instances(path, whole.things)
+    images = content["images"]
+    names = {image["id"]: stem_of(image["file_name"]) for image in images}
     if tasks == {INSTANCES}:
-        images = read_instances(path, whole.things)["images"]
-        stems = {image["id"]: stem_of(image["file_name"]) for image in images}
-        whole = replace(whole, stems=stems, sizes=image_sizes(images), file_names={}, segments={})
+        whole = replace(whole, stems=names, sizes=image_sizes(images), file_names={}, segments={})
     panoptic, pairs = _paired(whole, truth)
-    if INSTANCES not in tasks:
-        return Predictions(Path(folder), panoptic, instances, False, tasks)
-    content = read_instances(path, whole.things)
-    names = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
     ids = {whole.stems[own]: true_id for true_id, own in pairs.items()}
     for record in content["annotations"]:
         true_id = ids.get(names[record["image_id"]])
@@ -182,7 +170,7 @@ def _panoptic_part(root: Path) -> tuple[PanopticSet, frozenset[str]]:
         raise UserError(f"{root} holds neither panoptic.json nor {SPACE}, which names clusters")
     things, stuff = range(1, space.num_things + 1), range(1, space.num_stuff + 1)
     tasks = {INSTANCES} if (root / "instances.json").is_file() else {SEMANTIC}
-    maps = {} if INSTANCES in tasks else find_pngs(root / "stuff")
+    maps = {} if INSTANCES in tasks else find_maps(root / "stuff", ".png", "8-bit label maps")
     ids = dict(enumerate(maps, start=1))
     segments = {i: TruthSegment(space.num_things + i, 0) for i in stuff}
     panoptic = PanopticSet(
@@ -198,14 +186,6 @@ def _panoptic_part(root: Path) -> tuple[PanopticSet, frozenset[str]]:
         semantic=True,
     )
     return panoptic, frozenset(tasks)
-
-
-def find_pngs(folder: Path) -> dict[str, Path]:
-    """Return name without ending -> PNG, of all below a folder; UserError if there is none."""
-    paths = sorted(folder.rglob("*.png"))
-    if not paths:
-        raise UserError(f"{folder} holds no PNG, expected 8-bit label maps")
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def _paired(found: PanopticSet, truth: Truth) -> tuple[PanopticSet, dict[int, int]]:
@@ -263,11 +243,7 @@ def compressed_result(result: Record, size: tuple[int, int]) -> Record:
 
 
 def cropped(predicted: Predictions, truth: Truth) -> Predictions:
-    """Return predictions as the truth needs them: on the square, if it is on one.
-
-    Raises:
-        UserError: if a predicted map declares another size than the truth's before the crop.
-    """
+    """Return predictions as the truth needs them: on the square, if it is on one."""
     side = crop_side(truth)
     if not side:
         return predicted
@@ -279,12 +255,7 @@ def cropped(predicted: Predictions, truth: Truth) -> Predictions:
 
 
 def check_maps(truth: Truth, predicted: Predictions, image_ids: Iterable[int]) -> None:
-    """Refuse maps that are missing, or whose headers have another size; decodes nothing.
-
-    Raises:
-        UserError: if a PNG is missing, is no PNG, or differs in size from what its JSON declares
-            or from the truth.
-    """
+    """Refuse maps that are missing, or whose headers have another size; decodes nothing."""
     panoptic = predicted.panoptic
     for image_id in image_ids:
         size, path = truth.sizes[image_id], truth.path(image_id)

@@ -53,17 +53,9 @@ def input_hashes(
 ) -> dict[str, str]:
     """Return the SHA-256 of the files an evaluation read, those that there are.
 
-    Args:
-        truth: The truth.
-        predicted: The predictions.
-        mapping: ``mapping.json`` of an earlier evaluation, if one was used.
-        labels: Files of a labelling run that were scored beside the predictions.
-
-    Returns:
-        Hexadecimal digest of ``truth`` (its file), ``truth/<list>``, ``mapping``,
-        ``predictions/<file>`` and ``labels/<file>``; and, as ``maps_sha256`` over the images of
-        the truth, of ``truth/maps``, ``predictions/panoptic``, ``predictions/stuff`` and
-        ``labels/panoptic``.
+    Names: ``truth`` (its file), ``truth/<list>``, ``mapping``, ``predictions/<file>`` and
+    ``labels/<file>``; and, as ``maps_sha256`` over the images of the truth, ``truth/maps``,
+    ``predictions/panoptic``, ``predictions/stuff`` and ``labels/panoptic``.
     """
     home = predicted.panoptic.source.parent
     files = {f"predictions/{name}": home / name for name in PREDICTED}
@@ -122,15 +114,15 @@ class Split:
     @classmethod
     def of(cls, truth: Truth, image_ids: Iterable[int], share: float = 0.0) -> Split:
         """Return the split of some images of ``truth``."""
+        hashed = file_sha256(truth.source) if truth.source.is_file() else ""
         keys = sorted(image_key(truth.stems[i]) for i in image_ids)
-        return cls(str(truth.source), _file_hash(truth), tuple(keys), share)
+        return cls(str(truth.source), hashed, tuple(keys), share)
 
 
 def image_key(stem: str) -> str:
-    """Return what an image is recognised by in another file: a hash of its name without suffix.
+    """Return a hash of an image's name without suffix, by which it is recognised in another file.
 
-    The name alone: many data sets have no ids of their own, so that the id of an image is its
-    place in a list, or that of its prediction.
+    Many data sets have no ids of their own: there an id is but a place in a list.
 
     Examples:
         >>> image_key("000000000139")
@@ -145,14 +137,9 @@ def hold_out(stems: Mapping[int, str], share: float) -> tuple[list[int], list[in
     An image belongs to the same part whatever other images there are, and whatever its id is: a
     hash of its name decides, not chance.
 
-    Raises:
-        UserError: if one part is empty.
-
     Examples:
         >>> hold_out({1: "a", 2: "b", 3: "c"}, 0.5)
         ([2, 3], [1])
-        >>> hold_out({1: "c", 2: "g"}, 0.5)
-        ([1], [2])
     """
     ids = sorted(stems)
     fit = [i for i in ids if _position(stems[i]) < share]
@@ -169,10 +156,7 @@ def hold_out(stems: Mapping[int, str], share: float) -> tuple[list[int], list[in
 def describe_fit(fitted: Split | None, scored: Split) -> dict[str, Any]:
     """Return how the images of a fit relate to those scored: ``protocol.mapping``.
 
-    Returns:
-        ``fitted_on``, ``truth_sha256``, ``images``, ``fit_share``, ``images_in_both`` (an image
-        is recognised by its name), ``same_images_as_scored`` (whether the two are the same
-        set), ``same_truth_file``, and ``in_words``.
+    An image is recognised by its name alone.
     """
     if fitted is None:
         return {"fitted_on": None, "images": 0, "in_words": "not fitted: ids are classes"}
@@ -202,38 +186,20 @@ def _words(fitted: Split, scored: Split, common: int, same: bool) -> str:
 
 
 def _position(stem: str) -> float:
-    """Return a place in [0, 1) that the name alone decides."""
     digest = hashlib.sha256(stem.encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def _file_hash(truth: Truth) -> str:
-    if not truth.source.is_file():
-        return ""
-    return file_sha256(truth.source)
 
 
 LIBRARIES = ("numpy", "scipy", "pycocotools", "pillow")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of the libraries that compute figures."""
-    found = {name: metadata.version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), "u2seg": __version__, **found}
-
-
 def provenance(
     settings: Mapping[str, Any], protocols: Mapping[str, Any], hashes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the block ``provenance`` of ``metrics.json``.
-
-    Args:
-        settings: ``U2SEG.EVAL`` but for the rules of protocols, keys as in YAML.
-        protocols: Name -> rules that were used, wherever they come from.
-        hashes: From ``input_hashes``.
-    """
+    """Return the block ``provenance`` of ``metrics.json``; ``hashes`` are ``input_hashes``."""
+    libraries = {name: metadata.version(name) for name in LIBRARIES}
     return {
-        "versions": versions(),
+        "versions": {"python": platform.python_version(), "u2seg": __version__, **libraries},
         "settings": dict(settings),
         "protocols": dict(protocols),
         "sha256": dict(hashes),
