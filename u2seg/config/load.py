@@ -132,7 +132,7 @@ def section_from_tree(default: S, content: Any, prefix: str) -> S:
             section_from_tree(now, value, full) if nested else coerce(full, value, now)
         )
     if extras:
-        values["extras"] = tuple(extras.values())
+        values["extras"] = tuple(extra for kind, extra in extras.items() if extra != kind())
     try:
         return replace(default, **values)
     except UserError:
