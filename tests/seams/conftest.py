@@ -24,7 +24,9 @@ def forgotten() -> Iterator[None]:
     tables = [DESCRIPTORS, MASK_PROPOSERS, RELABEL_RULES, SEMANTIC_SEGMENTERS, STUDENTS]
     for table in tables:
         table.names()  # their own members are there
-    kept = [copy.deepcopy({k: v for k, v in vars(t).items() if isinstance(v, dict)}) for t in tables]
+    kept = [
+        copy.deepcopy({k: v for k, v in vars(t).items() if isinstance(v, dict)}) for t in tables
+    ]
     settings, loaded = copy.deepcopy(registry.SETTINGS), dict(plugins._loaded)
     yield
     for table, before in zip(tables, kept, strict=True):

@@ -99,7 +99,7 @@ def test_what_is_missing_is_said_before_libraries_are_loaded(tmp_path: Path) -> 
     *loaded, last = done.stderr.splitlines()
     assert last.startswith(f"error: --truth {gone} does not exist, expected a file or folder of")
     names = {line.rpartition("|")[2].strip() for line in loaded}
-    assert "u2seg.evaluation.command" in names
+    assert "u2seg.commands" in names
     assert not names & {"numpy", "scipy", "pycocotools", "PIL", "torch", "yaml"}
 
 
