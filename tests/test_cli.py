@@ -81,6 +81,7 @@ def test_a_reader_who_has_seen_enough_is_no_defect(monkeypatch: pytest.MonkeyPat
         ["predict", "--config-file", "c", "--input", "a", "--output", ""],
         ["predict", "--config-file", "c", "--input", "a", "", "--output", "b"],
         ["report", ""],
+        ["label", "--config-file", "c", "--images", "p", "--output-dir", ""],
         ["evaluate", "--predictions", "a", "--output", "", "--truth", "t"],
         ["convert", "a", ""],
     ],

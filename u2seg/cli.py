@@ -26,11 +26,7 @@ Body = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``u2seg COMMAND ...``; return the exit code.
-
-    Args:
-        argv: The words behind ``u2seg``; those of this process by default.
-    """
+    """Run ``u2seg COMMAND ...``; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS)) + 2
     rows = "\n".join(f"  {name:<{width}}{found.about}" for name, found in COMMANDS.items())
@@ -46,12 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run a command of ``COMMANDS``; return the exit code.
-
-    Args:
-        name: Its name.
-        argv: Its options; those of this process by default.
-    """
+    """Run a command of ``COMMANDS``; return the exit code."""
     found = COMMANDS[name]
     parser = found.parser()
     parser.prog = f"u2seg {name}"
@@ -65,15 +56,7 @@ def execute(
     parse: Callable[[argparse.ArgumentParser, Sequence[str]], argparse.Namespace] | None = None,
     extras: str = "labels,train",
 ) -> int:
-    """Read a command line, set up the log, and run; return the exit code.
-
-    Args:
-        parser: From ``new_parser``.
-        run: Does the work and returns the exit code.
-        argv: The options; those of this process by default.
-        parse: Reads them; options and settings mixed by default.
-        extras: Of the package, that a message names if a library is missing.
-    """
+    """Read a command line, set up the log, and run; return the exit code."""
     words = [expand_option(word) for word in (sys.argv[1:] if argv is None else argv)]
     args = parse(parser, words) if parse else parser.parse_intermixed_args(words)
     setup_logging(args.debug)
@@ -87,17 +70,9 @@ def run_tool(
 ) -> int:
     """Run the body of a tool and return its exit code; errors become one line on stderr.
 
-    Args:
-        main_body: Does the work and returns the exit code.
-        debug: Show the traceback of the expected errors too.
-        extras: Of the package, that a message names if a library is missing.
-
     Returns:
         What ``main_body`` returned; 2 after ``UserError`` or if a library of an extra is
         missing, 1 after ``StageError``, 130 after Ctrl-C, 141 if stdout was closed (``| head``).
-
-    Raises:
-        Exception: anything else passes through: it is a defect, and its traceback is wanted.
 
     Examples:
         >>> run_tool(lambda: 0)

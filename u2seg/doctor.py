@@ -173,10 +173,6 @@ def nms_problems() -> list[str]:
 def advice_if_missing(module: str, extras: str) -> str:
     """Return what to run because a module is missing; empty if it is not one of ours to install.
 
-    Args:
-        module: As a ``ModuleNotFoundError`` names it.
-        extras: Of the package, that the command needs.
-
     Examples:
         >>> advice_if_missing("jinja2.sandbox", "labels")[:29]
         'jinja2 is not installed: run '

@@ -33,10 +33,6 @@ def _yaml(folder: Path, text: str) -> Path:
     return path
 
 
-def test_defaults_without_a_file() -> None:
-    assert load_settings(None) == Settings()
-
-
 def test_file_then_overrides(tmp_path: Path) -> None:
     path = _yaml(
         tmp_path,
@@ -163,10 +159,6 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
         load_settings(_yaml(tmp_path, text))
 
 
-def test_an_empty_node_is_the_default(tmp_path: Path) -> None:
-    assert load_settings(_yaml(tmp_path, "U2SEG:\n")) == Settings()
-
-
 def test_values_of_the_host_are_not_looked_at() -> None:
     words = ["MODEL.WEIGHTS", "{broken", "U2SEG.RUN.SHARD_SIZE=8", "OUTPUT_DIR", "x=1"]
     assert load_settings(None, words).run.shard_size == 8
@@ -202,11 +194,6 @@ def test_keys_of_the_host_in_a_file_and_without_a_host(tmp_path: Path) -> None:
     load_settings(path)
     with pytest.raises(UserError, match=r"MODEL\.device\. Detectron2 writes its keys in capitals"):
         load_settings(None, ["MODEL.device", "cpu"])
-
-
-def test_no_key_is_swallowed_as_a_value() -> None:
-    words = ["SOLVER.MAX_ITER=6", "U2SEG.MASKS.MASKCUT.TAU=0.9"]
-    assert load_settings(None, words, HOST).masks.maskcut.tau == 0.9
 
 
 def test_overrides_execute_nothing(tmp_path: Path) -> None:
@@ -257,3 +244,7 @@ def test_a_tilde_in_front_of_a_path_is_the_home_folder_wherever_paths_come_in(
         execute(parser, lambda args: seen.append(args) or 0, words)
     assert {args.output_dir for args in seen} == {f"{tmp_path}/out"}
     assert seen[0].input == ["a", f"{tmp_path}/b"]
+
+
+def test_an_empty_node_is_the_default(tmp_path: Path) -> None:
+    assert load_settings(_yaml(tmp_path, "U2SEG:\n")) == Settings()

@@ -87,11 +87,6 @@ def test_settings_may_stand_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         demo_parser().parse_intermixed_args([*front, *back, "--input", *pair])
 
 
-def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no image found below .*looked for \.jpg, \.png"):
-        name_inputs([str(tmp_path)], ENDINGS)
-
-
 def test_picture_shows_the_photograph_the_overlay_and_a_legend() -> None:
     image = np.full((80, 60, 3), 10, dtype=np.uint8)
     ids = np.ones((80, 60), dtype=np.int32)

@@ -75,14 +75,6 @@ def test_a_typo_ends_with_code_2_and_one_line(
 
 
 @pytest.mark.d2
-def test_debug_shows_the_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert tool_main()(["--config-file", str(tmp_path / "none.yaml"), "--debug"]) == 2
-    shown = capfd.readouterr().err
-    assert "Traceback" in shown
-    assert "none.yaml does not exist" in shown.splitlines()[-1]
-
-
-@pytest.mark.d2
 def test_more_gpus_than_there_are(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = data_words(make_labels(tmp_path), tmp_path / "out")
     assert tool_main()(["--config-file", str(BASE_CONFIG), "--num-gpus", "99", *words]) == 2

@@ -31,13 +31,6 @@ def test_captions_get_a_strip_above_and_are_cut_to_fit():
     assert (sheet[:22] < 128).any(), "something is written"
 
 
-def test_captions_must_match():
-    with pytest.raises(UserError, match="1 pictures with 2 captions"):
-        side_by_side([flat(5, 5, 0)], ["a", "b"])
-    with pytest.raises(UserError, match="0 pictures"):
-        side_by_side([])
-
-
 def test_shrink_of_labels_invents_no_value():
     labels = np.zeros((40, 40), np.uint8)
     labels[:, 20:] = 200

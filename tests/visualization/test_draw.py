@@ -57,21 +57,6 @@ def test_outline_is_the_dark_rim_of_both_sides():
     assert drawn[0, 0].tolist() == [100, 100, 100], "the image border is no outline"
 
 
-def test_void_gets_no_outline():
-    ids = np.zeros((60, 60), np.int32)
-    ids[:, 30:] = 1
-    drawn = draw_panoptic(grey(60, 60), label_of(ids, [1]), SPACE, alpha=0, names=False)
-    assert drawn[5, 29].tolist() == [100, 100, 100]
-    assert drawn[5, 30].tolist() == (SPACE.colors()[0] // 2).tolist()
-
-
-def test_two_instances_of_one_cluster_are_separated():
-    ids = np.ones((60, 60), np.int32)
-    ids[:, 30:] = 2
-    drawn = draw_panoptic(grey(60, 60), label_of(ids, [1, 1]), SPACE, names=False)
-    assert drawn[5, 29].tolist() != drawn[5, 10].tolist() == drawn[5, 50].tolist()
-
-
 @pytest.mark.parametrize("size", [(1, 1), (7, 400), (3, 3), (47, 47), (64, 64), (700, 900)])
 def test_every_size_works_and_keeps_its_input(size):
     image = grey(*size)
@@ -96,10 +81,6 @@ def test_tags_stay_inside_and_do_not_cover_each_other():
     assert draw_tags(picture, tags, 12) == 3
     assert draw_tags(Image.new("RGB", (20, 60)), tags, 12) == 0, "wider than the picture"
     assert draw_tags(Image.new("RGB", (200, 18)), tags, 12) == 1, "room for one line"
-
-
-def test_letters_grow_with_the_picture():
-    assert [letter_size(100, 900), letter_size(520, 600), letter_size(9000, 9000)] == [10, 20, 64]
 
 
 def test_unknown_segment_and_category_are_refused():
@@ -148,19 +129,6 @@ def test_a_mask_hidden_under_its_parts_still_has_an_outline():
     )
 
 
-def test_stuff_has_no_outline_beside_stuff():
-    ids = np.ones((60, 60), np.int32)
-    ids[:, 30:] = 2
-    drawn = draw_panoptic(grey(60, 60), label_of(ids, [3, 4]), SPACE, alpha=0, names=False)
-    assert (drawn == 100).all()
-
-
-def test_no_mask_gives_a_copy():
-    image = grey(60, 60)
-    drawn = draw_masks(image, [])
-    assert (drawn == image).all() and drawn is not image
-
-
 def test_mask_of_another_size_is_refused():
     with pytest.raises(UserError, match="2 x 2"):
         draw_masks(grey(1, 3), [np.ones((2, 2), bool)])
@@ -181,3 +149,14 @@ def test_stuff_map_and_target_use_the_same_colours():
 def test_stuff_value_out_of_range_is_refused(value, target):
     with pytest.raises(UserError, match=f"holds the value {value}"):
         draw_stuff(grey(1, 1), np.array([[value]], np.uint8), SPACE, target=target)
+
+
+def test_stuff_has_no_outline_beside_stuff():
+    ids = np.ones((60, 60), np.int32)
+    ids[:, 30:] = 2
+    drawn = draw_panoptic(grey(60, 60), label_of(ids, [3, 4]), SPACE, alpha=0, names=False)
+    assert (drawn == 100).all()
+
+
+def test_letters_grow_with_the_picture():
+    assert [letter_size(100, 900), letter_size(520, 600), letter_size(9000, 9000)] == [10, 20, 64]

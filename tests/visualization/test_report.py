@@ -14,7 +14,6 @@ from PIL import Image
 
 from tests.visualization.fake_run import METRICS, write_run
 from u2seg.cli import main
-from u2seg.errors import UserError
 from u2seg.io.png import (
     read_label_png,
     read_panoptic_png,
@@ -279,12 +278,6 @@ def test_training_trouble_is_red(tmp_path):
         page = build_page(train=tmp_path, title="t")
         assert [c.level for c in page.concerns] == ["red"]
         assert words in page.concerns[0].text
-
-
-def test_output_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        write_report(tmp_path / "file" / "r.html", title="t")
 
 
 def test_the_command_finds_the_parts_of_a_run(tmp_path, capsys):

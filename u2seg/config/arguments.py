@@ -9,10 +9,6 @@ from pathlib import Path
 def new_parser(description: str, examples: str) -> argparse.ArgumentParser:
     """Return a parser with the options of every command: ``--offline`` and ``--debug``.
 
-    Args:
-        description: Its first line, or lines, in ``--help``.
-        examples: The last lines of ``--help``, printed as they are.
-
     Examples:
         >>> args = new_parser("Do it.", "examples: ...").parse_args(["--offline"])
         >>> args.offline, args.debug

@@ -51,11 +51,7 @@ class Torchrun:
 
 
 def torchrun() -> Torchrun | None:
-    """Return what ``torchrun`` says of this process; None if something else started it.
-
-    Raises:
-        UserError: if its variables are not numbers of processes.
-    """
+    """Return what ``torchrun`` says of this process; None if something else started it."""
     if any(name not in os.environ for name in (*_TORCHRUN, *_MASTER)):
         return None
     words = {name: os.environ[name] for name in _TORCHRUN}
@@ -100,12 +96,7 @@ CALM = calm_threads()
 
 
 def warn_unread(settings: Settings, *, evaluates: bool = False) -> None:
-    """Warn of variables that other codes read and this package does not, with the key to set.
-
-    Args:
-        settings: Of the command.
-        evaluates: Whether it looks for a data set with truth.
-    """
+    """Warn of variables that other codes read and this package does not, with the key to set."""
     clusters, data = os.environ.get("CLUSTER_NUM"), os.environ.get("DETECTRON2_DATASETS")
     if clusters:
         _warn_once(

@@ -35,16 +35,6 @@ def load_settings(
 ) -> Settings:
     """Return the settings of a YAML file with overrides applied.
 
-    Args:
-        config_file: YAML with an optional ``U2SEG`` node; None = all defaults.
-        overrides: As for ``override_pairs``; values of Detectron2 keys are not looked at.
-        host_keys: All keys that Detectron2 knows (``u2seg.compat.host_keys``); empty = it is not
-            installed, and of its keys only the section and the form are checked.
-
-    Raises:
-        UserError: for an unreadable file, overrides that are no pairs, an unknown section or
-            key (with the closest known one), a value of the wrong type or out of range.
-
     Examples:
         >>> load_settings(None, ["U2SEG.MASKS.MASKCUT.TAU", "0.2"]).masks.maskcut.tau
         0.2
@@ -97,16 +87,7 @@ def settings_from_tree(node: dict[str, Any]) -> Settings:
 
 
 def section_from_tree(default: S, content: Any, prefix: str) -> S:
-    """Return a settings object with the values of ``content`` in place of its own.
-
-    Args:
-        default: A settings object.
-        content: Its keys, in capitals, and their values; nodes of members are mappings again.
-        prefix: Its full name, e.g. ``U2SEG.MASKS``.
-
-    Raises:
-        UserError: for an unknown key or a value of the wrong type or out of range.
-    """
+    """Return a settings object with the values of ``content`` in place of its own."""
     if not isinstance(content, dict):
         raise UserError(f"{prefix} must be a mapping of keys, found {content!r}")
     known = {f.name.upper(): f for f in fields(default) if f.name != "extras"}
@@ -192,11 +173,7 @@ def _canonical(section: Any) -> dict[str, Any]:
 
 
 def add_u2seg_config(cfg: Any) -> None:
-    """Add ``cfg.U2SEG`` with every default; harmless if it is there already.
-
-    Args:
-        cfg: A Detectron2 or yacs ``CfgNode``; changed in place.
-    """
+    """Add ``cfg.U2SEG`` with every default; harmless if it is there already."""
     if ROOT in cfg:
         return
     cfg[ROOT] = type(cfg)(settings_tree(Settings()))

@@ -22,16 +22,7 @@ _loaded: dict[Path, str] = {}
 
 
 def load_plugins(paths: Sequence[str], config_file: Path | str | None = None) -> tuple[str, ...]:
-    """Import plug-ins; return their absolute paths.
-
-    Args:
-        paths: Python files, relative to the folder of the config file or the working directory.
-        config_file: The config file that names them.
-
-    Raises:
-        UserError: for a file that is missing or fails, with its line; or for an installed
-            package whose entry point fails.
-    """
+    """Import plug-ins; return their absolute paths."""
     _load_installed()
     found = []
     for name in [paths] if isinstance(paths, str) else paths:

@@ -48,11 +48,7 @@ class Section:
     extras: tuple[Any, ...] = field(default=(), kw_only=True)
 
     def of(self, kind: type[T]) -> T:
-        """Return the settings of a member; its defaults if none were given.
-
-        Args:
-            kind: The dataclass it was registered with.
-        """
+        """Return the settings of a member; its defaults if none were given."""
         for value in [*(getattr(self, f.name) for f in fields(self)), *self.extras]:
             if type(value) is kind:
                 return value

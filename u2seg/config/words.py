@@ -30,9 +30,6 @@ _BOTH = re.compile(r"(\w+(?:\.\w+)*)=(.*)", re.DOTALL)
 def override_pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (key, text) of ``KEY VALUE`` and ``KEY=VALUE``, in any mixture, ``~/`` expanded.
 
-    Raises:
-        UserError: for an option among them, a key without a value, or a value that is a key.
-
     Examples:
         >>> list(override_pairs(["SEED=4", "OUTPUT_DIR", "a=b"]))
         [('SEED', '4'), ('OUTPUT_DIR', 'a=b')]
@@ -140,15 +137,6 @@ def coerce(key: str, value: Any, default: Any, source: str = "") -> Any:
 
     Allowed: int -> float, number -> text, list <-> tuple, numbers and literals written as text,
     null -> empty text, and anything where the default is None. Floats are finite.
-
-    Args:
-        key: What the message names.
-        value: As it was read.
-        default: Of the key.
-        source: Where it was read, for the message; empty = not said.
-
-    Raises:
-        UserError: for anything else.
 
     Examples:
         >>> coerce("SOLVER.BASE_LR", 1, 0.01), coerce("SOLVER.BASE_LR", "1e-3", 0.01)

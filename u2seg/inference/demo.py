@@ -37,15 +37,7 @@ MAX_LEGEND = 40
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    """Segment the inputs; return 0.
-
-    Args:
-        args: From ``host.arguments.demo_parser``.
-
-    Raises:
-        UserError: for a bad setting, missing weights, no input, no readable input, or an output
-            folder among the photographs or with files of others.
-    """
+    """Segment the inputs; return 0."""
     output = Path(args.output)
     check_apart(args.input, output)
     extensions = load_settings(args.config_file, args.opts).images.extensions
@@ -78,15 +70,7 @@ def draw_image(args: argparse.Namespace, inputs: Sequence[ImageFile], output: Pa
 
 
 def segment_images(args: argparse.Namespace, inputs: Sequence[tuple[str, ImageFile]]) -> int:
-    """Segment photographs; return 0.
-
-    Args:
-        args: As for ``run_demo``; ``input`` is not looked at.
-        inputs: Relative name, no two with the same stem, and place of each.
-
-    Raises:
-        UserError: as ``run_demo``.
-    """
+    """Segment photographs; return 0."""
     output = Path(args.output)
     check_own(output)
     with only_run(output / LOCK):
@@ -154,18 +138,10 @@ def check_apart(inputs: Sequence[str], output: Path) -> None:
 def name_inputs(inputs: Sequence[str], extensions: Sequence[str]) -> list[tuple[str, ImageFile]]:
     """Return (relative name, place) of every image the inputs stand for.
 
-    Args:
-        inputs: Files, tar shards, folders (searched as for labelling) or glob patterns.
-        extensions: Endings taken from folders and shards, lower case; files named one by one are
-            all taken.
-
     Returns:
         Sorted within each input, each file once; names keep sub-folders, those from the folder
         that all inputs have in common where two would be the same, and no two share a stem: the
         second of ``a.jpg`` and ``a.png`` is called ``a_png.png``.
-
-    Raises:
-        UserError: if an input does not exist or nothing is found.
     """
     found: dict[ImageFile, tuple[Path, str]] = {}
     for text in inputs:

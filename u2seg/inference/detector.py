@@ -72,14 +72,7 @@ class Detector:
         return Segmenter.from_config(path, weights, confidence=score, device=self.device)
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> list[InstanceMask]:
-        """Return the predicted masks of one photograph, highest score first.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Raises:
-            UserError: for a config or weights that cannot be used, or a model without masks.
-        """
+        """Return the predicted masks of one photograph, highest score first."""
         masks = self._segmenter(image).instances
         if masks is None:
             raise UserError(
@@ -91,10 +84,6 @@ class Detector:
 
 def good_masks(masks: Sequence[InstanceMask], settings: DetectorSettings) -> list[InstanceMask]:
     """Return the predicted masks that are sure enough and no duplicates.
-
-    Args:
-        masks: Of any class.
-        settings: ``detector_score`` and ``detector_nms`` are used.
 
     Returns:
         Without empty ones, of no cluster, with tight boxes, highest score first.

@@ -77,17 +77,7 @@ class PredictionWriter:
     def add(
         self, image_id: int, file_name: str, segmentation: Segmentation, stem: str = ""
     ) -> None:
-        """Write the maps of one image and keep its JSON records.
-
-        Args:
-            image_id: Its id in the data set.
-            file_name: Relative name with forward slashes.
-            segmentation: What the model said; a panoptic label is made if it has none.
-            stem: Names the PNGs; empty = that of ``file_name``.
-
-        Raises:
-            UserError: if the name leaves the folder or a file cannot be written.
-        """
+        """Write the maps of one image and keep its JSON records."""
         label = panoptic_of(segmentation, self.space)
         stuff = segmentation.stuff
         if stuff is None:
@@ -108,14 +98,7 @@ class PredictionWriter:
         )
 
     def finish(self, parts: Iterable[WrittenParts] | None = None) -> None:
-        """Write the JSON files.
-
-        Args:
-            parts: Records of all processes; None = those of this writer alone.
-
-        Raises:
-            UserError: if a file cannot be written.
-        """
+        """Write the JSON files."""
         gathered = [self.parts] if parts is None else list(parts)
         images = sorted((i for p in gathered for i in p.images), key=lambda i: i["id"])
         maps = sorted((a for p in gathered for a in p.annotations), key=lambda a: a["image_id"])
@@ -165,16 +148,6 @@ def predict_records(
     """Predict every record of a data set and write the result folder.
 
     In a distributed run each process predicts its share and the first writes the JSON files.
-
-    Args:
-        cfg: The model's config.
-        model: A panoptic model of ``cfg``.
-        records: As the readers of ``u2seg.data`` return.
-        writer: Where the predictions go; finished on return.
-
-    Raises:
-        StageError: if a photograph cannot be decoded.
-        UserError: if a file cannot be written.
     """
     from detectron2.data import build_detection_test_loader
     from detectron2.utils import comm

@@ -56,23 +56,9 @@ def magnify(pixels: npt.NDArray[Any], longest: int) -> npt.NDArray[Any]:
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def side_by_side(
-    images: Sequence[Rgb], captions: Sequence[str] = (), *, height: int = 0, gap: int = 8
-) -> Rgb:
-    """Return (H, W, 3) pictures in one row, scaled to one height, each under its caption.
-
-    Args:
-        images: One or more uint8 RGB pictures of any size.
-        captions: One line each, or none at all.
-        height: Of the pictures in pixels; 0 = that of the largest.
-        gap: Pixels between pictures.
-
-    Raises:
-        UserError: if there is no picture or the number of captions differs.
-    """
-    if not images or (captions and len(captions) != len(images)):
-        raise UserError(f"{len(images)} pictures with {len(captions)} captions")
-    height = height or max(image.shape[0] for image in images)
+def side_by_side(images: Sequence[Rgb], captions: Sequence[str] = (), *, gap: int = 8) -> Rgb:
+    """Return (H, W, 3) pictures in one row, scaled to one height, each under its caption."""
+    height = max(image.shape[0] for image in images)
     scaled = []
     for image in images:
         width = max(1, round(image.shape[1] * height / image.shape[0]))
@@ -123,11 +109,7 @@ def draw_legend(entries: Sequence[tuple[str, Color]], *, width: int = 640, size:
 
 
 def write_picture(path: Path, pixels: Rgb) -> None:
-    """Write an (H, W, 3) uint8 RGB picture in the format of its ending, atomically.
-
-    Raises:
-        UserError: if Pillow knows no such format or the file cannot be written.
-    """
+    """Write an (H, W, 3) uint8 RGB picture in the format of its ending, atomically."""
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise UserError(f"{path}: no format of pictures ends with {path.suffix!r}, .png does")
@@ -139,17 +121,7 @@ def write_picture(path: Path, pixels: Rgb) -> None:
 def masked_crop(
     image: Rgb, mask: npt.NDArray[np.bool_], *, side: int = 96, rim: Color | None = None
 ) -> Rgb:
-    """Return a (side, side, 3) crop around a mask, everything outside it faded to pale grey.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool with at least one pixel.
-        side: Side of the result in pixels.
-        rim: RGB of a line of one pixel around the mask; None = no line.
-
-    Raises:
-        UserError: if the sizes differ or the mask is empty.
-    """
+    """Return a (side, side, 3) crop around a mask, everything outside it faded to pale grey."""
     if mask.shape != image.shape[:2]:
         raise UserError(f"mask {mask.shape} and image {image.shape[:2]} differ in size")
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

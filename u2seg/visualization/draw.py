@@ -39,7 +39,6 @@ def draw_panoptic(
     space: LabelSpace,
     *,
     alpha: float = 0.5,
-    outlines: bool = True,
     names: bool = True,
     name_size: int = 0,
 ) -> Rgb:
@@ -50,7 +49,6 @@ def draw_panoptic(
         label: Its ids are (H, W); void pixels keep the photograph.
         space: Gives colours and names of the categories.
         alpha: Opacity of the colours, 0 (photograph) .. 1 (flat colour).
-        outlines: Draw the borders of things, unless the shorter side is below 48 px.
         names: Write names, unless the shorter side is below 64 px; of segments from 0.2 % of the
             picture on, where there is room. A score below 1 stands behind the name in percent.
         name_size: Height of the letters in pixels; 0 = 1/26 of the shorter side, 10..64.
@@ -72,7 +70,7 @@ def draw_panoptic(
     index = index.reshape(label.ids.shape)
     colors = _segment_colors(present.tolist(), label, space)
     canvas = _paint(image, index, colors, alpha, clear=np.flatnonzero(present == 0))
-    width = _outline_width(index) if outlines else 0
+    width = _outline_width(index)
     if width:
         things = [s.id for s in label.segments if s.isthing]
         rim = borders(index, width) & np.isin(label.ids, things)
@@ -80,9 +78,7 @@ def draw_panoptic(
     return _write_names(canvas, label, space, name_size) if names else canvas
 
 
-def draw_masks(
-    image: Rgb, masks: Sequence[npt.NDArray[np.bool_]], *, alpha: float = 0.5, outlines: bool = True
-) -> Rgb:
+def draw_masks(image: Rgb, masks: Sequence[npt.NDArray[np.bool_]], *, alpha: float = 0.5) -> Rgb:
     """Return the photograph with (H, W) bool masks, one colour each.
 
     Masks may overlap or lie inside each other: small ones are drawn above large ones, and every
@@ -101,7 +97,7 @@ def draw_masks(
     if masks:
         colors[1:] = LabelSpace(len(masks), 0).colors()
     canvas = _paint(image, top, colors, alpha, clear=[0])
-    width = _outline_width(top) if outlines else 0
+    width = _outline_width(top)
     for number in order if width else ():
         canvas[borders(masks[number], width) & masks[number]] = colors[number + 1] // 2
     return canvas
