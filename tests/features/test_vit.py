@@ -23,6 +23,7 @@ from u2seg.features.vit import (
     load_vit_weights,
     resamples_as_dino,
 )
+from u2seg.io.atomic import sha256_file
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,12 @@ def test_weights_without_a_place_are_named(weights: Path, tmp_path: Path) -> Non
     torch.save({**content, "register_tokens": torch.ones(1, 4, 8)}, tmp_path / "registers.pth")
     with pytest.raises(UserError, match="has register tokens, and this ViT has none"):
         build_extractor(settings(tmp_path / "registers.pth"))
+
+
+def test_sha256_is_checked(weights: Path) -> None:
+    build_extractor(settings(weights, sha256=sha256_file(weights)))
+    with pytest.raises(UserError, match="sha256"):
+        build_extractor(settings(weights, sha256="0" * 64))
 
 
 @pytest.mark.parametrize(

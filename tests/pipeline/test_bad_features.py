@@ -94,6 +94,24 @@ def test_fewer_patches_than_masks_asked(
         assert total.max(initial=0) <= 1, "disjoint"
 
 
+@pytest.mark.parametrize("proposer", CUTS)
+@pytest.mark.parametrize("tau", [0.15, -0.5])
+def test_zero_norm_patches_are_like_nothing(proposer: str, tau: float) -> None:
+    grid = np.zeros((2, 6, 6))
+    grid[0, 1:3, 1:3] = 1  # one blob; all the rest has no direction
+    with np.errstate(all="raise"):
+        masks = propose(grid, proposer, tau=tau)
+    assert all(mask.shape == (6, 6) and mask.any() for mask in masks)
+    if tau > 0:
+        assert propose(np.zeros((2, 6, 6)), proposer, tau=tau) == []
+
+
+@pytest.mark.parametrize("proposer", CUTS)
+@pytest.mark.parametrize(("value", "tau"), [(1, 0.15), (-1, -1.0)])
+def test_one_direction_everywhere_is_no_object(proposer: str, value: int, tau: float) -> None:
+    assert propose(np.full((3, 5, 5), value), proposer, tau=tau) == []
+
+
 def test_a_warning_names_the_image_whose_cut_did_not_converge(
     settings: Settings,
     photos: Path,

@@ -98,6 +98,14 @@ def test_a_pca_is_used_again_with_its_centroids(
     assert not (tmp_path / "c").exists()
 
 
+def test_too_large_a_pca_is_refused_before_any_descriptor_is_made(
+    photos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"PCA is 9999, but descriptors have \d+ dimensions"):
+        label(settings, photos, tmp_path, pca=9999)
+    assert parts(tmp_path) == []
+
+
 def parts(run: Path) -> list[Path]:
     return sorted((run / "clusters").glob("part-*.npy"))
 

@@ -80,6 +80,17 @@ def test_changed_settings_are_refused_and_overwrite_makes_anew(
     assert read_json(output / "panoptic/labelspace.json")["num_things"] == 2
 
 
+def test_changed_photographs_are_refused(
+    run: Path, photos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(photos, folder)
+    shutil.copytree(run, output)
+    shutil.copyfile(folder / "scene 0.png", folder / "new.png")
+    with pytest.raises(UserError, match=r"other photographs \(files were added"):
+        label(settings, folder, output)
+
+
 def test_stages_can_run_one_by_one(
     run: Path, photos: Path, settings: Settings, tmp_path: Path
 ) -> None:

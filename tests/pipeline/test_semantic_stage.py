@@ -53,6 +53,18 @@ def test_a_fitted_model_labels_other_photographs(
     assert not (again / "semantics/neighbors.safetensors").exists()
 
 
+def test_results_of_two_models_are_never_mixed(
+    photos: Path, settings: Settings, run: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    model.write_bytes((run / "semantics/model.safetensors").read_bytes())
+    label(changed(settings, model=str(model)), photos, tmp_path / "out")
+    other = label(changed(settings, seed=1), photos, tmp_path / "other")
+    model.write_bytes((other / "semantics/model.safetensors").read_bytes())
+    with pytest.raises(UserError, match="made with other model"):
+        label(changed(settings, model=str(model)), photos, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
