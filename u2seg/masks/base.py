@@ -58,7 +58,7 @@ class Model(Protocol):
 @MASK_PROPOSERS.register("maskcut", settings=MaskCutSettings, needs=("key",))
 def cut_masks(inputs: ImageInputs, settings: MaskCutSettings) -> list[PatchMask]:
     """Return the masks of MaskCut."""
-    return maskcut(inputs.facets["key"], settings)
+    return maskcut(inputs.facets["key"], settings, inputs.name)
 
 
 @MASK_PROPOSERS.register("cutler", settings=DetectorSettings, needs=("pixels", MODEL))

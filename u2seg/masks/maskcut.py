@@ -45,12 +45,15 @@ class PatchMask:
     score: float
 
 
-def maskcut(features: PatchFeatures, settings: MaskCutSettings) -> list[PatchMask]:
+def maskcut(
+    features: PatchFeatures, settings: MaskCutSettings, name: str = "an image"
+) -> list[PatchMask]:
     """Return up to ``settings.num_masks`` disjoint object masks of one image.
 
     Args:
         features: Patch features, facet ``key``.
         settings: tau, eps, num_masks, max_overlap, min_area, max_area.
+        name: Of the image, for messages.
 
     Returns:
         Masks in the order they were cut; possibly none (a constant image has no cut).
@@ -62,7 +65,7 @@ def maskcut(features: PatchFeatures, settings: MaskCutSettings) -> list[PatchMas
     found: list[PatchMask] = []
     for _ in range(settings.num_masks):
         live = ~painted if exclude else np.ones_like(painted)
-        vector = cut_graph(graph, painted, live, settings.eps)
+        vector = cut_graph(graph, painted, live, settings.eps, name)
         if vector is None:
             break
         component = cut_once(vector, live)
@@ -82,7 +85,7 @@ def maskcut(features: PatchFeatures, settings: MaskCutSettings) -> list[PatchMas
 
 
 def cut_graph(
-    graph: BitGraph, painted: Grid, live: Grid, eps: float
+    graph: BitGraph, painted: Grid, live: Grid, eps: float, name: str = "an image"
 ) -> npt.NDArray[np.float64] | None:
     """Return the second eigenvector of what is left of a graph, or None if nothing can be cut.
 
@@ -91,6 +94,7 @@ def cut_graph(
         painted: (h, w) bool, patches under earlier masks; their edges are cleared.
         live: (h, w) bool, patches that are nodes of the graph.
         eps: Affinity of patches that are not alike.
+        name: Of the image, for messages.
 
     Returns:
         (h, w) float64; patches that are no nodes hold the mean of the others.
@@ -98,7 +102,7 @@ def cut_graph(
     rest = graph.without((painted | ~live).ravel())
     if is_trivial(rest, int(np.count_nonzero(live))):
         return None
-    vector = cut_vector(rest, eps, live.ravel()).reshape(live.shape)
+    vector = cut_vector(rest, eps, live.ravel(), name).reshape(live.shape)
     return np.where(live, vector, vector[live].mean())
 
 

@@ -12,9 +12,6 @@ product with a bit matrix.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,13 +64,16 @@ def second_eigenvector(edges: npt.NDArray[np.bool_], eps: float) -> Vector:
     return cut_vector(BitGraph.from_edges(edges), eps, np.ones(n, dtype=bool))
 
 
-def cut_vector(graph: BitGraph, eps: float, live: npt.NDArray[np.bool_]) -> Vector:
+def cut_vector(
+    graph: BitGraph, eps: float, live: npt.NDArray[np.bool_], name: str = "an image"
+) -> Vector:
     """Return the second generalised eigenvector of a graph restricted to some patches.
 
     Args:
         graph: Edges; those of patches that are not live must be cleared.
         eps: Affinity of patches that are not alike, > 0.
         live: (n,) bool, the nodes; at least two.
+        name: Of the image, for messages.
 
     Returns:
         (n,) float64 with ``v' D v = 1`` over the live patches, 0 elsewhere. The sign is fixed:
@@ -90,7 +90,7 @@ def cut_vector(graph: BitGraph, eps: float, live: npt.NDArray[np.bool_]) -> Vect
         if z is None:
             logger.warning(
                 "%s: the cut of %d patches did not converge in %d steps; solved densely instead",
-                image_name(),
+                name,
                 nodes,
                 MAX_STEPS,
             )
@@ -169,29 +169,3 @@ def _orthogonal(vector: Vector, top: Vector, basis: npt.NDArray[np.float64]) -> 
         vector = vector - top * (top @ vector)
         vector = vector - (basis @ vector) @ basis
     return vector
-
-
-_NAME: ContextVar[str] = ContextVar("image", default="an image")
-
-
-def image_name() -> str:
-    """Return the name of the image being worked on; ``an image`` if nobody said."""
-    return _NAME.get()
-
-
-@contextmanager
-def image_named(name: str) -> Iterator[None]:
-    """Say which image the work inside is about.
-
-    Examples:
-        >>> with image_named("a.jpg"):
-        ...     image_name()
-        'a.jpg'
-        >>> image_name()
-        'an image'
-    """
-    token = _NAME.set(name)
-    try:
-        yield
-    finally:
-        _NAME.reset(token)

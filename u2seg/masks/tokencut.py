@@ -30,10 +30,12 @@ from u2seg.structures.features import ImageInputs, PatchFeatures
 @MASK_PROPOSERS.register("tokencut", settings=TokenCutSettings, needs=("key",))
 def cut_object(inputs: ImageInputs, settings: TokenCutSettings) -> list[PatchMask]:
     """Return the mask of TokenCut."""
-    return tokencut(inputs.facets["key"], settings)
+    return tokencut(inputs.facets["key"], settings, inputs.name)
 
 
-def tokencut(features: PatchFeatures, settings: TokenCutSettings) -> list[PatchMask]:
+def tokencut(
+    features: PatchFeatures, settings: TokenCutSettings, name: str = "an image"
+) -> list[PatchMask]:
     """Return the one object of an image.
 
     No rule of MaskCut's applies beyond the cut itself: neither corners nor areas are looked at.
@@ -41,13 +43,14 @@ def tokencut(features: PatchFeatures, settings: TokenCutSettings) -> list[PatchM
     Args:
         features: Patch features, facet ``key``.
         settings: ``tau`` and ``eps`` are used.
+        name: Of the image, for messages.
 
     Returns:
         One mask; none if there is nothing to cut (a constant image).
     """
     graph = BitGraph.from_features(features, settings.tau)
     everything = np.ones(features.shape, dtype=bool)
-    vector = cut_graph(graph, ~everything, everything, settings.eps)
+    vector = cut_graph(graph, ~everything, everything, settings.eps, name)
     if vector is None:
         return []
     component = salient_component(vector)

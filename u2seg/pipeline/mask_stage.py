@@ -25,7 +25,7 @@ from u2seg.errors import UserError
 from u2seg.features.base import FACETS, check_name, image_inputs, target_size
 from u2seg.io.atomic import write_npy
 from u2seg.masks.base import MASK_PROPOSERS, MODEL, check_model
-from u2seg.masks.ncut import DENSE_LIMIT, image_name, image_named
+from u2seg.masks.ncut import DENSE_LIMIT
 from u2seg.masks.propose import propose_masks
 from u2seg.masks.refine import MASK_REFINERS
 from u2seg.masks.tiles import second_pass
@@ -133,11 +133,11 @@ class MaskStage(Stage):
             first = self._batched(part, facets, skipped)
         else:
             first = self._one_by_one(part, facets, skipped)
-        propose = functools.partial(masks_of_crops, context=context)
         for record, inputs, masks in first:
             if settings.masks.tiles:
-                with image_named(record["file_name"]):
-                    masks = second_pass(inputs.pixels, masks, settings.masks, propose)
+                name = record["file_name"]
+                propose = functools.partial(masks_of_crops, context=context, name=name)
+                masks = second_pass(inputs.pixels, masks, settings.masks, propose)
             yield record, inputs, masks
 
     def _one_by_one(
@@ -145,9 +145,7 @@ class MaskStage(Stage):
     ) -> Iterator[tuple[Record, ImageInputs, list[InstanceMask]]]:
         asked = tuple(dict.fromkeys((*sorted(self.needs.intersection(FACETS)), *facets)))
         for record, inputs, _ in with_features(self, part, part.records, asked, skipped):
-            with image_named(record["file_name"]):
-                masks = masks_of(inputs, self.context)
-            yield record, inputs, masks
+            yield record, inputs, masks_of(inputs, self.context, record["file_name"])
 
     def _batched(
         self, part: Part, facets: Sequence[str], skipped: list[Record]
@@ -211,35 +209,34 @@ def is_batched(masks: MaskSettings, extractor: Any) -> bool:
     return on_gpu and known and hasattr(extractor, EXTRACT)
 
 
-def masks_of(inputs: ImageInputs, context: RunContext) -> list[InstanceMask]:
+def masks_of(inputs: ImageInputs, context: RunContext, name: str) -> list[InstanceMask]:
     """Return the masks of one image, refined at the size that its features were computed at."""
     height, width = inputs.pixels.shape[:2]
     size = (height, width)
     if inputs.facets:
         size = target_size(height, width, context.extractor.patch_size, context.settings.features)
-    if context.detector is not None:
-        inputs = dataclasses.replace(inputs, model=context.detector)
+    inputs = dataclasses.replace(inputs, model=context.detector, name=name)
     return propose_masks(inputs, size, context.settings.masks)
 
 
 def masks_of_crops(
-    crops: Sequence[Image], *, context: RunContext
+    crops: Sequence[Image], *, context: RunContext, name: str
 ) -> list[list[InstanceMask] | None]:
     """Return the masks of parts of one photograph; None where features are not finite."""
     settings = context.settings
     facets = sorted(MASK_PROPOSERS.needs(settings.masks.proposer).intersection(FACETS))
     if not facets:
-        return [masks_of(ImageInputs(crop), context) for crop in crops]
+        return [masks_of(ImageInputs(crop), context, name) for crop in crops]
     extractor = context.extractor
     if is_batched(settings.masks, extractor):
-        record = {"file_name": image_name()}
+        record = {"file_name": name}
         works = map(extractor.work_image, crops)  # type: ignore[attr-defined]
         parts = (Loaded(record, crop, work) for crop, work in zip(crops, works, strict=True))
         groups = group_by_size(parts, settings.features.batch_size)
         batches = masks_of_batches(groups, extractor, settings)
         return [masks for _, batch in batches for _, masks in batch]
     found = extractor.extract(crops, facets)
-    return [masks_of(inputs, context) if inputs.has(*facets) else None for inputs in found]
+    return [masks_of(inputs, context, name) if inputs.has(*facets) else None for inputs in found]
 
 
 def read_ahead(
@@ -324,7 +321,6 @@ def _collect(
         grid = features.float().cpu().contiguous().numpy()
         alone = PatchFeatures(grid, (part.image.shape[0], part.image.shape[1]))
         size = (part.work.shape[0], part.work.shape[1])
-        with image_named(name):
-            whole = ImageInputs(part.image, {FACET: alone})
-            results.append((inputs, propose_masks(whole, size, settings)))
+        whole = ImageInputs(part.image, {FACET: alone}, name=name)
+        results.append((inputs, propose_masks(whole, size, settings)))
     return group, results

@@ -50,12 +50,14 @@ class ImageInputs:
             left out.
         cls: (D,) float32 descriptor of the whole image; None if not asked for, or not finite.
         model: A trained model, (H, W, 3) uint8 -> masks; None unless a method needs one.
+        name: Of the image, for messages.
     """
 
     pixels: npt.NDArray[np.uint8]
     facets: dict[str, PatchFeatures] = field(default_factory=dict)
     cls: npt.NDArray[np.float32] | None = None
     model: Any = None
+    name: str = "an image"
 
     def has(self, *facets: str) -> bool:
         """Return whether all of these are there."""
