@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from u2seg.config.section import MAX_SEED, RESAMPLING, Section, one_of, require
+from u2seg.config.section import MAX_SEED, RESAMPLING, Section, at_least, one_of, require
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ class KMeansSettings:
 
     def __post_init__(self) -> None:
         one_of("CLUSTERS.KMEANS.INIT", self.init, ("k-means++", "random"))
-        require(self.iterations >= 1, "CLUSTERS.KMEANS.ITERATIONS", self.iterations, ">= 1")
-        require(self.restarts >= 1, "CLUSTERS.KMEANS.RESTARTS", self.restarts, ">= 1")
-        require(self.batch_size >= 0, "CLUSTERS.KMEANS.BATCH_SIZE", self.batch_size, ">= 0")
+        at_least(1, "CLUSTERS.KMEANS", self, "iterations", "restarts")
+        at_least(0, "CLUSTERS.KMEANS", self, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,6 @@ class ClusterSettings(Section):
     kmeans: KMeansSettings = KMeansSettings()
 
     def __post_init__(self) -> None:
-        require(self.num_clusters >= 0, "CLUSTERS.NUM_CLUSTERS", self.num_clusters, ">= 0")
+        at_least(0, "CLUSTERS", self, "num_clusters", "pca")
         one_of("CLUSTERS.WHITEN", self.whiten, ("none", "scale", "pca"))
-        require(self.pca >= 0, "CLUSTERS.PCA", self.pca, ">= 0")
         require(0 <= self.seed <= MAX_SEED, "CLUSTERS.SEED", self.seed, f"0..{MAX_SEED}")

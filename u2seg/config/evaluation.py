@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from u2seg.config.section import one_of, require
+from u2seg.config.section import at_least, one_of, require, shares
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,9 @@ class EvalSettings:
     def __post_init__(self) -> None:
         for key, allowed in _CHOICES.items():
             one_of(f"EVAL.{key.upper()}", getattr(self, key), allowed)
-        for key in ("match_iou", "match_score", "stuff_iou", "instance_score"):
-            value = getattr(self, key)
-            require(0 <= value <= 1, f"EVAL.{key.upper()}", value, "0..1")
+        shares("EVAL", self, "match_iou", "match_score", "stuff_iou", "instance_score")
         require(0 <= self.fit_share < 1, "EVAL.FIT_SHARE", self.fit_share, ">= 0 and below 1")
-        require(self.bootstrap >= 0, "EVAL.BOOTSTRAP", self.bootstrap, ">= 0")
-        require(self.seed >= 0, "EVAL.SEED", self.seed, ">= 0")
+        at_least(0, "EVAL", self, "bootstrap", "seed")
         require(self.crop >= 0, "EVAL.CROP", self.crop, ">= 0 pixels, 0 = whole images")
         known = self.classes != TRUTH_CLASSES or not self.merge_true_stuff
         expected = "False where EVAL.CLASSES is 'truth': only a class set collects classes"

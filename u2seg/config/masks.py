@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from u2seg.config.section import CrfSettings, Section, one_of, require
-
-
-def _shares(section: str, settings: object, *keys: str) -> None:
-    for key in keys:
-        value = getattr(settings, key)
-        require(0 <= value <= 1, f"{section}.{key.upper()}", value, "0..1")
+from u2seg.config.section import CrfSettings, Section, one_of, require, shares
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class MaskCutSettings:
         require(-1 <= self.tau <= 1, "MASKS.MASKCUT.TAU", self.tau, "-1..1")
         require(0 < self.eps < 1, "MASKS.MASKCUT.EPS", self.eps, "0 < eps < 1")
         require(self.num_masks >= 1, "MASKS.MASKCUT.NUM_MASKS", self.num_masks, ">= 1")
-        _shares("MASKS.MASKCUT", self, "max_overlap", "min_area", "max_area")
+        shares("MASKS.MASKCUT", self, "max_overlap", "min_area", "max_area")
         one_of("MASKS.MASKCUT.RULE", self.rule, ("stop", "released"))
         one_of("MASKS.MASKCUT.PAINTED", self.painted, ("isolate", "exclude"))
 
@@ -86,7 +80,7 @@ class DetectorSettings:
     nms: float = 0.5
 
     def __post_init__(self) -> None:
-        _shares("MASKS.CUTLER", self, "score", "nms")
+        shares("MASKS.CUTLER", self, "score", "nms")
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ class MaskSettings(Section):
     dense_crf: CrfSettings = CrfSettings()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        _shares("MASKS", self, "max_border", "min_refine_iou", "tile_max_area")
+        shares("MASKS", self, "max_border", "min_refine_iou", "tile_max_area")
         one_of("MASKS.SCORE", self.score, ("cut", "border"))
         one_of("MASKS.BACKEND", self.backend, ("auto", "cpu", "torch"))
         known = self.tiles == 0 or 2 <= self.tiles <= 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from u2seg.config.section import Section, one_of, require
+from u2seg.config.section import Section, one_of, require, shares
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class AgreeSettings:
     stuff_score: float = 0.9
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            require(0 <= value <= 1, f"ROUNDS.AGREE.{key.upper()}", value, "0..1")
+        shares("ROUNDS.AGREE", self, *vars(self))
 
     def threshold(self, number: int) -> float:
         """Return the score that a prediction needs in round ``number`` (1, 2, ...).

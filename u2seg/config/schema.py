@@ -25,7 +25,7 @@ from u2seg.config.plugins import load_plugins
 from u2seg.config.rounds import RecipeSettings as RecipeSettings
 from u2seg.config.rounds import RoundSettings as RoundSettings
 from u2seg.config.section import CrfSettings as CrfSettings
-from u2seg.config.section import one_of, require
+from u2seg.config.section import at_least, one_of, require, shares
 from u2seg.config.semantics import SemanticSettings as SemanticSettings
 from u2seg.config.semantics import StegoSettings as StegoSettings
 from u2seg.config.semantics import StuffCrfSettings as StuffCrfSettings
@@ -82,9 +82,7 @@ class PanopticSettings:
     max_hole: float = 0.001
 
     def __post_init__(self) -> None:
-        for key in ("max_stuff_covered", "min_visible", "max_hole"):
-            value = getattr(self, key)
-            require(0 <= value <= 1, f"PANOPTIC.{key.upper()}", value, "0..1")
+        shares("PANOPTIC", self, "max_stuff_covered", "min_visible", "max_hole")
         for key in ("min_thing_area", "min_stuff_area"):
             value = getattr(self, key)
             expected = "a share of the image, 0 <= a < 1"
@@ -112,10 +110,10 @@ class RunSettings:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        require(self.shard_size >= 1, "RUN.SHARD_SIZE", self.shard_size, ">= 1")
-        require(0 <= self.max_bad <= 1, "RUN.MAX_BAD", self.max_bad, "0..1")
+        at_least(1, "RUN", self, "shard_size")
+        at_least(0, "RUN", self, "threads")
+        shares("RUN", self, "max_bad")
         require(self.lease_seconds > 0, "RUN.LEASE_SECONDS", self.lease_seconds, "> 0")
-        require(self.threads >= 0, "RUN.THREADS", self.threads, ">= 0")
 
 
 @dataclass(frozen=True)

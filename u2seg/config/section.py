@@ -32,6 +32,20 @@ def require(ok: bool, key: str, value: Any, expected: str) -> None:
         raise UserError(f"U2SEG.{key} is {value!r}, expected {expected}")
 
 
+def shares(section: str, settings: object, *keys: str) -> None:
+    """Raise UserError unless the values of these keys are in 0..1."""
+    for key in keys:
+        value = getattr(settings, key)
+        require(0 <= value <= 1, f"{section}.{key.upper()}", value, "0..1")
+
+
+def at_least(least: float, section: str, settings: object, *keys: str) -> None:
+    """Raise UserError unless the values of these keys are large enough."""
+    for key in keys:
+        value = getattr(settings, key)
+        require(value >= least, f"{section}.{key.upper()}", value, f">= {least}")
+
+
 def one_of(key: str, value: str, allowed: Sequence[str]) -> None:
     """Raise UserError unless ``value`` is allowed."""
     require(value in allowed, key, value, "one of " + ", ".join(allowed))
@@ -75,7 +89,5 @@ class CrfSettings:
     bilateral_weight: float = 10.0
 
     def __post_init__(self) -> None:
-        require(self.iterations >= 1, f"{self.SECTION}.ITERATIONS", self.iterations, ">= 1")
-        for key in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
-            value = getattr(self, key)
-            require(value >= 0.01, f"{self.SECTION}.{key.upper()}", value, ">= 0.01")
+        at_least(1, self.SECTION, self, "iterations")
+        at_least(0.01, self.SECTION, self, "gaussian_sxy", "bilateral_sxy", "bilateral_srgb")

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from u2seg.config.section import MAX_SEED, RESAMPLING, CrfSettings, Section, one_of, require
+from u2seg.config.section import (
+    MAX_SEED,
+    RESAMPLING,
+    CrfSettings,
+    Section,
+    at_least,
+    one_of,
+    require,
+    shares,
+)
 
 
 @dataclass(frozen=True)
@@ -85,14 +94,10 @@ class StegoSettings:
         one_of(f"{name}.PROBE_START", self.probe_start, ("kmeans", "random"))
         one_of(f"{name}.SHIFTS", self.shifts, ("fixed", "auto"))
         one_of(f"{name}.PROJECTION", self.projection, ("nonlinear", "linear"))
-        for key in ("quantile_neg", "quantile_inter", "quantile_intra"):
-            value = getattr(self, key)
-            require(0 <= value <= 1, f"{name}.{key.upper()}", value, "0..1")
-        require(self.weight_rec >= 0, f"{name}.WEIGHT_REC", self.weight_rec, ">= 0")
-        for key in ("code_dim", "steps", "samples", "neighbors", "neg_samples"):
-            value = getattr(self, key)
-            require(value >= 1, f"{name}.{key.upper()}", value, ">= 1")
-        require(self.batch_size >= 2, f"{name}.BATCH_SIZE", self.batch_size, ">= 2")
+        shares(name, self, "quantile_neg", "quantile_inter", "quantile_intra")
+        at_least(0, name, self, "weight_rec")
+        at_least(1, name, self, "code_dim", "steps", "samples", "neighbors", "neg_samples")
+        at_least(2, name, self, "batch_size")
         for key in ("lr", "probe_lr"):
             value = getattr(self, key)
             require(value > 0, f"{name}.{key.upper()}", value, "> 0")

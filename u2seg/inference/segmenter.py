@@ -157,14 +157,7 @@ class Segmenter:
     def from_stock(
         cls, path: Path | str, weights: Path | str, confidence: float, device: str = "auto"
     ) -> Segmenter:
-        """Return a model of Detectron2's zoo or of CutLER, loaded when it is first asked.
-
-        Args:
-            path: Its YAML config.
-            weights: Checkpoint.
-            confidence: As for ``from_config``.
-            device: As for ``from_config``.
-        """
+        """Return a model of Detectron2's zoo or of CutLER, loaded when it is first asked."""
         cfg = build_stock_cfg(path, [*_thresholds(confidence), *_device(device)])
         return cls(cfg, str(weights), LabelSpace(max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, 1), 0))
 
@@ -298,11 +291,7 @@ def inference_mode(model: Any) -> Iterator[None]:
 
 
 def load_model(cfg: Any, weights: str) -> Any:
-    """Return the model of ``cfg`` with weights loaded, ready for inference.
-
-    Raises:
-        UserError: if the file is missing, unsafe or of another architecture or class number.
-    """
+    """Return the model of ``cfg`` with weights loaded, ready for inference."""
     from u2seg.modeling.checkpoint import load_weights
     from u2seg.modeling.student import build_student
 
@@ -313,12 +302,7 @@ def load_model(cfg: Any, weights: str) -> Any:
 
 
 def image_sample(cfg: Any, image: Rgb) -> dict[str, Any]:
-    """Return a model's input for one (H, W, 3) uint8 RGB image.
-
-    Args:
-        cfg: Its ``INPUT`` says how to resize and in which channel order the model reads.
-        image: The pixels.
-    """
+    """Return a model's input for one (H, W, 3) uint8 RGB image, as ``cfg.INPUT`` says."""
     import torch
     from detectron2.data import transforms
 
@@ -393,11 +377,7 @@ class VisualizationDemo:
 
 
 class VisualizedOutput:
-    """A picture with the methods of Detectron2's ``VisImage``.
-
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-    """
+    """A picture, (H, W, 3) uint8 RGB, with the methods of Detectron2's ``VisImage``."""
 
     def __init__(self, pixels: Rgb) -> None:
         self._pixels = pixels

@@ -42,7 +42,7 @@ class LabelStatistics:
     Args:
         masks_per_image: One number per image, images without masks included.
         area_percent: Area of every mask in percent of its image.
-        border_contact: Share of masks whose box touches the border of the image, 0..1.
+        border_contact: Share of masks whose box touches the border of the image.
         cluster_sizes: Thing cluster id -> masks in it; clusters without masks are absent.
         stuff_share: Stuff cluster id -> share of all pixels, 0..1; unused ones are absent.
         thing_share: Share of all pixels under things, 0..1.

@@ -48,17 +48,7 @@ _CLASS_FIGURES = (
 
 @dataclass
 class EvaluationPart:
-    """What the report shows of an evaluation.
-
-    Args:
-        metrics: Content of ``metrics.json``.
-        agreement: Whether the predictions were compared with pseudo-labels, not ground truth.
-        compared: (name, blocks of figures) of each protocol and its baselines.
-        classes: A row of texts under ``class_columns`` per class.
-        confusion: Clusters against classes, see ``confusion_table``.
-        ranked_by: By what images are ranked.
-        groups: (heading, pictures) of the worst, middle and best images.
-    """
+    """What the report shows of an evaluation; ``agreement``: with pseudo-labels, not truth."""
 
     metrics: dict[str, Any]
     agreement: bool

@@ -36,16 +36,7 @@ _FIGURES = {
 
 @dataclass
 class Rounds:
-    """The section: a row per round, and how the labels of some photographs changed.
-
-    Args:
-        agreement: Whether each round was compared with its own labels, not with ground truth.
-        columns: Header of ``rows``; what no round has is no column.
-        rows: Texts, one row per round, the first training included.
-        samples: Photographs with their labels of each round.
-        timings: Step -> seconds of all trainings and relabellings.
-        iterations: Of all trainings together; 0 if that of one is not known.
-    """
+    """A row per round, and how some labels changed; ``iterations`` is 0 if one is not known."""
 
     agreement: bool = False
     columns: list[str] = field(default_factory=list)
