@@ -34,15 +34,6 @@ def sides(tmp_path: Path) -> tuple[Path, GroundTruth]:
     return write_predictions(tmp_path / "p", maps, SPACE), write_truth(tmp_path)
 
 
-def plain(value: Any) -> Any:
-    """Return nested dictionaries and lists of a table."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
-
-
 def outputs(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".json", ".csv")}
 

@@ -44,16 +44,6 @@ def test_scores_by_hand(tmp_path: Path, truth: MapTruth) -> None:
     assert (scores["images"], scores["matching"]) == (2, "hungarian")
 
 
-def test_each_matching(tmp_path: Path, truth: MapTruth) -> None:
-    found = write(tmp_path / "found", a=[[5, 5, 5, 0]], b=[[3, 3, 3, 0]])
-    majority = score_maps(found, truth, "majority")  # cluster 0 is sky too
-    assert majority["mapping"] == [0, -1, -1, 1, -1, 0]
-    assert majority["pixel_accuracy"] == pytest.approx(100 * 5 / 7)
-    identity = score_maps(found, truth, "identity")  # clusters 3 and 5 are no classes
-    assert identity["mapping"] == [0, 1, -1, -1, -1, -1]
-    assert identity["pixel_accuracy"] == pytest.approx(100 / 7)
-
-
 def test_controls_by_hand(truth: MapTruth) -> None:
     # 4 sky, 3 road: one cluster becomes sky. Sky 4 / 7, road 0 / 3.
     controls = score_controls(truth)
