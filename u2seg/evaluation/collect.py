@@ -102,10 +102,8 @@ class ImageTable:
 class ProcessGroup:
     """The processes of a distributed run, of which this is one.
 
-    Args:
-        rank, size: Which one, of how many.
-        everybody: Gives an object of this rank to all; returns those of all ranks in order.
-        first: Gives an object to rank 0, which gets those of all; the others get ``[]``.
+    ``everybody`` gives an object of this rank to all and returns those of all ranks in order;
+    ``first`` gives it to rank 0, which gets those of all; the others get ``[]``.
     """
 
     rank: int

@@ -32,12 +32,9 @@ SHOWN = 5
 class TrueImage:
     """The truth of one image.
 
-    Args:
-        ids: (H, W) int32 ids of segments, 0 = void.
-        segments: Id -> segment, in the order of the file; every id of the map but 0.
-        instances: True instances as COCO annotations without ``id`` (see
-            ``instance.truth_instances``), for data sets whose instances overlap; None = the
-            thing segments of the map.
+    ``ids`` is the (H, W) int32 map of segments, 0 = void; ``segments`` holds every other id, in the
+    order of the file; ``instances`` are true instances as COCO annotations without ``id``, for
+    data sets whose instances overlap (None = the thing segments of the map).
     """
 
     ids: npt.NDArray[np.int32]

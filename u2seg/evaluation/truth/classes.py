@@ -40,16 +40,10 @@ class SetClass:
 
 @dataclass(frozen=True)
 class ClassSet:
-    """A set of classes.
+    """A set of classes, things first, and what may be scored over it.
 
-    Args:
-        name: What users call it.
-        about: What it holds, in a line.
-        tasks: What may be scored over it, a subset of ``truth.base.TASKS``.
-        vocabulary: Id -> name of every class that a truth may have; empty = any.
-        classes: The classes, things first.
-        every_thing: Id of the class that every thing, of the truth and of the prediction, has
-            by definition; 0 = things are told apart.
+    ``vocabulary`` has id -> name of every class that a truth may have; empty = any. Every thing, of
+    the truth and of the prediction, has the class ``every_thing``; 0 = things are told apart.
     """
 
     name: str
@@ -93,7 +87,12 @@ class ClassSet:
         for i, name in names.items():
             plain = plain_name(name)
             if plain not in ids and plain not in NO_CLASS:
-                raise UserError(self._stranger(i, name, ids, who))
+                close = difflib.get_close_matches(plain, ids, n=1)
+                hint = f" (the nearest is {self.vocabulary[ids[close[0]]]!r})" if close else ""
+                raise UserError(
+                    f"{who}: class {i} is {name!r}, which {self.name} ({self.about}) does not know"
+                    f"{hint}: choose another class set, or {TRUTH!r} for the classes of the truth"
+                )
             if ids.get(plain) in owner:
                 found[i] = owner[ids[plain]]
         if not found:
@@ -102,14 +101,6 @@ class ClassSet:
                 f"({self.about}): choose another class set, or {TRUTH!r} for its own classes"
             )
         return found
-
-    def _stranger(self, identity: int, name: str, ids: Mapping[str, int], who: str) -> str:
-        close = difflib.get_close_matches(plain_name(name), ids, n=1)
-        hint = f" (the nearest is {self.vocabulary[ids[close[0]]]!r})" if close else ""
-        return (
-            f"{who}: class {identity} is {name!r}, which {self.name} ({self.about}) does not "
-            f"know{hint}: choose another class set, or {TRUTH!r} for the classes of the truth"
-        )
 
 
 def plain_name(name: str) -> str:

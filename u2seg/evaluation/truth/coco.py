@@ -117,12 +117,12 @@ def read_truth(truth: GroundTruth, *, measure: bool = False) -> PanopticSet:
 
 def open_coco_panoptic(annotations: Path, pngs: Path) -> PanopticSet:
     """Return the truth of a COCO panoptic JSON, its images known by the names of photographs."""
-    check_folder(pngs, f"the PNGs that {annotations} names")
     return panoptic_truth(read_panoptic(annotations), annotations, pngs)
 
 
 def panoptic_truth(content: Record, source: Path, pngs: Path) -> PanopticSet:
     """Return the truth in the checked content of a COCO panoptic file; see above."""
+    check_folder(pngs, f"the PNGs that {source} names")
     names = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
     result = panoptic_set(content, source, pngs, names)
     check_true_segments(result)

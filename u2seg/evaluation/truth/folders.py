@@ -54,12 +54,7 @@ CHANNEL, CROWD = 256, 255
 
 @dataclass(frozen=True, kw_only=True)
 class FolderTruth(Truth):
-    """A truth in a folder of PNGs.
-
-    Args:
-        files: Image id -> its PNGs.
-        decode: Makes the truth of an image from its PNGs; UserError as ``Truth.read``.
-    """
+    """A truth in a folder of PNGs: image id -> files, and what decodes them."""
 
     files: Mapping[int, tuple[Path, ...]]
     decode: Callable[..., TrueImage]
@@ -330,7 +325,6 @@ def open_cityscapes_panoptic(annotations: Path, pngs: Path) -> PanopticSet:
             f"{annotations}: expected the panoptic files of cityscapesscripts, images with id, "
             f"file_name, annotations with image_id ({error!r})"
         ) from error
-    check_folder(pngs, f"the PNGs that {annotations} names")
     return panoptic_truth(check_panoptic(annotations, mended), annotations, pngs)
 
 

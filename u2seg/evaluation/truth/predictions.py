@@ -51,14 +51,11 @@ class ResultFolders:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of a result folder or a label folder.
+    """Predictions of a result folder or a label folder; class ids are clusters.
 
-    Args:
-        folder: The folder.
-        panoptic: Its panoptic part; class ids are clusters.
-        instances: Image id -> COCO results with ``bbox``.
-        has_stuff_maps: Whether maps of the semantic head vote for stuff.
-        tasks: What it can be scored on: all, but for instances alone or stuff alone.
+    ``instances``: image id -> COCO results with ``bbox``. ``has_stuff_maps``: whether maps of the
+    semantic head vote for stuff. ``tasks``: what it can be scored on, all but for instances or stuff
+    alone.
     """
 
     folder: Path

@@ -97,13 +97,9 @@ _KEY = 12
 
 @dataclass(frozen=True)
 class Split:
-    """Some images of a truth.
+    """Some images of a truth: their sorted keys, and the share that was asked for (0 = all).
 
-    Args:
-        source: The truth, for people.
-        sha256: Of the truth's file; empty if it is a folder.
-        images: Key of each image (``image_key``), sorted.
-        share: Share of the truth's images that was asked for; 0 = all.
+    ``sha256`` is that of the truth's file; empty if it is a folder.
     """
 
     source: str
