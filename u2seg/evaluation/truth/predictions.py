@@ -54,8 +54,8 @@ class Predictions:
     """Predictions of a result folder or a label folder; class ids are clusters.
 
     ``instances``: image id -> COCO results with ``bbox``. ``has_stuff_maps``: whether maps of the
-    semantic head vote for stuff. ``tasks``: what it can be scored on, all but for instances or stuff
-    alone.
+    semantic head vote for stuff. ``tasks``: what it can be scored on; not all for instances or
+    stuff alone.
     """
 
     folder: Path
@@ -131,14 +131,15 @@ def read_labels(folder: Path, truth: Truth) -> Predictions:
     whole, tasks = _panoptic_part(root)
     instances: dict[int, list[Record]] = {}
     path = root / "instances.json"
-    content: dict[str, list[Record]] = {"images": [], "annotations": []}
-    if INSTANCES in tasks:
-        content = read_instances(path, whole.things)
-    images = content["images"]
-    names = {image["id"]: stem_of(image["file_name"]) for image in images}
     if tasks == {INSTANCES}:
-        whole = replace(whole, stems=names, sizes=image_sizes(images), file_names={}, segments={})
+        images = read_instances(path, whole.things)["images"]
+        stems = {image["id"]: stem_of(image["file_name"]) for image in images}
+        whole = replace(whole, stems=stems, sizes=image_sizes(images), file_names={}, segments={})
     panoptic, pairs = _paired(whole, truth)
+    if INSTANCES not in tasks:
+        return Predictions(Path(folder), panoptic, instances, False, tasks)
+    content = read_instances(path, whole.things)
+    names = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
     ids = {whole.stems[own]: true_id for true_id, own in pairs.items()}
     for record in content["annotations"]:
         true_id = ids.get(names[record["image_id"]])
