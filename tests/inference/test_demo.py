@@ -34,10 +34,6 @@ def names(inputs: list[str]) -> list[str]:
     return [name for name, _ in name_inputs(inputs, ENDINGS)]
 
 
-def test_folders_are_searched_and_stems_stay_apart(folder: Path) -> None:
-    assert names([str(folder)]) == ["a.jpg", "a_png.png", "b.jpg", "sub/a.JPG"]
-
-
 def test_folders_are_searched_as_for_labelling(folder: Path) -> None:
     for name in (".hidden.jpg", ".cache/x.jpg", "sub/link.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)
