@@ -206,7 +206,7 @@ def test_the_plugin_of_the_guide_registers_and_runs(tmp_path):
     keys = PatchFeatures(np.arange(4, dtype=np.float32).reshape(1, 2, 2), (8, 8))
     inputs = ImageInputs(np.zeros((8, 8, 3), np.uint8), {"key": keys})
     (mask,) = MASK_PROPOSERS.get(settings.proposer)(inputs, own)
-    assert own.factor == 1.2 and mask.grid.tolist() == [[False, False], [False, True]]
+    assert own.factor == 0.9 and mask.grid.tolist() == [[True, True], [False, False]]
 
 
 @pytest.mark.slow

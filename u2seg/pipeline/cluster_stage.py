@@ -90,9 +90,10 @@ class ClusterStage(Stage):
         rows = self._rows()
         if len(rows) == 0:
             raise UserError(
-                "no mask was found in any image, so there is nothing to cluster: change "
-                "U2SEG.MASKS.MASKCUT.TAU (with all pairs of patches above it, or none, nothing can "
-                "be cut) or use stronger features"
+                "no mask was found in any image, so there is nothing to cluster: change the "
+                f"settings of U2SEG.MASKS.PROPOSER {self.context.settings.masks.proposer} (of "
+                "maskcut TAU: with all pairs of patches above it, or none, nothing can be cut) or "
+                "use stronger features"
             )
         settings = self.context.settings.clusters
         if settings.centroids:

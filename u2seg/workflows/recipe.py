@@ -151,8 +151,10 @@ class _Run:
                 raise UserError(f"round {number} relabels, and no round before it trains a model")
             if each.trains:
                 build_cfg(self.config, self.train_words(each), training=True)
-        if self.truth:
-            data = replace(settings.data, labels="", eval_root=self.truth)
+        trains = any(each.trains for each in self.rounds)
+        root = self.truth or (settings.data.eval_root if trains else "")
+        if root:
+            data = replace(settings.data, labels="", eval_root=root)
             check_output(self.root, replace(settings, data=data), "")
             register_eval(EVAL_NAME, replace(settings, data=data))
 
