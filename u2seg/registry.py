@@ -18,6 +18,8 @@ from u2seg.errors import UserError
 T = TypeVar("T", bound=Callable[..., Any])
 SETTINGS: dict[str, dict[str, type]] = {}
 """Section -> node -> dataclass of the members that were registered with settings."""
+MODULES: dict[str, set[str]] = {}
+"""Name of members -> modules that registered one of that name."""
 
 
 class Registry:
@@ -69,6 +71,7 @@ class Registry:
             if known is not None and known is not member:
                 raise ValueError(f"{self.kind} {name!r} is registered already, by {known!r}")
             self._members[name] = member
+            MODULES.setdefault(name, set()).add(str(getattr(member, "__module__", "")))
             self._needs[name] = frozenset(needs)
             if settings is not None:
                 self._settings[name] = settings

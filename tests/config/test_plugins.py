@@ -90,13 +90,15 @@ def test_a_plugin_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_the_hash_of_settings_is_also_of_what_plugins_say(tmp_path: Path) -> None:
     hashes = [settings_hash(MaskSettings())]
+    more = "  MASKS: {PROPOSER: blob}\n"
     for name, source in (("a", SOURCE), ("b", SOURCE), ("c", f"{SOURCE}# changed\n")):
         (tmp_path / name).mkdir()
         plugins._loaded.clear()
         MASK_PROPOSERS._members.pop("blob", None)
-        hashes.append(settings_hash(load_settings(config(tmp_path / name, source)).masks))
+        hashes.append(settings_hash(load_settings(config(tmp_path / name, source, more)).masks))
     assert hashes[1] == hashes[2], "where the file lies does not matter"
     assert len(set(hashes)) == 3
+    assert settings_hash(MaskSettings()) == hashes[0], "of a stage that uses none nothing changes"
 
 
 def size_of(settings: Settings) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -159,7 +159,17 @@ def settings_hash(*sections: Any) -> str:
         False
     """
     content = [[type(section).__name__, _canonical(section)] for section in sections]
-    return hashlib.sha256(json_bytes([*content, *plugin_digests()])).hexdigest()
+    digests = plugin_digests(_texts(content))
+    return hashlib.sha256(json_bytes([*content, *digests])).hexdigest()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts among nested values: names of members are some of them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _canonical(section: Any) -> dict[str, Any]:

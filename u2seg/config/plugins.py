@@ -11,11 +11,12 @@ import importlib.metadata
 import importlib.util
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from u2seg.errors import UserError
 from u2seg.io.atomic import sha256_bytes
+from u2seg.registry import MODULES
 
 GROUP = "u2seg.plugins"
 _loaded: dict[Path, str] = {}
@@ -38,14 +39,19 @@ def load_plugins(paths: Sequence[str], config_file: Path | str | None = None) ->
     return tuple(found)
 
 
-def plugin_digests() -> list[str]:
-    """Return the SHA-256 of the files that were imported: part of what decides a result."""
-    return sorted(_loaded.values())
+def plugin_digests(names: Iterable[str]) -> list[str]:
+    """Return the SHA-256 of the files that registered these members: they decide the result."""
+    modules = {module for name in names for module in MODULES.get(name, ())}
+    return sorted(d for path, d in _loaded.items() if _module_name(path, d) in modules)
+
+
+def _module_name(path: Path, digest: str) -> str:
+    return f"u2seg_plugin_{path.stem}_{digest[:8]}"
 
 
 def _import(path: Path) -> None:
     digest = sha256_bytes(path.read_bytes())
-    name = f"u2seg_plugin_{path.stem}_{digest[:8]}"
+    name = _module_name(path, digest)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"plug-in {path} (U2SEG.PLUGINS) is no Python file: expected a .py")
