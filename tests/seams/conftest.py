@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-collect_ignore_glob = ["plugins/*", "plugin_*"]
+collect_ignore_glob = ["plugins/*"]
 
 
 @pytest.fixture(autouse=True, scope="module")

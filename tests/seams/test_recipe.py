@@ -16,13 +16,13 @@ from u2seg.io.checkpoints import load_checkpoint
 from u2seg.io.jsonfile import read_json
 
 pytestmark = [pytest.mark.d2, pytest.mark.slow]
-PLUGIN = Path(__file__).with_name("plugin_stuff_student.py")
+PLUGINS = [str(Path(__file__).parent / "plugins" / name) for name in ("pixels.py", "blend.py")]
 
 
 def write_config(folder: Path) -> Path:
-    rounds = [{"student": "TwoPixelLayers"}, {"relabel": "blend", "student": "TwoPixelLayers"}]
+    rounds = [{"student": "Pixels"}, {"relabel": "blend", "student": "Pixels"}]
     settings = {
-        "PLUGINS": [str(PLUGIN)],
+        "PLUGINS": PLUGINS,
         "CLUSTERS": {"NUM_CLUSTERS": 0},
         "ROUNDS": {"BLEND": {"SHARE": 0.25}},
         "TRAIN": {"OPTIMIZER": "AdamW", "PICTURES": 0},
